@@ -1,0 +1,35 @@
+"""Timing and limits of one group's consensus, with units in their names.
+
+Times are milliseconds of the injected monotonic clock.  Key names of other systems are translated by
+the configuration (``actors/settings.py``), never here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class RaftSettings:
+    """Defaults of the design; ``election_timeout_ms`` is randomised up to twice for each attempt."""
+
+    election_timeout_ms: int = 1_000
+    heartbeat_ms: int = 100
+    retry_min_ms: int = 50  # after a split vote, and when the link to the leader has closed
+    retry_max_ms: int = 300
+    append_bytes_max: int = 1 << 20  # of run bodies in one Append; a single larger run goes alone
+    inflight_messages_max: int = 256  # Appends without an answer, per peer
+    inflight_bytes_max: int = 16 << 20
+    uncommitted_bytes_max: int = 64 << 20  # run bodies proposed and not yet committed: then BUSY
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_ms < 1:
+            raise ValueError("heartbeat_ms must be at least 1")
+        if self.election_timeout_ms < 3 * self.heartbeat_ms:
+            raise ValueError("election_timeout_ms must be at least three times heartbeat_ms")
+        if not 0 < self.retry_min_ms <= self.retry_max_ms <= self.election_timeout_ms:
+            raise ValueError(
+                "0 < retry_min_ms <= retry_max_ms <= election_timeout_ms does not hold"
+            )
+        if self.inflight_bytes_max < self.append_bytes_max:
+            raise ValueError("inflight_bytes_max must be at least append_bytes_max")
