@@ -1,0 +1,129 @@
+"""The catalog: which nodes and which groups a cluster has.  The machine of the group ``_system``.
+
+It is an ordinary state machine of an ordinary group; what is special is who listens: every node applies
+the same entries and brings its local groups into line with them.  The **group id** is the index of the
+entry that created the group, so it is unique for ever without any counter.
+
+Commands (``operation``, key, msgpack data):
+
+* ``REGISTER_NODE``, node id, ``{"incarnation", "client", "peer", "events"}``: where a node can be
+  reached.  Refused for a node that is no member, and for another disk under a member's name.
+* ``CREATE_GROUP``, group name, ``{"machine"}``: answers ``{"id", "created"}``.  Creating what is
+  there already with the same machine is no error; that is how ``--group`` on every node is safe.
+
+Reads: data is ``b"nodes"`` or ``b"groups"``; the answer is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+from zlib import crc32
+
+import msgpack
+
+from actors.machines import Context, Machine, ReadRequest, Response, WriteRequest
+
+SYSTEM_GROUP = "_system"
+SYSTEM_GROUP_ID = 1
+GROUPS_MAX = 100_000  # groups of a cluster; CREATE_GROUP is refused beyond
+GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+MACHINE_NAME_BYTES_MAX = 256
+ADDRESS_BYTES_MAX = 256
+ADDRESSES = ("client", "peer", "events")
+
+
+def group_name_error(name: str) -> str | None:
+    """Why ``name`` cannot name a user's group, or None."""
+    if not GROUP_NAME.match(name):
+        return f"{name[:140]!r} is no group name: 1 to 128 of A-Z a-z 0-9 . _ -"
+    if name.startswith("_"):
+        return f"{name!r}: names that begin with _ are the system's"
+    return None
+
+
+class CatalogMachine(Machine):
+    """``members``: the (node id, incarnation) pairs that formed the cluster."""
+
+    version = 1
+
+    def __init__(self, members: Iterable[tuple[str, int]] = ()) -> None:
+        self.nodes: dict[str, dict[str, Any]] = {
+            node: {"id": node, "incarnation": incarnation, **dict.fromkeys(ADDRESSES)}
+            for node, incarnation in sorted(members)
+        }
+        self.groups: dict[str, dict[str, Any]] = {}
+        self._operations: dict[str, Callable[[WriteRequest, Context], Response]] = {
+            "REGISTER_NODE": self._register_node,
+            "CREATE_GROUP": self._create_group,
+        }
+
+    def apply(self, request: WriteRequest, context: Context) -> Response:
+        operation = self._operations.get(request.operation)
+        if operation is None:
+            return Response.refuse(f"unknown operation {request.operation[:64]!r}")
+        return operation(request, context)
+
+    def _register_node(self, request: WriteRequest, context: Context) -> Response:
+        wanted = _unpack_map(request.data)
+        node = self.nodes.get(request.key)
+        if node is None:
+            return Response.refuse(f"{request.key[:64]!r} is no member of this cluster")
+        if wanted.get("incarnation") != node["incarnation"]:
+            return Response.refuse(f"the disk of {request.key} is new; replace the node")
+        for name in ADDRESSES:
+            address = wanted.get(name)
+            if not isinstance(address, str) or len(address) > ADDRESS_BYTES_MAX:
+                return Response.refuse(f"the {name} address is missing or too long")
+        if any(node[name] != wanted[name] for name in ADDRESSES):
+            node.update({name: wanted[name] for name in ADDRESSES})
+            context.emit("node", node)
+        return Response()
+
+    def _create_group(self, request: WriteRequest, context: Context) -> Response:
+        name = request.key
+        machine = _unpack_map(request.data).get("machine")
+        error = group_name_error(name)
+        if error is not None:
+            return Response.refuse(error)
+        if not isinstance(machine, str) or not 0 < len(machine) <= MACHINE_NAME_BYTES_MAX:
+            return Response.refuse("the machine kind is missing or too long")
+        group = self.groups.get(name)
+        if group is not None:
+            if group["machine"] != machine:
+                return Response.refuse(f"group {name} exists with machine {group['machine']}")
+            return Response(msgpack.packb({"id": group["id"], "created": False}))
+        if len(self.groups) >= GROUPS_MAX:
+            return Response.refuse(f"the cluster has {GROUPS_MAX} groups already")
+        members = [[node["id"], node["incarnation"]] for _, node in sorted(self.nodes.items())]
+        group = {"id": context.index, "name": name, "machine": machine, "members": members}
+        self.groups[name] = group
+        context.emit("group", group)
+        return Response(msgpack.packb({"id": context.index, "created": True}))
+
+    def read(self, request: ReadRequest) -> Response:
+        what = request.data
+        if what == b"nodes":
+            return Response(json.dumps({"nodes": list(self.nodes.values())}).encode())
+        if what == b"groups":
+            return Response(json.dumps({"groups": list(self.groups.values())}).encode())
+        return Response.refuse("a read of the catalog asks for nodes or groups")
+
+    def table(self) -> dict[str, Any]:
+        """Everything, for who was not listening when it happened."""
+        return {"nodes": list(self.nodes.values()), "groups": list(self.groups.values())}
+
+    def digest(self) -> bytes:
+        rows = [list(sorted(node.items())) for _, node in sorted(self.nodes.items())]
+        rows += [list(sorted(group.items())) for _, group in sorted(self.groups.items())]
+        return crc32(msgpack.packb(rows)).to_bytes(8, "big")
+
+
+def _unpack_map(data: bytes) -> dict[str, Any]:
+    try:
+        value = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException):
+        return {}
+    return value if isinstance(value, dict) else {}

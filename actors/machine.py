@@ -1,0 +1,326 @@
+"""The state-machine actor: applies what is committed, answers reads, and bears its own failures.
+
+One per group, beside the group actor and behind a mailbox, so that consensus never waits for an apply
+and a machine that fails takes nobody with it.
+
+**Order.**  Runs arrive in log order and are applied in slices of at most :data:`SLICE_ENTRIES_MAX`
+entries or :data:`SLICE_MS_MAX` ms; between slices the scheduler serves whoever else is waiting, the
+control lane first (pitfall 10: a long apply must not look like a dead node).  A query names the index
+that must have been applied before it is answered; until then it waits here (pitfall 31).
+
+**Decoding is total.**  A command that does not parse is refused on all replicas alike; it never raises.
+
+**Quarantine.**  An exception of the machine, or a kind of run that this version does not know, ends
+applying for good: skipping an entry would make this replica differ from the others without anybody
+noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.machines import Context, Contexts, Machine, Response, WriteRequest
+from actors.runtime import Actor, Clock, Effects, Tell
+from raft.messages import COMMAND, NOOP, Run
+from raft.store.runs import DamagedRun, decode_run
+from transport.protocol import WRITE_TAG, parse_write
+
+SLICE_ENTRIES_MAX = 1_000
+SLICE_MS_MAX = 10
+CHUNK_ENTRIES = 250  # entries between two looks at the clock
+WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
+
+
+@dataclass(slots=True)
+class Apply:
+    """Committed runs in log order; with each, its parsed commands where the leader kept them."""
+
+    runs: list[tuple[Run, list[WriteRequest] | None]]
+
+
+@dataclass(slots=True)
+class Query:
+    """Answer ``requests`` once ``index`` is applied; ``key`` comes back with the answers."""
+
+    key: Any
+    index: int
+    requests: Sequence[Any]
+
+
+@dataclass(slots=True)
+class Describe:
+    """Say where you stand; ``key`` comes back with the description."""
+
+    key: Any
+
+
+@dataclass(slots=True)
+class Leadership:
+    """This replica leads from now on, or no longer does."""
+
+    leads: bool
+    term: int
+
+
+@dataclass(slots=True)
+class Applied:
+    """The run that begins at ``first`` is applied up to ``last``, with one response per command."""
+
+    first: int
+    last: int
+    time_ms: int
+    responses: list[Response]
+
+
+@dataclass(slots=True)
+class Answered:
+    """The answers to one :class:`Query`, good for the state at ``index``."""
+
+    key: Any
+    index: int
+    responses: list[Response]
+
+
+@dataclass(slots=True)
+class Described:
+    key: Any
+    applied_index: int
+    digest: bytes | None
+    error: str | None
+
+
+@dataclass(slots=True)
+class Quarantined:
+    """The machine failed at ``index``; it will apply nothing more."""
+
+    index: int
+    error: str
+
+
+@dataclass(slots=True)
+class Emitted:
+    """Effect: the machine has events; ``events`` are (index, ordinal, kind, map)."""
+
+    group: int
+    events: list[tuple[int, int, str, Mapping[str, Any]]]
+
+
+@dataclass(slots=True)
+class _Continue:
+    """To itself: the slice is used up, there is more."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The run being applied: parsed commands, and the responses so far."""
+
+    run: Run
+    time_ms: int
+    requests: list[WriteRequest | None]
+    responses: list[Response] = field(default_factory=list)
+
+
+_NOT_A_COMMAND = Response.refuse("the entry holds no command that this version can read")
+
+
+class MachineActor(Actor):
+    """``group_actor``: the address that hears of results."""
+
+    def __init__(
+        self, name: str, group: int, machine: Machine, group_actor: str, clock: Clock
+    ) -> None:
+        self.name = name
+        self.machine = machine
+        self.applied_index = 0
+        self.error: str | None = None
+        self._group = group
+        self._group_actor = group_actor
+        self._clock = clock
+        self._queue: deque[tuple[Run, list[WriteRequest] | None]] = deque()
+        self._progress: _Progress | None = None
+        self._waiting: list[Query] = []
+        self._events: list[tuple[int, int, str, Mapping[str, Any]]] = []
+        self._batched = type(machine).apply_batch is not Machine.apply_batch
+        self._table: dict[type, Callable[[Any], list[object]]] = {
+            Apply: self._on_apply,
+            Query: self._on_query,
+            Describe: self._on_describe,
+            Leadership: self._on_leadership,
+            _Continue: self._on_continue,
+        }
+
+    def handle(self, message: object) -> Effects:
+        return self._table[type(message)](message)
+
+    # ------------------------------------------------------------------ applying
+
+    def _on_apply(self, message: Apply) -> list[object]:
+        if self.error is not None:
+            return []
+        idle = not self._queue and self._progress is None
+        self._queue.extend(message.runs)
+        return self._work() if idle else []
+
+    def _on_continue(self, message: _Continue) -> list[object]:
+        return self._work()
+
+    def _work(self) -> list[object]:
+        effects: list[object] = []
+        entries_left = SLICE_ENTRIES_MAX
+        stop_ms = self._clock.now_ms() + SLICE_MS_MAX
+        while self.error is None and (self._progress is not None or self._queue):
+            if entries_left <= 0 or self._clock.now_ms() >= stop_ms:
+                effects.append(Tell(self.name, _Continue()))
+                break
+            progress = self._progress
+            if progress is None:
+                progress = self._begin(effects)
+                if progress is None:
+                    continue
+            entries_left -= self._apply_chunk(progress, effects)
+        if self._events:
+            effects.append(Emitted(self._group, self._events))
+            self._events = []
+        if self._waiting:
+            effects += self._answer_waiting()
+        return effects
+
+    def _begin(self, effects: list[object]) -> _Progress | None:
+        """Open the next run; runs without commands are applied by that."""
+        run, requests = self._queue.popleft()
+        assert run.first == self.applied_index + 1, (
+            f"run {run.first} after applied index {self.applied_index}"
+        )
+        try:
+            body = decode_run(run.body)
+        except DamagedRun as error:
+            effects += self._quarantine(run.first, f"run at index {run.first}: {error}")
+            return None
+        if run.kind == NOOP:
+            self.applied_index = run.last
+            effects.append(Tell(self._group_actor, Applied(run.first, run.last, body.time_ms, [])))
+            return None
+        if run.kind != COMMAND:
+            effects += self._quarantine(run.first, f"unknown kind of entry {run.kind}")
+            return None
+        parsed: list[WriteRequest | None]
+        if requests is not None:
+            parsed = list(requests)
+        else:
+            parsed = [_parse(command[3]) for command in body.commands]
+        assert len(parsed) == run.count, f"{len(parsed)} commands in a run of {run.count}"
+        self._progress = _Progress(run, body.time_ms, parsed)
+        return self._progress
+
+    def _apply_chunk(self, progress: _Progress, effects: list[object]) -> int:
+        """Apply up to CHUNK_ENTRIES commands of the open run; return how many."""
+        run = progress.run
+        done = len(progress.responses)
+        requests = progress.requests[done : done + CHUNK_ENTRIES]
+        first = run.first + done
+        try:
+            responses = self._apply(requests, first, progress.time_ms)
+        except Exception as error:  # noqa: BLE001 - whatever a machine raises, it is quarantined
+            self.machine.on_error(error)
+            effects += self._quarantine(first, f"{type(error).__name__}: {error}")
+            return len(requests)
+        progress.responses += responses
+        self.applied_index = first + len(requests) - 1
+        if self.applied_index == run.last:
+            self._progress = None
+            applied = Applied(run.first, run.last, progress.time_ms, progress.responses)
+            effects.append(Tell(self._group_actor, applied))
+        return len(requests)
+
+    def _apply(
+        self, requests: list[WriteRequest | None], first: int, time_ms: int
+    ) -> list[Response]:
+        version = self.machine.version
+        if self._batched and None not in requests:
+            contexts = Contexts(first, len(requests), time_ms, version, self._emitter(first))
+            responses = self.machine.apply_batch(requests, contexts)  # type: ignore[arg-type]
+            if len(responses) != len(requests):
+                raise ValueError(f"{len(responses)} responses to {len(requests)} commands")
+            return responses
+        apply = self.machine.apply
+        return [
+            _NOT_A_COMMAND
+            if request is None
+            else apply(request, Context(index, time_ms, version, self._emitter(index)))
+            for index, request in enumerate(requests, first)
+        ]
+
+    def _emitter(self, index: int) -> Callable[[str, Mapping[str, Any]], None]:
+        def emit(kind: str, values: Mapping[str, Any]) -> None:
+            self._events.append((index, len(self._events), kind, dict(values)))
+
+        return emit
+
+    def _quarantine(self, index: int, error: str) -> list[object]:
+        self.error = error
+        self._queue.clear()
+        self._progress = None
+        waiting, self._waiting = self._waiting, []
+        refusal = Response.refuse(f"the machine is quarantined: {error}")
+        effects: list[object] = [
+            Tell(self._group_actor, Answered(query.key, 0, [refusal] * len(query.requests)))
+            for query in waiting
+        ]
+        effects.append(Tell(self._group_actor, Quarantined(index, error)))
+        return effects
+
+    # ------------------------------------------------------------------ reading
+
+    def _on_query(self, query: Query) -> list[object]:
+        if self.error is not None:
+            refusal = Response.refuse(f"the machine is quarantined: {self.error}")
+            return [Tell(self._group_actor, Answered(query.key, 0, [refusal] * len(query.requests)))]
+        if query.index > self.applied_index:
+            if len(self._waiting) >= WAITING_QUERIES_MAX:
+                refusal = Response.refuse("too many reads wait for this machine")
+                answered = Answered(query.key, 0, [refusal] * len(query.requests))
+                return [Tell(self._group_actor, answered)]
+            self._waiting.append(query)
+            return []
+        return [self._answer(query)]
+
+    def _answer_waiting(self) -> list[object]:
+        due = [query for query in self._waiting if query.index <= self.applied_index]
+        if not due:
+            return []
+        self._waiting = [query for query in self._waiting if query.index > self.applied_index]
+        return [self._answer(query) for query in due]
+
+    def _answer(self, query: Query) -> object:
+        responses = [self._read(request) for request in query.requests]
+        return Tell(self._group_actor, Answered(query.key, self.applied_index, responses))
+
+    def _read(self, request: Any) -> Response:
+        try:
+            return self.machine.read(request)
+        except Exception as error:  # noqa: BLE001 - a read changes nothing; its fault is its own
+            return Response.refuse(f"the read failed: {type(error).__name__}: {error}")
+
+    # ------------------------------------------------------------------ the rest
+
+    def _on_describe(self, message: Describe) -> list[object]:
+        digest = None if self.error is not None else self.machine.digest()
+        described = Described(message.key, self.applied_index, digest, self.error)
+        return [Tell(self._group_actor, described)]
+
+    def _on_leadership(self, message: Leadership) -> list[object]:
+        if message.leads:
+            self.machine.on_leader_start(message.term)
+        else:
+            self.machine.on_leader_stop(message.term)
+        return []
+
+
+def _parse(data: bytes) -> WriteRequest | None:
+    """The command in a log entry, behind its two-byte type tag; None if there is none."""
+    if data[:2] != WRITE_TAG:
+        return None
+    return parse_write(data)
