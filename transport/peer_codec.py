@@ -1,0 +1,163 @@
+"""Messages of consensus as bytes: fixed-position msgpack arrays, ``[number, term, ...]``.
+
+What may live here: the two directions between :mod:`raft.messages` and bytes, in two tables.
+Sender and receiver are not in the bytes: the header of the peer frame names both nodes with their
+incarnations, and the worker gives them to :func:`decode`.
+
+Decoding is total: what comes out has the types and ranges that the core relies on (runs that
+follow directly after the predecessor, terms that do not fall, positive counts), and everything
+else is a :class:`FrameError`.  Two things are left to the worker, who must not skip them: the CRC
+of each run, and a kind of run that is unknown here, which stops the replica instead of being
+dropped.
+
+Numbers and positions never change.  New fields go at the end and are ignored by older readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from raft.messages import (
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    PreVote,
+    PreVoteReply,
+    Replica,
+    Run,
+    Vote,
+    VoteReply,
+)
+from transport.frames import LANE_BULK, LANE_CONTROL, FrameError, pack, unpack_array
+
+PRE_VOTE: Final = 1
+PRE_VOTE_REPLY: Final = 2
+VOTE: Final = 3
+VOTE_REPLY: Final = 4
+APPEND: Final = 5
+APPEND_REPLY: Final = 6
+HEARTBEAT: Final = 7
+HEARTBEAT_REPLY: Final = 8
+
+RUN_FIELDS: Final = 6  # kind, term, first, count, crc, body
+RUN_KIND_MAX: Final = 255
+CRC_MAX: Final = (1 << 32) - 1
+
+# Heartbeats and acknowledgements must never stand behind appends.
+LANES: Final[dict[type, int]] = {
+    PreVote: LANE_CONTROL,
+    PreVoteReply: LANE_CONTROL,
+    Vote: LANE_CONTROL,
+    VoteReply: LANE_CONTROL,
+    Append: LANE_BULK,
+    AppendReply: LANE_CONTROL,
+    Heartbeat: LANE_CONTROL,
+    HeartbeatReply: LANE_CONTROL,
+}
+
+
+def encode(message: PeerMessage) -> bytes:
+    return pack(_ENCODERS[type(message)](message))
+
+
+def decode(data: bytes | memoryview, sender: Replica, to: Replica) -> PeerMessage:
+    fields = unpack_array(data, 2, "peer message")
+    number = fields[0]
+    entry = _DECODERS.get(number) if type(number) is int else None
+    if entry is None:
+        raise FrameError(f"unknown peer message {number!r:.20}")
+    make, length, shape = entry
+    if len(fields) < length:
+        raise FrameError(f"peer message {number}: {len(fields)} fields, not {length}")
+    for at, kind in shape:
+        value = fields[at]
+        if type(value) is not kind or (type(value) is int and value < 0):
+            raise FrameError(f"peer message {number}: field {at} is wrong")
+    return make(fields, sender, to)
+
+
+# ----------------------------------------------------------------------------------------- encoders
+
+
+def _encode_append(message: Append) -> list[Any]:
+    flat: list[Any] = []
+    for run in message.runs:
+        flat += (run.kind, run.term, run.first, run.count, run.crc, run.body)
+    return [APPEND, message.term, message.prev_index, message.prev_term, message.commit, flat]
+
+
+def _encode_append_reply(m: AppendReply) -> list[Any]:
+    return [APPEND_REPLY, m.term, m.match, m.rejected, m.hint_index, m.hint_term]
+
+
+_ENCODERS: dict[type, Callable[[Any], list[Any]]] = {
+    PreVote: lambda m: [PRE_VOTE, m.term, m.last_index, m.last_term],
+    PreVoteReply: lambda m: [PRE_VOTE_REPLY, m.term, m.granted],
+    Vote: lambda m: [VOTE, m.term, m.last_index, m.last_term, m.transfer],
+    VoteReply: lambda m: [VOTE_REPLY, m.term, m.granted],
+    Append: _encode_append,
+    AppendReply: _encode_append_reply,
+    Heartbeat: lambda m: [HEARTBEAT, m.term, m.commit, m.round],
+    HeartbeatReply: lambda m: [HEARTBEAT_REPLY, m.term, m.round],
+}
+
+# ----------------------------------------------------------------------------------------- decoders
+
+
+def _decode_append(fields: list[Any], sender: Replica, to: Replica) -> Append:
+    _, term, prev_index, prev_term, commit, flat = fields[:6]
+    if len(flat) % RUN_FIELDS:
+        raise FrameError("Append: a run is incomplete")
+    if prev_term > term or (prev_index == 0) != (prev_term == 0):
+        raise FrameError("Append: the predecessor cannot be")
+    runs: list[Run] = []
+    first_next = prev_index + 1
+    term_least = max(prev_term, 1)
+    for at in range(0, len(flat), RUN_FIELDS):
+        kind, run_term, first, count, crc, body = flat[at : at + RUN_FIELDS]
+        if (
+            type(kind) is not int
+            or type(run_term) is not int
+            or type(first) is not int
+            or type(count) is not int
+            or type(crc) is not int
+            or type(body) is not bytes
+        ):
+            raise FrameError("Append: a field of a run has the wrong type")
+        if not 0 <= kind <= RUN_KIND_MAX or not 0 <= crc <= CRC_MAX or count < 1:
+            raise FrameError("Append: a field of a run is out of range")
+        if first != first_next or not term_least <= run_term <= term:
+            raise FrameError("Append: runs do not follow one another")
+        runs.append(Run(kind, run_term, first, count, body, crc))
+        first_next += count
+        term_least = run_term
+    return Append(sender, to, term, prev_index, prev_term, commit, runs)
+
+
+def _decode_append_reply(f: list[Any], sender: Replica, to: Replica) -> AppendReply:
+    return AppendReply(sender, to, f[1], f[2], f[3], f[4], f[5])
+
+
+_Decoder = Callable[[list[Any], Replica, Replica], PeerMessage]
+_Shape = tuple[tuple[int, type], ...]
+
+
+def _row(make: _Decoder, *kinds: type) -> tuple[_Decoder, int, _Shape]:
+    """``kinds``: the types of the fields after the number."""
+    return make, len(kinds) + 1, tuple(enumerate(kinds, start=1))
+
+
+_DECODERS: dict[int, tuple[_Decoder, int, _Shape]] = {
+    PRE_VOTE: _row(lambda f, s, t: PreVote(s, t, f[1], f[2], f[3]), int, int, int),
+    PRE_VOTE_REPLY: _row(lambda f, s, t: PreVoteReply(s, t, f[1], f[2]), int, bool),
+    VOTE: _row(lambda f, s, t: Vote(s, t, f[1], f[2], f[3], f[4]), int, int, int, bool),
+    VOTE_REPLY: _row(lambda f, s, t: VoteReply(s, t, f[1], f[2]), int, bool),
+    APPEND: _row(_decode_append, int, int, int, int, list),
+    APPEND_REPLY: _row(_decode_append_reply, int, int, bool, int, int),
+    HEARTBEAT: _row(lambda f, s, t: Heartbeat(s, t, f[1], f[2], f[3]), int, int, int),
+    HEARTBEAT_REPLY: _row(lambda f, s, t: HeartbeatReply(s, t, f[1], f[2]), int, int),
+}
+assert len(_DECODERS) == len(_ENCODERS) == len(LANES)
