@@ -1,9 +1,9 @@
 """``bin/node``: the command line of a node, up to the point where something is started.
 
-What may live here: the parser, and the choice between one node and a development cluster.  What the
-words mean is decided in :mod:`actors.config`; what is started is in ``actors/node.py`` and
-``actors/dev.py``, which are imported only when everything was understood, so that ``--help`` and a
-mistake answer at once.
+What may live here: the parser, and the choice between one node and a development cluster.  What
+the words mean is decided in :mod:`actors.config`; what is started is in ``actors/node.py`` and
+``actors/dev.py``, which are imported only when everything was understood, so that ``--help`` and
+a mistake answer at once.
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage; for both a single line on stderr.
 """

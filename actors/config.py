@@ -1,17 +1,18 @@
 """What one node is told: read from three places, checked once, then never changed.
 
 Precedence, value by value: the command line, then the environment (``POLYRAFT_`` and the key in
-capitals), then the TOML file, then the default.  Two tables are special: ``groups`` is the union of
-all three places, since each of them *declares* groups; ``members`` is one list, taken whole from
-the first place that has one.
+capitals), then the TOML file, then the default.  Two tables are special: ``groups`` is the union
+of all three places, since each of them *declares* groups; ``members`` is one list, taken whole
+from the first place that has one.
 
 An unknown key of the file or the command line is an error.  An unknown ``POLYRAFT_...`` in the
-environment is not: orchestrators put variables of their own there (a service called polyraft gives
-``POLYRAFT_SERVICE_HOST`` to every container beside it).
+environment is not: orchestrators put variables of their own there (a service called polyraft
+gives ``POLYRAFT_SERVICE_HOST`` to every container beside it).
 
 Exit codes, from :mod:`actors.config_values`: 2 for what is wrong as written; 1 for what is well
 written and refused: ``--join`` and machines that this version has not, and an address that other
-hosts can reach while nothing authenticates them and ``--insecure`` does not say that this is meant.
+hosts can reach while nothing authenticates them and ``--insecure`` does not say that this is
+meant.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from actors.config_values import (
-    Address,
     ConfigError,
     ConfigRefused,
     Given,
@@ -40,8 +40,9 @@ from actors.config_values import (
 )
 from actors.ports import PORTS_PER_NODE
 from actors.raft_keys import raft_settings
-from actors.settings import GROUPS_MAX, MEMBERS_MAX
+from actors.settings import GROUPS_DECLARED_MAX, MEMBERS_MAX
 from raft.settings import RaftSettings
+from transport.addresses import TcpAddress
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ENVIRONMENT_PREFIX = "POLYRAFT_"
@@ -251,7 +252,7 @@ class _Common(TypedDict, total=False):
 def _common(given: Source) -> _Common:
     common: _Common = {}
     if "groups_per_worker" in given:
-        common["groups_per_worker"] = integer(given["groups_per_worker"], 1, GROUPS_MAX)
+        common["groups_per_worker"] = integer(given["groups_per_worker"], 1, GROUPS_DECLARED_MAX)
     if "log_level" in given:
         common["log_level"] = one_of(given["log_level"], LOG_LEVELS)
     if "runtime_dir" in given:
@@ -270,8 +271,8 @@ def _members(given: Source) -> dict[str, str]:
     members: dict[str, str] = {}
     for name, item in listed.items():
         at = address(item)
-        if at.is_wildcard:
-            raise ConfigError(f"{item.where}: {at}: nobody can connect to a wildcard address")
+        if not at.is_connectable:
+            raise ConfigError(f"{item.where}: nobody can connect to {at}")
         if str(at) in members.values():
             raise ConfigError(f"{item.where}: {at} is given for two members")
         members[node_id(Given(name, given["members"].where))] = str(at)
@@ -298,15 +299,15 @@ def _refuse_open_addresses(binds: Mapping[str, Given]) -> None:
 
 def _advertised(
     given: Source, binds: Mapping[str, Given], own_member: str | None
-) -> dict[str, Address]:
+) -> dict[str, TcpAddress]:
     """What others are told: by default the address bound, for the peer socket the member's."""
-    advertised: dict[str, Address] = {}
+    advertised: dict[str, TcpAddress] = {}
     for name, bind in binds.items():
         own = own_member if name == "peer" else None
         fallback = Given(own, "--members") if own else bind
         item = given.get(f"advertise_{name}", fallback)
         advertised[name] = address(item)
-        if advertised[name].is_wildcard:
+        if not advertised[name].is_connectable:
             raise ConfigError(
                 f"{item.where}: nobody can connect to {item.value}, "
                 f"say the address for others with --advertise-{name}"
@@ -325,8 +326,10 @@ def _groups(*places: Source) -> dict[str, str]:
             continue
         for name, item in pairs(place["groups"], "name=machine").items():
             groups[group_name(Given(name, place["groups"].where))] = machine_kind(_machine(item))
-    if len(groups) > GROUPS_MAX:
-        raise ConfigError(f"{len(groups)} groups are declared, at most {GROUPS_MAX} are possible")
+    if len(groups) > GROUPS_DECLARED_MAX:
+        raise ConfigError(
+            f"{len(groups)} groups are declared, at most {GROUPS_DECLARED_MAX} are possible"
+        )
     return groups
 
 

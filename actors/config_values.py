@@ -3,20 +3,20 @@
 What may live here: checks of one value.  Relations between values belong to :mod:`actors.config`.
 
 Every value travels with ``where``, the place that it came from, in the words of who wrote it
-(``--groups-per-worker``, ``POLYRAFT_GROUPS_PER_WORKER``, ``node.toml: groups_per_worker``), so that
-a message names the place to change.  Messages are one line.
+(``--groups-per-worker``, ``POLYRAFT_GROUPS_PER_WORKER``, ``node.toml: groups_per_worker``), so
+that a message names the place to change.  Messages are one line.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from actors.settings import GROUP_NAME_BYTES_MAX, NODE_ID_BYTES_MAX
+from actors.settings import NODE_ID_BYTES_MAX
+from transport.addresses import AddressError, TcpAddress, parse_tcp
+from transport.frames import GROUP_BYTES_MAX
 
 
 class ConfigError(Exception):
@@ -135,9 +135,9 @@ def node_id(given: Given) -> str:
 
 def group_name(given: Given) -> str:
     value = text(given)
-    if not _NAME.fullmatch(value) or len(value) > GROUP_NAME_BYTES_MAX:
+    if not _NAME.fullmatch(value) or len(value) > GROUP_BYTES_MAX:
         raise ConfigError(
-            f"{given.where}: a group name is 1 to {GROUP_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ -, "
+            f"{given.where}: a group name is 1 to {GROUP_BYTES_MAX} of A-Z a-z 0-9 . _ -, "
             f"not {value!r}"
         )
     if value.startswith("_"):
@@ -161,34 +161,8 @@ def machine_kind(given: Given) -> str:
 # --------------------------------------------------------------------------- addresses
 
 
-@dataclass(slots=True, frozen=True)
-class Address:
-    """``tcp://host:port``, taken apart.  ``str`` gives it back."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"tcp://{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:  # a host name: where it leads is not known here
-            return False
-
-    @property
-    def is_wildcard(self) -> bool:
-        """Fit for binding only: nobody can connect to it."""
-        return self.host in ("*", "0.0.0.0", "[::]")
-
-
-def address(given: Given) -> Address:
-    value = text(given)
-    match = re.fullmatch(r"tcp://(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s]+):([0-9]{1,5})", value, re.ASCII)
-    if match is None or not 1 <= int(match[2]) <= 65_535:
-        raise ConfigError(f"{given.where}: must be tcp://host:port, not {value!r}")
-    return Address(match[1], int(match[2]))
+def address(given: Given) -> TcpAddress:
+    try:
+        return parse_tcp(text(given))
+    except AddressError as error:
+        raise ConfigError(f"{given.where}: {error}") from error

@@ -2,9 +2,10 @@
 
 Not taken from the kernel (``bind`` to port 0), and the reason is worth knowing: such a port comes
 from the range of ephemeral ports, out of which every outgoing connection draws its own.  Between
-our look and the node's ``bind`` any program may get it; and a peer link that tries again and again
-to connect to a port of that range on its own machine will, sooner or later, be given exactly this
-port as its *source*, and be connected to itself, which keeps the node from ever binding it.
+our look and the node's ``bind`` any program may get it; and a peer link that tries again and
+again to connect to a port of that range on its own machine will, sooner or later, be given
+exactly this port as its *source*, and be connected to itself, which keeps the node from ever
+binding it.
 """
 
 from __future__ import annotations

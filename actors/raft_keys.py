@@ -1,11 +1,11 @@
 """The ``[raft]`` table: our own names of the settings of consensus, and those of Nacos.
 
-Who moves a cluster over brings the keys of ``nacos.core.protocol.raft.data.`` along.  Each of them
-is accepted and means one of three things, kept apart in the three tables below:
+Who moves a cluster over brings the keys of ``nacos.core.protocol.raft.data.`` along.  Each of
+them is accepted and means one of three things, kept apart in the three tables below:
 
 * it has a counterpart here and sets it (:data:`TRANSLATED`);
-* it asks for what is always done here, or for the tuning of a part that does not exist here: it is
-  checked for its type and then has no effect, which the node says once at start
+* it asks for what is always done here, or for the tuning of a part that does not exist here: it
+  is checked for its type and then has no effect, which the node says once at start
   (:data:`WITHOUT_EFFECT`);
 * it asks for what is not done (:func:`_refuse`): not starting is better than starting otherwise.
 

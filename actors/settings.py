@@ -1,8 +1,10 @@
 """Every limit of a node, with its unit and what happens when it is reached.
 
-What may live here: numbers with names, the relations between them, and the translation of the raft
-keys of other systems.  Limits of one layer that need nothing from here stay in that layer
-(``transport/frames.py`` for sizes on the wire, ``raft/settings.py`` for one group's consensus).
+What may live here: numbers with names that belong to no single part, and the relations between
+all of them.  A limit that one part can state alone is stated there: sizes on the wire in
+``transport/frames.py``, queues of worker links in ``transport/links.py``, draining and binding in
+``transport/sockets.py``, lanes of a mailbox in ``actors/runtime/mailbox.py``, one group's
+consensus in ``raft/settings.py``, segments in ``raft/store/segments.py``.
 
 The rule: whatever can grow has a bound, and the bound says what it does.
 
@@ -20,7 +22,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from actors.runtime.mailbox import CONTROL_MESSAGES_MAX
 from raft.settings import RaftSettings
+from transport.frames import BATCH_BYTES_MAX, PEER_FRAME_BYTES_MAX
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -47,22 +51,17 @@ GROUP_UNCOMMITTED_BYTES_MAX: Final = 64 * MIB
 GROUP_MAILBOX_MESSAGES_MAX: Final = 10_000
 # Slow down: the group stops handing over committed runs until its machine has caught up.
 MACHINE_MAILBOX_MESSAGES_MAX: Final = 10_000
-# Our own bug (assertion).  The control lane takes timers and news of links, never client traffic.
-CONTROL_LANE_MESSAGES_MAX: Final = 1_000_000
 # Slow down.  After either of the two, apply lets the control lane be served before it goes on.
 APPLY_SLICE_MS_MAX: Final = 10
 APPLY_SLICE_ENTRIES_MAX: Final = 1_000
-# Slow down.  Messages that a scheduler handles before its loop looks at the sockets again.
-TURN_MESSAGES_MAX: Final = 4_096
 # Refuse: OpenSession gets BUSY.
 SESSIONS_PER_GROUP_MAX: Final = 100_000
 # Refuse.  How far a sequence may be above ``acknowledged``; bounds what a session remembers.
 SESSION_SEQUENCES_MAX: Final = 1_024
 # A session that wrote nothing for this much log time is forgotten: SESSION_EXPIRED.
 SESSION_EXPIRY_MS: Final = 600_000
-# Refuse: wrong usage at start, BAD_REQUEST for createGroup.
-GROUPS_MAX: Final = 10_000
-GROUP_NAME_BYTES_MAX: Final = 128
+# Refuse: wrong usage.  Groups declared at start, and groups that may share a worker.
+GROUPS_DECLARED_MAX: Final = 10_000
 # Refuse: wrong usage.
 MEMBERS_MAX: Final = 64
 NODE_ID_BYTES_MAX: Final = 64
@@ -72,13 +71,6 @@ NODE_ID_BYTES_MAX: Final = 64
 # Drop and count, per peer and lane; Raft resends.
 PEER_CONTROL_QUEUE_BYTES_MAX: Final = 8 * MIB
 PEER_BULK_QUEUE_BYTES_MAX: Final = 64 * MIB
-# Slow down.  Bulk bytes that a link has handed to the kernel's side; control overtakes the rest.
-LINK_UNSENT_BULK_BYTES_MAX: Final = 256 * KIB
-# The link is closed and remade: its other end does not read any more.
-LINK_QUEUE_BYTES_MAX: Final = 256 * MIB
-# Slow down.  Messages taken from a socket before the loop serves anything else.
-DRAIN_MESSAGES_MAX: Final = 512
-
 # --------------------------------------------------------------------------- processes
 
 # Restart.  Resident bytes of the router: libzmq offers no bound for a message that never ends.
@@ -91,8 +83,6 @@ RESTART_BACKOFF_MIN_MS: Final = 500
 RESTART_BACKOFF_MAX_MS: Final = 30_000
 # Exit 1 naming the holder, when a lock on the data is still held after this.
 LOCK_WAIT_MS_MAX: Final = 10_000
-# Exit 1 naming the address, when a port is still in use after this.
-BIND_RETRY_MS_MAX: Final = 5_000
 # SIGKILL, when a process has not stopped this long after it was asked to.
 STOP_MS_MAX: Final = 10_000
 
@@ -101,15 +91,14 @@ STOP_MS_MAX: Final = 10_000
 # Refuse: wrong usage.  ``--dev N`` is for one machine.
 DEV_NODES_MAX: Final = 9
 
-assert CLIENT_IN_FLIGHT_BYTES_MAX <= ROUTER_MEMORY_BYTES_MAX // 4, "four clients fill the router"
-assert RaftSettings().uncommitted_bytes_max == GROUP_UNCOMMITTED_BYTES_MAX
-assert RaftSettings().inflight_bytes_max < PEER_BULK_QUEUE_BYTES_MAX, (
-    "one group fills a peer's lane"
-)
-assert LINK_UNSENT_BULK_BYTES_MAX < LINK_QUEUE_BYTES_MAX
+assert 4 * CLIENT_IN_FLIGHT_BYTES_MAX <= ROUTER_MEMORY_BYTES_MAX, "four clients fill the router"
+assert BATCH_BYTES_MAX < CLIENT_IN_FLIGHT_BYTES_MAX, "the largest batch could never be accepted"
+assert BATCH_BYTES_MAX < GROUP_UNCOMMITTED_BYTES_MAX, "the largest batch could never be accepted"
+assert GROUP_UNCOMMITTED_BYTES_MAX == RaftSettings().uncommitted_bytes_max
+assert RaftSettings().inflight_bytes_max < PEER_BULK_QUEUE_BYTES_MAX, "one group fills the lane"
+assert PEER_FRAME_BYTES_MAX < PEER_BULK_QUEUE_BYTES_MAX, "the largest frame could never be sent"
 assert GROUP_MAILBOX_MESSAGES_MAX < ROUTER_PENDING_MESSAGES_MAX, "one group fills the router"
+assert GROUP_MAILBOX_MESSAGES_MAX < CONTROL_MESSAGES_MAX, "control would be lost before bulk"
 assert FORWARDS_IN_FLIGHT_MAX < ROUTER_PENDING_MESSAGES_MAX
 assert APPLY_SLICE_MS_MAX < RaftSettings().heartbeat_ms, "apply would hold heartbeats back"
-assert GROUP_MAILBOX_MESSAGES_MAX < CONTROL_LANE_MESSAGES_MAX
 assert RESTART_BACKOFF_MIN_MS <= RESTART_BACKOFF_MAX_MS < RESTART_PERIOD_MS
-assert BIND_RETRY_MS_MAX <= LOCK_WAIT_MS_MAX
