@@ -1,0 +1,459 @@
+"""Reading a WAL back, and telling what a crash tore from what a disk lost.
+
+The writer keeps one promise that makes this possible: batch n+1 is written only after the sync of
+batch n has returned, also across a change of segment.  So **whatever was torn belongs to the last
+batch that was begun**, and everything before it was durable and may have been acknowledged.
+
+Reading goes batch by batch until one is not whole.  That batch may be cut only if all of this
+holds; otherwise something durable is gone and recovery refuses (pitfall 45):
+
+* nothing shows that a later batch was begun: no later segment with a byte in it, no valid commit
+  frame with a higher number, no byte behind this batch's own commit frame;
+* the first record that is not whole looks *unwritten*: either nothing follows it (the write ended
+  early) or one of the 512-byte sectors it lies in is still the zeros that the segment was filled
+  with (sectors may arrive in any order).  A flipped bit looks like neither, even in the very last
+  batch.
+
+A batch that is whole may still be only in the page cache of a kernel that outlived us, and a kernel
+whose sync has failed may hold it in pages marked clean that never reached the disk (pitfall
+44).  So who opens the WAL writes the last batch again, in place and bit for bit, and syncs it,
+before anything is built on it.
+
+Within a group records are put in the order of their gseq, never of their position.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, field
+
+from google_crc32c import value as crc32c
+
+from raft.messages import KINDS, HardState, Run
+from raft.store import records
+from raft.store.errors import UnknownFormat, WalDamaged
+from raft.store.files import Files, read_whole
+from raft.store.records import HEADER_BYTES, Commit, Header, Record, SegmentInfo, padded
+from raft.store.segments import segment_name, segment_number
+
+SECTOR_BYTES = 512
+
+
+@dataclass(slots=True)
+class RecoveredGroup:
+    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked."""
+
+    group: int
+    generation: int
+    bootstrap: bytes | None
+    hard_state: HardState
+    runs: list[Run]
+    last_gseq: int
+    damaged: str | None = None
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What was found, and what is to be done before the next segment is opened."""
+
+    groups: dict[int, RecoveredGroup]
+    discard: list[str]  # segments in which nothing ever became durable
+    number: int = 0  # of the last segment in use; 0: none
+    segment_id: int = 0
+    end: int = 0  # its first byte that is not in use
+    batch: int = 0
+    chain: int = 0  # CRC of the last commit frame
+    last_batch: bytes = b""  # the bytes of the last batch, which ends at ``end``
+    torn: bool = False
+    bytes_read: int = 0
+
+
+@dataclass(slots=True)
+class Stop:
+    """The first record of a batch that is not whole.  ``header``: if at least that was right."""
+
+    offset: int
+    header: Header | None
+    reason: str
+    before: list[Record]  # the records of its batch that stand before it
+
+    @property
+    def end(self) -> int:
+        length = 0 if self.header is None else self.header.length
+        return self.offset + HEADER_BYTES + padded(length)
+
+
+@dataclass(slots=True)
+class SegmentReader:
+    """The batches of one segment.  ``offset``: where the last whole batch ended."""
+
+    path: str
+    data: bytes
+    used: int = 0  # the last byte that is not zero, plus one
+    offset: int = 0
+    batch_offset: int = 0  # where the last whole batch began
+    stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        self.used = len(self.data.rstrip(b"\0"))
+
+    def next_batch(self) -> tuple[list[Record], Record] | None:
+        """Records and commit frame; None at the end, with ``stop`` set if something is there."""
+        position = self.offset
+        if position >= self.used:
+            return None
+        found: list[Record] = []
+        while True:
+            record = self._record(position, found)
+            if record is None:
+                return None
+            position += HEADER_BYTES + padded(record.header.length)
+            if record.header.kind == records.COMMIT:
+                self.batch_offset, self.offset = self.offset, position
+                return found, record
+            found.append(record)
+
+    def _record(self, offset: int, before: list[Record]) -> Record | None:
+        data = self.data
+        foreign = records.foreign_format(data, offset)
+        if foreign is not None:
+            raise UnknownFormat(self.path, f"record of format {foreign}", offset)
+        header = records.decode_header(data, offset)
+        if header is None:
+            self.stop = Stop(offset, None, "no valid record header", before)
+            return None
+        if header.kind not in records.RECORD_KINDS:
+            raise UnknownFormat(self.path, f"record of unknown kind {header.kind}", offset)
+        start = offset + HEADER_BYTES
+        body = data[start : start + header.length]
+        if len(body) != header.length or crc32c(body) != header.body_crc:
+            self.stop = Stop(offset, header, "the body's checksum is wrong", before)
+            return None
+        return Record(header, data[offset:start], body, offset)
+
+    def looks_torn(self, stop: Stop) -> bool:
+        """Does the record at ``stop`` look unwritten, rather than changed?"""
+        header = stop.header
+        if header is None:
+            ended_early = self.used <= stop.end
+        elif header.kind == records.COMMIT:
+            # A commit frame ends in a byte that is never zero.
+            ended_early = self.used < stop.end
+        else:
+            # Behind any other record there would have to be a commit frame.
+            ended_early = self.used <= stop.end
+        return ended_early or self._has_unwritten_sector(stop)
+
+    def _has_unwritten_sector(self, stop: Stop) -> bool:
+        """Sectors as they were before this batch: the first may end the batch before it."""
+        sector = stop.offset - stop.offset % SECTOR_BYTES
+        while sector < stop.end:
+            part = self.data[max(sector, self.offset) : sector + SECTOR_BYTES]
+            if not part.strip(b"\0"):
+                return True
+            sector += SECTOR_BYTES
+        return False
+
+    def later_commits(self, stop: Stop, segment_id: int) -> list[tuple[int, Commit, int]]:
+        """(offset, frame, end) of each valid commit frame from ``stop`` on that is of this segment.
+
+        The random id keeps a client's bytes that happen to look like a frame from counting.
+        """
+        found = []
+        position = self.data.find(records.MAGIC, stop.offset)
+        while position != -1:
+            header = None
+            if position % records.ALIGNMENT_BYTES == 0:
+                header = records.decode_header(self.data, position)
+            if header is not None and header.kind == records.COMMIT:
+                start = position + HEADER_BYTES
+                body = self.data[start : start + header.length]
+                if crc32c(body) == header.body_crc:
+                    commit = records.decode_commit(body)
+                    if segment_id in (0, commit.segment_id):
+                        found.append((position, commit, start + padded(header.length)))
+            position = self.data.find(records.MAGIC, position + 1)
+        return found
+
+
+@dataclass(slots=True)
+class _Replay:
+    """One group under one generation, its records applied up to ``gseq``."""
+
+    group: int
+    generation: int
+    gseq: int = 0
+    bootstrap: bytes | None = None
+    hard_state: HardState = field(default_factory=HardState)
+    runs: list[Run] = field(default_factory=list)
+    damaged: str | None = None
+    pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
+
+    def add(self, path: str, record: Record) -> None:
+        gseq = record.header.gseq
+        if gseq <= self.gseq:
+            return  # a copy, written forward, of what came before
+        if gseq != self.gseq + 1:
+            self.pending[gseq] = (path, record)
+            return
+        self._apply(path, record)
+        while self.pending:
+            following = self.pending.pop(self.gseq + 1, None)
+            if following is None:
+                return
+            self._apply(*following)
+
+    def _apply(self, path: str, record: Record) -> None:
+        header = record.header
+        try:
+            if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
+                raise ValueError("a group begins with its bootstrap record, and only there")
+            _APPLY[header.kind](self, header, record.body)
+        except UnknownFormat as error:
+            raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
+        except ValueError as error:
+            raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
+        self.gseq = header.gseq
+
+    def _on_bootstrap(self, header: Header, body: bytes) -> None:
+        self.bootstrap = body
+
+    def _on_hard_state(self, header: Header, body: bytes) -> None:
+        state = records.decode_hard_state(body)
+        if state.term < self.hard_state.term:
+            raise ValueError(f"term {state.term} after term {self.hard_state.term}")
+        self.hard_state = state
+
+    def _on_run(self, header: Header, body: bytes) -> None:
+        if header.run_kind not in KINDS:
+            raise UnknownFormat(f"run of unknown kind {header.run_kind}", "")
+        last = self.runs[-1].last if self.runs else 0
+        if header.first != last + 1 or header.entries < 1:
+            raise ValueError(f"run of {header.entries} from {header.first} behind index {last}")
+        self.runs.append(
+            Run(header.run_kind, header.term, header.first, header.entries, body, header.body_crc)
+        )
+
+    def _on_truncate(self, header: Header, body: bytes) -> None:
+        runs = self.runs
+        while runs and runs[-1].first >= header.first:
+            runs.pop()
+        last = runs[-1].last if runs else 0
+        if last != header.first - 1:
+            raise ValueError(f"truncation from {header.first} is on no border, last is {last}")
+
+    def _on_damaged(self, header: Header, body: bytes) -> None:
+        self.damaged = body.decode("utf-8", "replace")
+
+    def result(self) -> RecoveredGroup:
+        return RecoveredGroup(
+            self.group,
+            self.generation,
+            self.bootstrap,
+            self.hard_state,
+            self.runs,
+            self.gseq,
+            self.damaged,
+        )
+
+
+_APPLY = {
+    records.BOOTSTRAP: _Replay._on_bootstrap,
+    records.HARD_STATE: _Replay._on_hard_state,
+    records.RUN: _Replay._on_run,
+    records.TRUNCATE: _Replay._on_truncate,
+    records.DAMAGED: _Replay._on_damaged,
+}
+assert frozenset(_APPLY) == records.GROUP_KINDS
+
+
+class _Recovery:
+    """One pass over the segments, oldest first."""
+
+    def __init__(self, files: Files, directory: str, slot: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._slot = slot
+        self._result = Recovered({}, [])
+        self._replays: dict[int, _Replay] = {}
+
+    def run(self) -> Recovered:
+        result = self._result
+        numbers = self._numbers()
+        last_data = b""
+        while numbers:
+            last_data = self._read(numbers[-1])
+            if last_data.strip(b"\0"):
+                break
+            # Made ahead, or made and never written to.
+            result.discard.append(segment_name(numbers.pop()))
+        for position, number in enumerate(numbers):
+            last = position == len(numbers) - 1
+            data = last_data if last else self._read(number)
+            self._segment(number, SegmentReader(self._path(number), data), last)
+        self._finish()
+        return result
+
+    def _numbers(self) -> list[int]:
+        names = self._files.listdir(self._directory)
+        numbers = sorted(n for n in map(segment_number, names) if n is not None)
+        for before, number in itertools.pairwise(numbers):
+            if number != before + 1:
+                raise WalDamaged(self._path(before + 1), 0, (), "the segment is missing")
+        return numbers
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._directory, segment_name(number))
+
+    def _read(self, number: int) -> bytes:
+        data = read_whole(self._files, self._path(number))
+        self._result.bytes_read += len(data)
+        return data
+
+    def _segment(self, number: int, reader: SegmentReader, last: bool) -> None:
+        result = self._result
+        while (batch := reader.next_batch()) is not None:
+            self._batch(number, reader, *batch)
+        if reader.stop is not None:
+            self._cut_or_refuse(number, reader, reader.stop, last)
+        elif reader.offset == 0:
+            raise WalDamaged(reader.path, 0, (), "it is empty, but a later segment is not")
+        if reader.offset:
+            result.end = reader.offset
+            result.last_batch = reader.data[reader.batch_offset : reader.offset]
+
+    def _cut_or_refuse(self, number: int, reader: SegmentReader, stop: Stop, last: bool) -> None:
+        result = self._result
+        opened = result.number == number
+        commits = reader.later_commits(stop, result.segment_id if opened else 0)
+        torn = last and reader.looks_torn(stop)
+        for _, commit, end in commits:
+            # A later batch, or a byte behind this one, was begun after this one was synced.
+            torn = torn and commit.batch == result.batch + 1 and end == reader.used
+        if not torn:
+            groups = self._hit(stop, commits)
+            raise WalDamaged(reader.path, stop.offset, groups, stop.reason)
+        result.torn = True
+        if reader.offset == 0:
+            result.discard.append(segment_name(number))
+
+    def _hit(self, stop: Stop, commits: list[tuple[int, Commit, int]]) -> tuple[int, ...]:
+        """The groups that lost something at ``stop``, as far as the WAL can still tell."""
+        header = stop.header
+        if header is not None and header.kind in records.GROUP_KINDS:
+            return (header.group,)
+        reached = {r.header.group: r.header.gseq for r in stop.before if r.header.group}
+        for _, commit, _ in commits:
+            if commit.batch == self._result.batch + 1:
+                return tuple(
+                    group
+                    for group, gseq in sorted(commit.groups.items())
+                    if reached.get(group, 0) < gseq
+                )
+        return tuple(sorted(reached))
+
+    def _batch(
+        self, number: int, reader: SegmentReader, found: list[Record], frame: Record
+    ) -> None:
+        """Take a batch of which each record is whole; hold it against all that came before."""
+        result = self._result
+        path = reader.path
+        opening = reader.batch_offset == 0
+        info = self._opening(number, path, found) if opening else None
+        if info is not None:
+            result.number, result.segment_id = number, info.segment_id
+            result.end = 0
+        try:
+            commit = records.decode_commit(frame.body)
+        except ValueError as error:
+            raise WalDamaged(path, frame.offset, (), str(error)) from error
+        highest: dict[int, int] = {}
+        for record in found[1:] if opening else found:
+            header = record.header
+            if header.kind == records.SEGMENT:
+                raise WalDamaged(path, record.offset, (), "a segment opens in the middle of one")
+            highest[header.group] = max(header.gseq, highest.get(header.group, 0))
+            self._replay(header).add(path, record)
+        said = (
+            commit.batch,
+            commit.segment_id,
+            commit.previous_crc,
+            commit.headers_crc,
+            frame.header.entries,
+            commit.groups,
+        )
+        headers_crc = crc32c(b"".join([record.raw for record in found]))
+        seen = (
+            result.batch + 1,
+            result.segment_id,
+            result.chain,
+            headers_crc,
+            len(found),
+            highest,
+        )
+        if said != seen:
+            groups = tuple(sorted(commit.groups.keys() | highest.keys()))
+            raise WalDamaged(path, frame.offset, groups, "the commit frame is of another batch")
+        result.batch = commit.batch
+        result.chain = frame.header.header_crc
+        if info is not None:
+            self._check_table(path, info)
+
+    def _opening(self, number: int, path: str, found: list[Record]) -> SegmentInfo:
+        result = self._result
+        if not found or found[0].header.kind != records.SEGMENT:
+            raise WalDamaged(path, 0, (), "it does not begin with the record that opens a segment")
+        try:
+            info = records.decode_segment(found[0].body)
+        except ValueError as error:
+            raise WalDamaged(path, 0, (), str(error)) from error
+        if result.number == 0 and info.previous_id != 0:
+            raise WalDamaged(path, 0, (), "the segments before it are missing")
+        said = (info.number, info.slot, info.previous_id, info.sealed_bytes, info.batch)
+        seen = (number, self._slot, result.segment_id, result.end, result.batch)
+        if said != seen:
+            raise WalDamaged(
+                path,
+                0,
+                (),
+                "it follows (number, slot, previous id, sealed bytes, batch) "
+                f"{said}, but that is {seen}",
+            )
+        return info
+
+    def _check_table(self, path: str, info: SegmentInfo) -> None:
+        for group in sorted(info.table.keys() | self._replays.keys()):
+            row, replay = info.table.get(group), self._replays.get(group)
+            found = None
+            if replay is not None:
+                state = replay.hard_state
+                found = (replay.generation, replay.gseq, state.term, state.vote)
+            if row is None or found != row[:4]:
+                reason = f"its table says {row} of the group, the records before it {found}"
+                raise WalDamaged(path, 0, (group,), reason)
+
+    def _replay(self, header: Header) -> _Replay:
+        """Of several generations the highest counts: it is a copy that replaced the others."""
+        replay = self._replays.get(header.group)
+        if replay is None or replay.generation < header.generation:
+            replay = _Replay(header.group, header.generation)
+            self._replays[header.group] = replay
+        elif replay.generation > header.generation:
+            return _Replay(header.group, header.generation, gseq=header.gseq)
+        return replay
+
+    def _finish(self) -> None:
+        for group, replay in self._replays.items():
+            for path, record in replay.pending.values():
+                reason = f"record {record.header.gseq} of the group follows record {replay.gseq}"
+                raise WalDamaged(path, record.offset, (group,), reason)
+            self._result.groups[group] = replay.result()
+
+
+def recover(files: Files, directory: str, slot: int) -> Recovered:
+    """Read all segments in ``directory``.  Changes nothing.
+
+    Raises WalDamaged and UnknownFormat, and OSError when the disk does not give the bytes.
+    """
+    return _Recovery(files, directory, slot).run()

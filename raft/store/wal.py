@@ -1,0 +1,557 @@
+"""The write-ahead log of one worker slot, shared by all groups of the worker.
+
+How a save becomes durable::
+
+    save() ... save()      gathered in memory, in order, many groups side by side
+    take_batch()           one commit frame behind them; None while the last batch is under way
+    batch.run()            one write, one sync; blocks, so it usually runs on a thread
+    complete(batch)        which saves are durable now, newest per group
+
+**At most one batch is unsynced**, also across a change of segment: recovery rests on it
+(:mod:`raft.store.recovery`).  While a batch is under way, ``save`` gathers the next.
+
+A write or sync that fails **poisons** the log for good: nothing can be said any more of what is on
+disk, so nothing may be acknowledged, and no second sync may pretend otherwise (pitfall 44).  The
+owner exits; recovery finds out what is there.
+
+Threads: every method belongs to the owner's thread, except ``Batch.run`` and what
+``prepare_next_segment`` returns.
+
+``open`` always begins a new segment, and never writes behind a tail that it cut.  Nothing is
+removed yet: segments stay until the log can be compacted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from google_crc32c import value as crc32c
+
+from raft.messages import HardState, Replica, Save
+from raft.store import records
+from raft.store.errors import StoreError, WalPoisoned
+from raft.store.files import Files, make_directory
+from raft.store.locks import FileLock, me
+from raft.store.records import HEADER_BYTES, PADDING, Commit, SegmentInfo, TableRow, encode_header
+from raft.store.recovery import Recovered, RecoveredGroup, recover
+from raft.store.segments import (
+    SEGMENT_BYTES_FIRST,
+    SEGMENT_BYTES_MAX,
+    Segment,
+    SegmentJob,
+    create_segment,
+    segment_name,
+)
+
+__all__ = ["Batch", "RecoveredGroup", "Wal"]
+
+LOCK_FILE = "lock"
+# Far above what the owner's own limits let in; beyond it the owner does not look at gathered_bytes.
+GATHERED_BYTES_MAX = 1 << 30
+
+_RUN = records.RUN
+
+
+class _Group:
+    """Where the WAL stands with one group, what is only gathered included."""
+
+    __slots__ = ("firsts", "generation", "group", "gseq", "last_index", "last_term", "term", "vote")
+
+    def __init__(self, group: int, generation: int) -> None:
+        self.group = group
+        self.generation = generation
+        self.gseq = 0
+        self.term = 0
+        self.vote: Replica | None = None
+        self.last_index = 0
+        self.last_term = 0
+        self.firsts = array("Q")  # first index of each run: where a truncation may begin
+
+
+class Batch:
+    """Gathered records with their commit frame, to be written once."""
+
+    __slots__ = ("_ran", "_segment", "_wal", "bytes", "newest", "number", "opens", "pieces")
+
+    def __init__(
+        self,
+        wal: Wal,
+        number: int,
+        pieces: list[bytes],
+        newest: dict[int, tuple[int, int, int]],
+        opens: _Opening | None,
+    ) -> None:
+        self._wal = wal
+        self._ran = False
+        self.number = number
+        self.pieces = pieces
+        self.newest = newest
+        self.opens = opens
+        self.bytes = sum(map(len, pieces))
+
+    def run(self) -> None:
+        """Write and sync.  Blocks; raises WalPoisoned when the disk fails."""
+        assert not self._ran, "a batch is written once"
+        self._ran = True
+        self._wal._write(self)
+
+
+class _Opening:
+    """The segment that a batch is to open: made ahead by ``job``, or made by the batch itself."""
+
+    __slots__ = ("bytes_min", "job", "number", "segment_id", "size")
+
+    def __init__(
+        self, number: int, segment_id: int, bytes_min: int, size: int, job: SegmentJob | None
+    ) -> None:
+        self.number = number
+        self.segment_id = segment_id
+        self.bytes_min = bytes_min
+        self.size = size
+        self.job = job
+
+
+class Wal:
+    """See the top of this file.  Made by :meth:`open` alone."""
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        lock: FileLock,
+        *,
+        slot: int,
+        random_id: Callable[[], int],
+        segment_bytes_first: int,
+        segment_bytes_max: int,
+        sync: bool,
+    ) -> None:
+        assert 0 < segment_bytes_first <= segment_bytes_max
+        self._files = files
+        self._directory = directory
+        self._lock = lock
+        self._slot = slot
+        self._random_id = random_id
+        self._segment_bytes_max = segment_bytes_max
+        self._next_size = segment_bytes_first
+        self._sync = sync
+        self._groups: dict[int, _Group] = {}
+        # Gathered and not yet in a batch.
+        self._pieces: list[bytes] = []
+        self._headers: list[bytes] = []
+        self._touched: dict[int, int] = {}
+        self._newest: dict[int, tuple[int, int, int]] = {}
+        self._gathered = 0
+        # The batch under way, and where the log ends behind it.
+        self._in_flight: Batch | None = None
+        self._batch = 0
+        self._chain = 0
+        self._segment: Segment | None = None
+        self._number = 0
+        self._segment_id = 0
+        self._used = 0
+        self._job: SegmentJob | None = None
+        self._poisoned: str | None = None
+        self._closed = False
+        self._statistics: dict[str, Any] = {
+            "batches": 0,
+            "bytes": 0,
+            "records": 0,
+            "segments": 0,
+            "segments_inline": 0,
+            "syncs": 0,
+            "sync_last_ms": 0.0,
+            "sync_max_ms": 0.0,
+            "recovered_bytes": 0,
+            "recovered_torn": False,
+        }
+
+    # ------------------------------------------------------------------ opening and closing
+
+    @classmethod
+    def open(
+        cls,
+        files: Files,
+        directory: str,
+        *,
+        slot: int,
+        random_id: Callable[[], int],
+        segment_bytes_first: int = SEGMENT_BYTES_FIRST,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        sync: bool = True,
+    ) -> tuple[Wal, dict[int, RecoveredGroup]]:
+        """Lock, recover, and begin a new segment.
+
+        Raises LockHeld (wait and try again), WalDamaged, UnknownFormat, WalPoisoned, OSError.
+        ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for measurements alone.
+        """
+        make_directory(files, directory)
+        lock = FileLock(files, os.path.join(directory, LOCK_FILE))
+        try:
+            lock.write({**me(), "slot": slot})
+            found = recover(files, directory, slot)
+            _settle(files, directory, found)
+            wal = cls(
+                files,
+                directory,
+                lock,
+                slot=slot,
+                random_id=random_id,
+                segment_bytes_first=segment_bytes_first,
+                segment_bytes_max=segment_bytes_max,
+                sync=sync,
+            )
+            wal._continue_from(found)
+        except BaseException:
+            lock.close()
+            raise
+        return wal, found.groups
+
+    def _continue_from(self, found: Recovered) -> None:
+        for group, recovered in found.groups.items():
+            state = _Group(group, recovered.generation)
+            state.gseq = recovered.last_gseq
+            state.term, state.vote = recovered.hard_state.term, recovered.hard_state.vote
+            state.firsts.extend(run.first for run in recovered.runs)
+            if recovered.runs:
+                last = recovered.runs[-1]
+                state.last_term, state.last_index = last.term, last.last
+            self._groups[group] = state
+        self._batch = found.batch
+        self._chain = found.chain
+        self._number = found.number
+        self._segment_id = found.segment_id
+        self._used = found.end
+        self._statistics["recovered_bytes"] = found.bytes_read
+        self._statistics["recovered_torn"] = found.torn
+        batch = self._make_batch(open_segment=True)
+        batch.run()
+        self.complete(batch)
+
+    def close(self) -> None:
+        """Let go of files and lock.  What is gathered and not written is lost, as in a crash."""
+        if self._closed:
+            return
+        assert self._in_flight is None or self._poisoned, "a batch is under way"
+        self._closed = True
+        if self._job is not None:
+            prepared = self._job.take(0)
+            if prepared is not None:
+                self._files.close(prepared.descriptor)
+            self._job = None
+        if self._segment is not None:
+            self._files.close(self._segment.descriptor)
+            self._segment = None
+        self._lock.close()
+
+    # ------------------------------------------------------------------ gathering
+
+    def add_group(self, group: int, generation: int, bootstrap: bytes) -> None:
+        """Begin a group.  Durable with the next batch: before or with its first save."""
+        self._refuse_if_over()
+        known = self._groups.get(group)
+        assert group > 0, "group 0 is nobody"
+        assert known is None or known.generation < generation, (group, generation)
+        _check_length(group, len(bootstrap))
+        state = self._groups[group] = _Group(group, generation)
+        self._record(state, records.BOOTSTRAP, body=bootstrap)
+
+    def save(self, group: int, save: Save) -> None:
+        """Gather one save: hard state, truncation, runs, in this order."""
+        if self._poisoned is not None or self._closed:
+            self._refuse_if_over()
+        state = self._groups[group]
+        for run in save.runs:
+            if len(run.body) > records.RECORD_BODY_BYTES_MAX:
+                _check_length(group, len(run.body))
+        number, term, index = save.number, 0, 0
+        newest = self._newest.get(group)
+        if newest is not None:
+            assert newest[0] < number, (group, newest, number)
+            _, term, index = newest
+        if save.hard_state is not None:
+            self._save_hard_state(state, save.hard_state)
+        if save.truncate_from is not None:
+            self._save_truncation(state, save.truncate_from)
+            if index >= save.truncate_from:
+                term, index = 0, 0
+        if save.runs:
+            term, index = self._save_runs(state, save)
+        self._touched[group] = state.gseq
+        self._newest[group] = (number, term, index)
+
+    def mark_damaged(self, group: int, reason: str) -> None:
+        """Never again may this replica vote or acknowledge; recovery says so from then on."""
+        self._refuse_if_over()
+        state = self._groups[group]
+        self._record(state, records.DAMAGED, body=reason.encode()[:1024])
+
+    def _save_hard_state(self, state: _Group, hard_state: HardState) -> None:
+        term, vote = hard_state.term, hard_state.vote
+        assert term >= state.term, (state.group, state.term, term)
+        assert term > state.term or state.vote in (None, vote), (state.group, state.vote, vote)
+        state.term, state.vote = term, vote
+        self._record(state, records.HARD_STATE, body=records.encode_hard_state(hard_state))
+
+    def _save_truncation(self, state: _Group, first: int) -> None:
+        firsts = state.firsts
+        position = bisect_left(firsts, first)
+        border = firsts[position] if position < len(firsts) else state.last_index + 1
+        assert first == border, (state.group, first, border)
+        del firsts[position:]
+        state.last_index = first - 1
+        state.last_term = 0  # not looked up: only a bound for the next run
+        self._record(state, records.TRUNCATE, first=first)
+
+    def _save_runs(self, state: _Group, save: Save) -> tuple[int, int]:
+        """The path of every write: a header per run, the body as it is.  Answers (term, index)."""
+        group, generation, gseq = state.group, state.generation, state.gseq
+        last_index, last_term = state.last_index, state.last_term
+        pieces, headers, firsts = self._pieces, self._headers, state.firsts
+        gathered = self._gathered
+        for run in save.runs:
+            body, term, first, count = run.body, run.term, run.first, run.count
+            length = len(body)
+            assert first == last_index + 1, (group, first, last_index)
+            assert count > 0
+            assert last_term <= term <= state.term, (group, last_term, term, state.term)
+            gseq += 1
+            header = encode_header(
+                _RUN, run.kind, generation, count, group, gseq, term, first, length, run.crc
+            )
+            last_index, last_term = first + count - 1, term
+            headers.append(header)
+            pieces.append(header)
+            pieces.append(body)
+            padding = PADDING[length & 7]
+            if padding:
+                pieces.append(padding)
+            gathered += HEADER_BYTES + length + len(padding)
+            firsts.append(first)
+        state.gseq, state.last_index, state.last_term = gseq, last_index, last_term
+        self._gathered = gathered
+        assert gathered <= GATHERED_BYTES_MAX, gathered
+        return last_term, last_index
+
+    def _record(self, state: _Group, kind: int, *, body: bytes = b"", first: int = 0) -> None:
+        """Gather one record of any kind but RUN."""
+        state.gseq += 1
+        length = len(body)
+        header = encode_header(
+            kind,
+            0,
+            state.generation,
+            0,
+            state.group,
+            state.gseq,
+            state.term,
+            first,
+            length,
+            crc32c(body),
+        )
+        self._headers.append(header)
+        self._pieces += (header, body, PADDING[length & 7])
+        self._gathered += HEADER_BYTES + records.padded(length)
+        self._touched[state.group] = state.gseq
+
+    def _refuse_if_over(self) -> None:
+        assert not self._closed, "the WAL is closed"
+        if self._poisoned is not None:
+            raise WalPoisoned(self._poisoned)
+
+    # ------------------------------------------------------------------ batches
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Bytes of records that are in no batch yet."""
+        return self._gathered
+
+    @property
+    def poisoned(self) -> str | None:
+        """Why nothing more can become durable; None while all is well."""
+        return self._poisoned
+
+    def take_batch(self) -> Batch | None:
+        """All that is gathered, or None: nothing is, or the batch before is not complete."""
+        self._refuse_if_over()
+        if self._in_flight is not None or not self._headers:
+            return None
+        return self._make_batch(open_segment=False)
+
+    def complete(self, batch: Batch) -> list[tuple[int, int, int, int]]:
+        """(group, save number, term, index) of the newest save of each group in ``batch``.
+
+        After ``batch.run()`` has returned.  (0, 0) where the saves held no entry that still stands.
+        """
+        assert batch is self._in_flight, "not the batch under way"
+        if self._poisoned is not None:
+            raise WalPoisoned(self._poisoned)
+        assert batch._ran, "batch.run() was not called"
+        self._in_flight = None
+        return [(group, *newest) for group, newest in batch.newest.items()]
+
+    def _make_batch(self, *, open_segment: bool) -> Batch:
+        """Close what is gathered with a commit frame; open a segment if it does not fit."""
+        pieces, headers, touched = self._pieces, self._headers, self._touched
+        frame_bytes = (
+            HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
+        )  # 16: a group and its gseq
+        bytes_total = self._gathered + frame_bytes
+        opening = None
+        segment = self._segment
+        if open_segment or segment is None or self._used + bytes_total > segment.size:
+            opening, header, body = self._open(bytes_total)
+            headers.insert(0, header)
+            pieces[:0] = (header, body, PADDING[len(body) & 7])
+        self._batch += 1
+        commit = records.encode_commit(
+            Commit(self._batch, self._segment_id, self._chain, crc32c(b"".join(headers)), touched)
+        )
+        frame = encode_header(
+            records.COMMIT, 0, 0, len(headers), 0, self._batch, 0, 0, len(commit), crc32c(commit)
+        )
+        self._chain = int.from_bytes(frame[-4:], "little")
+        pieces.append(frame)
+        pieces.append(commit)
+        self._statistics["records"] += len(headers)
+        batch = Batch(self, self._batch, pieces, self._newest, opening)
+        self._in_flight = batch
+        self._pieces, self._headers, self._touched, self._newest = [], [], {}, {}
+        self._gathered = 0
+        return batch
+
+    def _open(self, bytes_rest: int) -> tuple[_Opening, bytes, bytes]:
+        """Plan the next segment: what makes it, and its first record (header, body)."""
+        table = {
+            group: TableRow(state.generation, state.gseq, state.term, state.vote, 0)
+            for group, state in self._groups.items()
+        }
+        segment_id = self._random_id()
+        assert 0 < segment_id < 1 << 64, segment_id
+        number = self._number + 1
+        info = SegmentInfo(
+            number, segment_id, self._segment_id, self._used, self._batch, self._slot, table
+        )
+        body = records.encode_segment(info)
+        header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
+        bytes_min = HEADER_BYTES + records.padded(len(body)) + bytes_rest
+        job, self._job = self._job, None
+        opening = _Opening(number, segment_id, bytes_min, max(self._next_size, bytes_min), job)
+        self._next_size = min(2 * self._next_size, self._segment_bytes_max)
+        self._number, self._segment_id, self._used = number, segment_id, 0
+        return opening, header, body
+
+    def _write(self, batch: Batch) -> None:
+        """On the batch's thread: everything that touches the disk."""
+        assert batch is self._in_flight, "not the batch under way"
+        if self._poisoned is not None:
+            raise WalPoisoned(self._poisoned)
+        files = self._files
+        try:
+            sealed = self._segment
+            if batch.opens is not None:
+                self._segment = self._create(batch.opens)
+            segment = self._segment
+            assert segment is not None
+            data = b"".join(batch.pieces)
+            assert segment.used + len(data) <= segment.size
+            files.pwrite(segment.descriptor, data, segment.used)
+            started = time.monotonic()
+            if self._sync:
+                files.fdatasync(segment.descriptor)
+            elapsed_ms = (time.monotonic() - started) * 1_000
+            segment.used += len(data)
+            self._used = segment.used
+            if batch.opens is not None and sealed is not None:
+                # Its zeros are of no more use.  Needs no sync: they read as unused either way.
+                files.truncate(sealed.descriptor, sealed.used)
+                files.close(sealed.descriptor)
+        except OSError as error:
+            self._poisoned = f"writing the WAL in {self._directory} failed: {error}"
+            raise WalPoisoned(self._poisoned) from error
+        batch.pieces = []
+        statistics = self._statistics
+        statistics["batches"] += 1
+        statistics["bytes"] += len(data)
+        statistics["syncs"] += self._sync
+        statistics["sync_last_ms"] = elapsed_ms
+        statistics["sync_max_ms"] = max(elapsed_ms, statistics["sync_max_ms"])
+
+    def _create(self, opening: _Opening) -> Segment:
+        segment = None
+        if opening.job is not None:
+            segment = opening.job.take(opening.bytes_min)
+        if segment is None:
+            self._statistics["segments_inline"] += 1
+            segment = create_segment(
+                self._files, self._directory, opening.number, opening.size, sync=self._sync
+            )
+        assert segment.number == opening.number
+        segment.segment_id = opening.segment_id
+        self._statistics["segments"] += 1
+        return segment
+
+    # ------------------------------------------------------------------ beside the path
+
+    def prepare_next_segment(self) -> Callable[[], None] | None:
+        """Work for a background thread, or None: the next segment is made or not yet due.
+
+        It is due when half of the current one is used.  The work may raise OSError; the batch that
+        needs the segment then tries again itself.
+        """
+        segment = self._segment
+        if self._poisoned is not None or self._closed or self._job is not None:
+            return None
+        if self._in_flight is not None and self._in_flight.opens is not None:
+            return None
+        if segment is None or 2 * self._used < segment.size:
+            return None
+        self._job = SegmentJob(
+            self._files, self._directory, self._number + 1, self._next_size, sync=self._sync
+        )
+        return self._job
+
+    def statistics(self) -> dict[str, Any]:
+        segment = self._segment
+        return {
+            **self._statistics,
+            "batch": self._batch,
+            "gathered_bytes": self._gathered,
+            "groups": len(self._groups),
+            "in_flight": self._in_flight is not None,
+            "segment": self._number,
+            "segment_bytes": 0 if segment is None else segment.size,
+            "segment_used_bytes": self._used,
+            "sync": self._sync,
+            "poisoned": self._poisoned,
+        }
+
+
+def _settle(files: Files, directory: str, found: Recovered) -> None:
+    """Bring the disk to exactly what recovery says is there, before anything is built on it."""
+    for name in found.discard:
+        with contextlib.suppress(FileNotFoundError):
+            files.unlink(os.path.join(directory, name))
+    files.fsync_dir(directory)
+    if found.number == 0:
+        return
+    descriptor = files.open(os.path.join(directory, segment_name(found.number)))
+    try:
+        files.pwrite(descriptor, found.last_batch, found.end - len(found.last_batch))
+        files.truncate(descriptor, found.end)
+        files.fsync(descriptor)
+    finally:
+        files.close(descriptor)
+
+
+def _check_length(group: int, length: int) -> None:
+    if length > records.RECORD_BODY_BYTES_MAX:
+        raise StoreError(
+            f"record of {length} bytes for group {group}, at most {records.RECORD_BODY_BYTES_MAX}"
+        )
