@@ -326,6 +326,13 @@ def pack_hello(hello: Hello) -> bytes:
     return pack(["formed" if hello.formed else "blank", *hello[1:]])
 
 
+def pack_hello_frame(me: Endpoint, receiver: str, receiver_incarnation: int, hello: Hello) -> bytes:
+    """A whole HELLO frame: a question when a link opens, an answer when one came in."""
+    return pack_peer_frame(
+        PEER_HELLO, PeerHeader(*me, receiver, receiver_incarnation), pack_hello(hello)
+    )
+
+
 def unpack_hello(body: Buffer) -> Hello:
     fields = unpack_array(body, 8, "HELLO")
     if (
