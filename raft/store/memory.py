@@ -1,0 +1,358 @@
+"""A disk in memory that records what is done to it, and forgets what was not synced.
+
+Stands in for :class:`raft.store.files.Files` in tests and in the simulator.  What it models:
+
+* a write is seen by readers at once, but is on the disk only after ``fdatasync`` or ``fsync`` of
+  the file; a name created, renamed or removed is on the disk only after ``fsync_dir``;
+* :meth:`MemoryFiles.crash` is a loss of power: of each write that was not synced nothing arrives,
+  or all of it, or a beginning of it, or any choice of its 512-byte sectors; of each change of size
+  or of a name that was not synced, either the old or the new;
+* :meth:`MemoryFiles.kill` is the death of the process alone: the page cache lives on;
+* a sync that fails leaves the pages *clean*: readers go on seeing what never reached the disk, and
+  a second sync has nothing to do (pitfall 44);
+* :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations.
+
+The randomness is the caller's, so a seed replays a history.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from raft.store.files import Files
+
+SECTOR_BYTES = 512
+# What changes the disk, or asks it to keep something: what ``lose_power_after`` counts.
+CHANGES = frozenset(
+    ("create", "pwrite", "fdatasync", "fsync", "truncate", "mkdir", "rename", "unlink", "fsync_dir")
+)
+
+
+class Random(Protocol):
+    def random(self) -> float: ...
+    def randrange(self, stop: int, /) -> int: ...
+
+
+class PowerLoss(Exception):
+    """The machine is off.  Every further operation raises it too, until :meth:`crash`."""
+
+
+class _Inode:
+    """``data`` is what readers see, ``durable`` what is on the disk, ``pending`` the way there."""
+
+    __slots__ = ("data", "durable", "locked_by", "pending")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.durable = bytearray()
+        self.pending: list[tuple[int, bytes | None]] = []  # (offset, bytes) or (size, None)
+        self.locked_by: int | None = None
+
+    def sync(self) -> None:
+        for offset, data in self.pending:
+            _apply(self.durable, offset, data)
+        self.pending.clear()
+
+    def crash(self, rng: Random) -> None:
+        for offset, data in self.pending:
+            if data is None:
+                if rng.random() < 0.5:
+                    _apply(self.durable, offset, None)
+                continue
+            for start, piece in _survivors(offset, data, rng):
+                _apply(self.durable, start, piece)
+        self.pending.clear()
+        self.data = bytearray(self.durable)
+        self.locked_by = None
+
+
+def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
+    if data is None:
+        if offset < len(content):
+            del content[offset:]
+        else:
+            content.extend(bytes(offset - len(content)))
+        return
+    if offset > len(content):
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data
+
+
+def _survivors(offset: int, data: bytes, rng: Random) -> list[tuple[int, bytes]]:
+    """What arrives of a write that was never synced."""
+    fate = rng.randrange(4)
+    if fate == 0:
+        return []
+    if fate == 1:
+        return [(offset, data)]
+    if fate == 2:
+        return [(offset, data[: rng.randrange(len(data) + 1)])]
+    found = []
+    position = 0
+    while position < len(data):
+        end = position + SECTOR_BYTES - (offset + position) % SECTOR_BYTES
+        if rng.random() < 0.5:
+            found.append((offset + position, data[position:end]))
+        position = end
+    return found
+
+
+class MemoryFiles(Files):
+    """See the top of this file.  ``operations``: (name, path, ...) of everything done, in order."""
+
+    __slots__ = (
+        "_descriptors",
+        "_directories",
+        "_durable_directories",
+        "_durable_names",
+        "_failures",
+        "_names",
+        "_next_descriptor",
+        "_off",
+        "_pending_names",
+        "_power_left",
+        "operations",
+        "recording",
+    )
+
+    def __init__(self, *, recording: bool = True) -> None:
+        self.operations: list[tuple[str | int, ...]] = []
+        self.recording = recording
+        self._names: dict[str, _Inode] = {}
+        self._durable_names: dict[str, _Inode] = {}
+        self._directories = {"/", "."}
+        self._durable_directories = {"/", "."}
+        # Changes of names not yet synced, by directory: each puts itself into the durable tables.
+        self._pending_names: dict[str, list[Callable[[], None]]] = {}
+        self._descriptors: dict[int, tuple[_Inode, str]] = {}
+        self._next_descriptor = 1_000
+        self._failures: list[tuple[str, int, str, int]] = []
+        self._power_left: int | None = None
+        self._off = False
+
+    # ------------------------------------------------------------------ what tests do to it
+
+    def fail(self, operation: str, error: int, *, path: str = "", times: int = 1) -> None:
+        """Let the next ``times`` operations of this name on a path ending so raise this errno."""
+        self._failures.append((operation, error, path, times))
+
+    def repair(self) -> None:
+        """No more injected failures."""
+        self._failures.clear()
+
+    def lose_power_after(self, count: int) -> None:
+        """Go off at the change after the next ``count``; a write under way may still arrive."""
+        self._power_left = count
+
+    def crash(self, rng: Random) -> None:
+        """The power is gone and comes back; see the top of this file for what is left."""
+        for pending in self._pending_names.values():
+            for change in pending:
+                if rng.random() < 0.5:
+                    change()
+        self._pending_names.clear()
+        self._names = dict(self._durable_names)
+        self._directories = set(self._durable_directories)
+        for inode in dict.fromkeys(self._names.values()):
+            inode.crash(rng)
+        self._restart()
+
+    def kill(self) -> None:
+        """The process is gone; what it wrote stays in the page cache, synced or not."""
+        for inode in self._names.values():
+            inode.locked_by = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._descriptors.clear()
+        self._power_left = None
+        self._off = False
+
+    def flip(self, path: str, offset: int, bit: int = 0) -> None:
+        """Decay one bit, on the disk and in the cache."""
+        inode = self._names[path]
+        for content in (inode.data, inode.durable):
+            if offset < len(content):
+                content[offset] ^= 1 << bit
+
+    def content(self, path: str) -> bytes:
+        """What a reader sees."""
+        return bytes(self._names[path].data)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Plant a durable file."""
+        inode = _Inode()
+        inode.data[:] = data
+        inode.durable[:] = data
+        self._names[path] = self._durable_names[path] = inode
+
+    def unsynced(self, path: str) -> bool:
+        return bool(self._names[path].pending)
+
+    # ------------------------------------------------------------------ the operations
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> int:
+        inode = self._names.get(path)
+        if inode is not None and exclusive:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        if inode is None:
+            if not (create or exclusive):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            self._parent(path)
+            self._begin("create", path)
+            inode = self._link(path, _Inode())
+        descriptor = self._next_descriptor
+        self._next_descriptor += 1
+        self._descriptors[descriptor] = (inode, path)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        entry = self._descriptors.pop(descriptor, None)
+        if entry is not None and entry[0].locked_by == descriptor:
+            entry[0].locked_by = None
+
+    def pread(self, descriptor: int, count: int, offset: int) -> bytes:
+        inode, path = self._inode(descriptor)
+        self._begin("pread", path, offset, count)
+        return bytes(inode.data[offset : offset + count])
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        inode, path = self._inode(descriptor)
+        try:
+            self._begin("pwrite", path, offset, len(data))
+        except PowerLoss:
+            inode.pending.append((offset, bytes(data)))
+            raise
+        inode.pending.append((offset, bytes(data)))
+        _apply(inode.data, offset, data)
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._sync("fdatasync", descriptor)
+
+    def fsync(self, descriptor: int) -> None:
+        self._sync("fsync", descriptor)
+
+    def _sync(self, operation: str, descriptor: int) -> None:
+        inode, path = self._inode(descriptor)
+        try:
+            self._begin(operation, path)
+        except OSError:
+            inode.pending.clear()  # marked clean; what readers see was never written
+            raise
+        inode.sync()
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        inode, path = self._inode(descriptor)
+        self._begin("truncate", path, size)
+        inode.pending.append((size, None))
+        _apply(inode.data, size, None)
+
+    def size(self, descriptor: int) -> int:
+        return len(self._inode(descriptor)[0].data)
+
+    def flock(self, descriptor: int) -> bool:
+        inode, path = self._inode(descriptor)
+        self._begin("flock", path)
+        if inode.locked_by not in (None, descriptor):
+            return False
+        inode.locked_by = descriptor
+        return True
+
+    def exists(self, path: str) -> bool:
+        return path in self._names or path in self._directories
+
+    def listdir(self, path: str) -> list[str]:
+        if path not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        everything = self._names.keys() | self._directories
+        return sorted(
+            os.path.basename(p) for p in everything if _parent_of(p) == path and p != path
+        )
+
+    def mkdir(self, path: str) -> None:
+        parent = self._parent(path)
+        self._begin("mkdir", path)
+        self._directories.add(path)
+        self._later(parent, lambda: self._durable_directories.add(path))
+
+    def rename(self, source: str, target: str) -> None:
+        self._begin("rename", source, target)
+        inode = self._names.pop(source)
+        self._names[target] = inode
+
+        def change() -> None:
+            self._durable_names.pop(source, None)
+            self._durable_names[target] = inode
+
+        self._later(self._parent(target), change)
+
+    def unlink(self, path: str) -> None:
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._begin("unlink", path)
+        inode = self._names.pop(path)
+
+        def change() -> None:
+            if self._durable_names.get(path) is inode:
+                del self._durable_names[path]
+
+        self._later(self._parent(path), change)
+
+    def fsync_dir(self, path: str) -> None:
+        self._begin("fsync_dir", path)
+        for change in self._pending_names.pop(path, ()):
+            change()
+
+    # ------------------------------------------------------------------ inside
+
+    def _begin(self, operation: str, path: str, *details: str | int) -> None:
+        """Record the operation, unless it is one that is to fail."""
+        if self._off:
+            raise PowerLoss
+        if operation in CHANGES and self._power_left is not None:
+            self._power_left -= 1
+            if self._power_left < 0:
+                self._off = True
+                raise PowerLoss
+        for position, (name, error, suffix, times) in enumerate(self._failures):
+            if name == operation and path.endswith(suffix):
+                if times > 1:
+                    self._failures[position] = (name, error, suffix, times - 1)
+                else:
+                    del self._failures[position]
+                raise OSError(error, os.strerror(error), path)
+        if self.recording:
+            self.operations.append((operation, path, *details))
+
+    def _inode(self, descriptor: int) -> tuple[_Inode, str]:
+        if self._off:
+            raise PowerLoss
+        entry = self._descriptors.get(descriptor)
+        if entry is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return entry
+
+    def _parent(self, path: str) -> str:
+        parent = _parent_of(path)
+        if parent not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return parent
+
+    def _link(self, path: str, inode: _Inode) -> _Inode:
+        self._names[path] = inode
+
+        def change() -> None:
+            self._durable_names[path] = inode
+
+        self._later(self._parent(path), change)
+        return inode
+
+    def _later(self, directory: str, change: Callable[[], None]) -> None:
+        self._pending_names.setdefault(directory, []).append(change)
+
+
+def _parent_of(path: str) -> str:
+    return os.path.dirname(path) or "."
