@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actors.runtime.actor import ActorRef, Address
+from actors.runtime.actor import Address
 
 if TYPE_CHECKING:
     from actors.runtime.supervisor import ActorSpec
@@ -96,18 +96,4 @@ class Ended:
     restarts: bool = False
 
 
-KernelEffect = Tell | StartTimer | CancelTimer | Stop | Spawn | Watch
-
-__all__ = [
-    "ActorRef",
-    "BadEffect",
-    "CancelTimer",
-    "Ended",
-    "KernelEffect",
-    "Spawn",
-    "StartTimer",
-    "Stop",
-    "Tell",
-    "TimerFired",
-    "Watch",
-]
+KERNEL_EFFECTS = (Tell, StartTimer, CancelTimer, Stop, Spawn, Watch)

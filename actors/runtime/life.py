@@ -12,7 +12,6 @@ dead letters.  ``on_stop`` is not called: the state of who failed is not to be t
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,10 +33,10 @@ from actors.runtime.effects import (
     Watch,
 )
 from actors.runtime.mailbox import Mailbox
-from actors.runtime.supervisor import CrashReport, Random, RestartBudget, RestartSpec
+from actors.runtime.supervisor import CrashReport, Random, RestartBudget, RestartSpec, log_crash
 from actors.runtime.timers import Timer, Timers
 
-logger = logging.getLogger("polyraft.actors")
+WATCHERS_MAX = 1_024  # of one actor; beyond it watching fails the one watcher too many
 
 Carrier = Callable[[Any, ActorRef], None]
 
@@ -152,6 +151,10 @@ class Life:
             return
         if target.watchers is None:
             target.watchers = {}
+        if len(target.watchers) >= WATCHERS_MAX:
+            target.watchers = {each: None for each in target.watchers if each in self._cells}
+            if len(target.watchers) >= WATCHERS_MAX:
+                raise BadEffect(f"{target.ref} has {WATCHERS_MAX} watchers already")
         target.watchers[ref] = None
 
     # ----------------------------------------------------------------- beginnings
@@ -201,6 +204,13 @@ class Life:
             self._fail(cell, "factory", error)
             return
         self._attend(cell)
+
+    def _return(self, cell: Cell) -> None:
+        """Out of BACKOFF, when the wait is over or an end has been asked for."""
+        if cell.stop_reason is not None:
+            self._end(cell)
+        elif cell.restart_due:
+            self._make(cell)
 
     def _begin(self, cell: Cell) -> bool:
         assert cell.actor is not None
@@ -301,10 +311,7 @@ class Life:
             else:
                 assert timer.deadline_ms is not None
                 timer.queued = TimerFired(timer.key, timer.deadline_ms)
-                # Past the ceiling of the control lane a firing is lost with everything else; one
-                # queued firing per key bounds what timers can add to it.
-                if not cell.mailbox.put_control(timer.queued):
-                    timer.queued = None
+                cell.mailbox.put_control(timer.queued, always=True)
             self._attend(cell)
 
     def _is_due(self, cell: Cell, fired: TimerFired) -> bool:
@@ -335,8 +342,6 @@ class Life:
             job = self._next_job(cell)
             if job is not None:
                 thread.submit(job)
-        elif cell.stop_reason is not None and cell.state == BACKOFF:
-            self._end(cell)
         return handled
 
     def _next_job(self, cell: Cell, drain: bool = True) -> Job | None:
@@ -361,19 +366,17 @@ class Life:
         cell.spent(result.elapsed_ns)
         if cell.state == NEW:
             cell.state = RUNNING
-        if not self._carry_out(cell, result.effects, result.kind, None, self._carriers):
+        # Firings belong to the life that has just ended; everything else keeps its place.
+        cell.mailbox.put_back([m for m in result.unhandled if type(m) is not TimerFired])
+        during = "on_stop" if result.kind == "on_stop" else "effects"
+        if not self._carry_out(cell, result.effects, during, None, self._carriers):
             return result.handled
         if result.error is not None:
-            # Firings belong to the life that has just ended; everything else keeps its place.
-            kept = [message for message in result.unhandled if type(message) is not TimerFired]
-            cell.mailbox.put_back(kept)
             self._fail(cell, result.during, result.error, result.failed_message)
         elif result.kind == "on_stop":
-            self._end_after_thread(cell)
+            assert cell.stop_reason is not None
+            self._remove(cell, cell.stop_reason, STOPPED)
         return result.handled
-
-    def _end_after_thread(self, cell: Cell) -> None:
-        self._remove(cell, cell.stop_reason or "stopped", STOPPED)
 
     def _end_thread(
         self, cell: Cell, drain: bool, stopwatch_ns: Callable[[], int], ends_ns: int
@@ -383,7 +386,8 @@ class Life:
         assert thread is not None
         while cell.state != ENDED:
             if thread.busy:
-                result = thread.take_result(max(0.001, (ends_ns - stopwatch_ns()) / 1e9))
+                # The last millisecond is for what finishes with the deadline.
+                result = thread.take_result(max(1_000_000, ends_ns - stopwatch_ns()) / 1e9)
                 if result is None:
                     self._remove(cell, "shutdown, not done in time", STOPPED)
                     return False
@@ -392,13 +396,10 @@ class Life:
             elif cell.actor is None:
                 self._remove(cell, "shutdown", STOPPED)
             else:
-                job = self._next_job(cell, drain)
+                in_time = stopwatch_ns() < ends_ns
+                job = self._next_job(cell, drain) if in_time else None
                 if job is None:
-                    cell.stop_reason = "shutdown"
+                    cell.stop_reason = cell.stop_reason or "shutdown"
                     job = Job(cell.actor, "on_stop")
                 thread.submit(job)
         return True
-
-
-def log_crash(report: CrashReport) -> None:
-    logger.error("%s", report, exc_info=report.error)

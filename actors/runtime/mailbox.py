@@ -62,13 +62,16 @@ class Mailbox:
             return True
         return False
 
-    def put_control(self, message: object) -> bool:
-        """Whether it was taken; False only beyond ``CONTROL_MESSAGES_MAX``."""
+    def put_control(self, message: object, always: bool = False) -> bool:
+        """Whether it was taken; False only beyond ``CONTROL_MESSAGES_MAX``.
+
+        ``always`` is for what the kernel itself sends and must not lose: one firing per timer.
+        """
         control = self.control
         if control is None:
             self.control = deque((message,))
             return True
-        if len(control) < CONTROL_MESSAGES_MAX:
+        if always or len(control) < CONTROL_MESSAGES_MAX:
             control.append(message)
             return True
         self.overflows += 1

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.runtime.actor import Actor, ActorRef, Address
-from actors.runtime.cell import NEW, RUNNING, Cell
+from actors.runtime.cell import BACKOFF, NEW, RUNNING, Cell
 from actors.runtime.clock import Clock
 from actors.runtime.dead_letters import FULL, NO_ACTOR, STOPPED
 from actors.runtime.dispatcher import Post
@@ -178,11 +178,12 @@ class Scheduler(Life):
         if self._random is not None:
             self._random.shuffle(ready)
         for position, cell in enumerate(ready):
-            if left <= 0:
+            # The first is served whatever control has used up, or a flood of it would starve bulk.
+            if left <= 0 and position > 0:
                 self._ready[:0] = ready[position:]  # theirs is the next round's beginning
                 break
             cell.ready = False
-            left -= self._serve_bulk(cell, min(left, self._slice_messages_max))
+            left -= self._serve_bulk(cell, max(1, min(left, self._slice_messages_max)))
             if self._control_ready:
                 left -= self._serve_all_control()
         self._end_round()
@@ -215,8 +216,8 @@ class Scheduler(Life):
 
     def _serve_control(self, cell: Cell) -> int:
         """Changes of state first, then a slice of control messages."""
-        if cell.restart_due:
-            self._make(cell)
+        if cell.state == BACKOFF:
+            self._return(cell)
             return 0
         if cell.thread is not None:
             return self._serve_thread(cell)
@@ -317,6 +318,8 @@ class Scheduler(Life):
             self._end(cell)
         for callback in self._turn_end:
             callback()
+        self._ready.clear()
+        self._control_ready.clear()
         self._in_turn = False
         return overdue
 

@@ -11,6 +11,7 @@ The budget belongs to one child: a sibling's failures never use it up.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from actors.runtime.mailbox import MAILBOX_MESSAGES_MAX, REJECT
 
 ONE_FOR_ONE = "one_for_one"
 STRATEGIES = frozenset((ONE_FOR_ONE,))
+
+
+logger = logging.getLogger("polyraft.actors")
 
 
 class Random(Protocol):
@@ -103,7 +107,7 @@ class CrashReport:
     """An actor failed; everything known about it, in one place."""
 
     ref: ActorRef
-    during: str  # "factory", "on_start", "handle", "end_turn" or "on_stop"
+    during: str  # "factory", a callback, or "effects" (of a blocking actor)
     message_type: str | None
     error: Exception
     crashes: int  # of this actor, this one included
@@ -118,3 +122,8 @@ class CrashReport:
         )
         error = f"{type(self.error).__name__}: {self.error}"
         return f"actor {self.ref} failed in {what}: {error}; failure {self.crashes}, {then}"
+
+
+def log_crash(report: CrashReport) -> None:
+    """What becomes of a report when the process names nobody else: a failure is never silent."""
+    logger.error("%s", report, exc_info=report.error)
