@@ -1,24 +1,24 @@
 """The vocabulary of consensus: what a replica says to another, to its driver, and hears back.
 
-What may live here: plain slotted records and the numbers that name their kinds.  No behaviour beyond
+What may live here: plain slotted records and the numbers that name their kinds. No behaviour beyond
 one-line properties, no import but the standard library.
 
 Three families:
 
-* **peer messages** travel between replicas of one group.  Every one carries the sender's ``term``;
+* **peer messages** travel between replicas of one group. Every one carries the sender's ``term``;
   ``sender`` and ``to`` are replicas, that is (node id, incarnation) pairs, so that a removed and
   re-added replica never believes old replies (pitfall 21);
-* **local messages** come from the driver of this replica: a proposal, a read, the news that a save is
-  durable, that time has passed, that the link to a node has closed;
+* **local messages** come from the driver of this replica: a proposal, a read, the news that a save
+  is durable, that time has passed, that the link to a node has closed;
 * :class:`Output` is what the core wants done, with its fields in the order in which they are to be
   carried out (see :mod:`raft.core`).
 
-A message is never changed after it was handed over.  Times are integer milliseconds of a monotonic
+A message is never changed after it was handed over. Times are integer milliseconds of a monotonic
 clock that the driver injects.
 
-Entries travel as **runs** (:class:`Run`): a block of consecutive log indexes of one term, encoded once
-by the leader.  The run is the unit of replication and storage: it is present on a replica as a whole or
-not at all, so a log conflict can only lie on a border between runs.
+Entries travel as **runs** (:class:`Run`): a block of consecutive log indexes of one term, encoded
+once by the leader. The run is the unit of replication and storage: it is present on a replica as a
+whole or not at all, so a log conflict can only lie on a border between runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Kinds of run.  A kind that a replica does not know stops the replica; it is never skipped.
+# Kinds of run. A kind that a replica does not know stops the replica; it is never skipped.
 NOOP = 0
 COMMAND = 1
 READ = 2
@@ -52,8 +52,8 @@ class Replica(NamedTuple):
 class Run:
     """Consecutive entries of one term: indexes ``first`` .. ``first + count - 1``.
 
-    ``body`` holds the bytes that the leader encoded, the same on the wire and on every disk; ``crc`` is
-    their CRC32C.  The core never looks inside ``body``.
+    ``body`` holds the bytes that the leader encoded, the same on the wire and on every disk;
+    ``crc`` is their CRC32C. The core never looks inside ``body``.
     """
 
     kind: int
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(slots=True)
 class PreVote:
-    """Would you vote for me in ``term``?  Changes no term and no vote anywhere (thesis 9.6).
+    """Would you vote for me in ``term``? Changes no term and no vote anywhere (thesis 9.6).
 
     ``term`` is the term the sender *would* campaign in, its own term + 1.
     """
@@ -132,8 +132,8 @@ class Append:
 class AppendReply:
     """``rejected`` false: everything up to ``match`` is durable here and equal to the leader's log.
 
-    ``rejected`` true: the entry (``match``, ``its term``) that the append wanted as predecessor is not
-    here; (``hint_index``, ``hint_term``) is the last entry at which the logs may still agree.
+    ``rejected`` true: the entry (``match``, ``its term``) that the append wanted as predecessor is
+    not here; (``hint_index``, ``hint_term``) is the last entry at which the logs may still agree.
     """
 
     sender: Replica
@@ -147,9 +147,11 @@ class AppendReply:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The leader lives.  ``commit`` is min(commit, match of the receiver): lanes overtake each other.
+    """The leader lives. ``commit`` is min(commit, match of the receiver): lanes overtake each
+    other.
 
-    ``round`` numbers the leader's rounds within its term; the reply repeats it (ReadIndex, pitfall 30).
+    ``round`` numbers the leader's rounds within its term; the reply repeats it (ReadIndex, pitfall
+    30).
     """
 
     sender: Replica
@@ -168,14 +170,7 @@ class HeartbeatReply:
 
 
 PeerMessage = (
-    PreVote
-    | PreVoteReply
-    | Vote
-    | VoteReply
-    | Append
-    | AppendReply
-    | Heartbeat
-    | HeartbeatReply
+    PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply
 )
 PEER_MESSAGES: tuple[type, ...] = (
     PreVote,
@@ -199,7 +194,8 @@ class Tick:
 
 @dataclass(slots=True)
 class Propose:
-    """Append these runs.  Only to a leader, built for exactly ``core.next_index`` and ``core.term``."""
+    """Append these runs. Only to a leader, built for exactly ``core.next_index`` and
+    ``core.term``."""
 
     runs: list[Run]
 
@@ -250,7 +246,7 @@ class HardState:
 class Save:
     """To be written to the WAL, in this order: hard state, truncation, runs.
 
-    ``number`` rises by one with each save.  ``truncate_from``: the first index that is to vanish.
+    ``number`` rises by one with each save. ``truncate_from``: the first index that is to vanish.
     """
 
     number: int
@@ -271,8 +267,8 @@ class Save:
 class Output:
     """What is to be done now, field by field in this order.
 
-    ``messages`` promise nothing that is not durable: either they need no disk, or the save that they
-    wait for has been reported as persisted.
+    ``messages`` promise nothing that is not durable: either they need no disk, or the save that
+    they wait for has been reported as persisted.
     """
 
     messages: list[PeerMessage] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """Timing and limits of one group's consensus, with units in their names.
 
-Times are milliseconds of the injected monotonic clock.  Key names of other systems are translated by
+Times are milliseconds of the injected monotonic clock. Key names of other systems are translated by
 the configuration (``actors/settings.py``), never here.
 """
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, frozen=True)
 class RaftSettings:
-    """Defaults of the design; ``election_timeout_ms`` is randomised up to twice for each attempt."""
+    """Defaults of the design; ``election_timeout_ms`` is randomised up to twice for each
+    attempt."""
 
     election_timeout_ms: int = 1_000
     heartbeat_ms: int = 100
@@ -21,6 +22,8 @@ class RaftSettings:
     inflight_messages_max: int = 256  # Appends without an answer, per peer
     inflight_bytes_max: int = 16 << 20
     uncommitted_bytes_max: int = 64 << 20  # run bodies proposed and not yet committed: then BUSY
+    commit_notice_ms: int = 10  # how long a new commit index waits for an append to travel with
+    reads_pending_max: int = 65_536  # reads waiting for their round; one more fails at once
 
     def __post_init__(self) -> None:
         if self.heartbeat_ms < 1:
@@ -31,5 +34,11 @@ class RaftSettings:
             raise ValueError(
                 "0 < retry_min_ms <= retry_max_ms <= election_timeout_ms does not hold"
             )
+        if self.commit_notice_ms < 1:
+            raise ValueError("commit_notice_ms must be at least 1")
+        if self.inflight_messages_max < 1 or self.reads_pending_max < 1:
+            raise ValueError("inflight_messages_max and reads_pending_max must be at least 1")
+        if self.append_bytes_max < 1:
+            raise ValueError("append_bytes_max must be at least 1")
         if self.inflight_bytes_max < self.append_bytes_max:
             raise ValueError("inflight_bytes_max must be at least append_bytes_max")

@@ -1,0 +1,165 @@
+"""What a leader knows about one of the others.
+
+::
+
+              match                     next
+    ------------|-------------------------|-----------------> the leader's log
+    durable there, equal   sent, unanswered   not yet sent
+
+``match`` only rises, ``next`` is where the next append starts: always behind a border between runs,
+and always above ``match``. Two states (a third, for snapshots, has its number reserved):
+
+* PROBE: where the logs agree is not known, or the line was lost. One append at a time, ``next``
+  stays where it is until the answer comes.
+* REPLICATE: appends follow each other without waiting, ``next`` runs ahead; the window bounds how
+  far, in messages and in bytes.
+
+A lost append in REPLICATE makes the follower refuse the one behind it. If none is behind it,
+nothing would ever happen: so ``quiet_ms`` remembers since when something is outstanding without an
+answer, and the leader then asks with an empty append (:mod:`raft.leader`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from raft.messages import Replica
+from raft.settings import RaftSettings
+
+PROBE: Final = 0
+REPLICATE: Final = 1
+SNAPSHOT: Final = 2
+
+STATE_NAMES: Final = ("probe", "replicate", "snapshot")
+
+
+class Window:
+    """Appends on their way to one peer, oldest first: (last index, bytes)."""
+
+    __slots__ = ("_appends", "_bytes", "_bytes_max", "_messages_max")
+
+    def __init__(self, *, messages_max: int, bytes_max: int) -> None:
+        assert messages_max > 0
+        assert bytes_max > 0
+        self._appends: deque[tuple[int, int]] = deque()
+        self._bytes = 0
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+
+    @property
+    def count(self) -> int:
+        return len(self._appends)
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Bytes may be exceeded once, by the append that fills the window: a large run must get
+        through."""
+        return len(self._appends) >= self._messages_max or self._bytes >= self._bytes_max
+
+    def add(self, last_index: int, size_bytes: int) -> None:
+        assert not self.is_full, "sent into a full window"
+        assert not self._appends or last_index > self._appends[-1][0]
+        self._appends.append((last_index, size_bytes))
+        self._bytes += size_bytes
+
+    def free_to(self, index: int) -> None:
+        """Everything up to ``index`` is acknowledged: by index, so a lost answer costs nothing."""
+        appends = self._appends
+        while appends and appends[0][0] <= index:
+            self._bytes -= appends.popleft()[1]
+        assert self._bytes >= 0
+
+    def clear(self) -> None:
+        self._appends.clear()
+        self._bytes = 0
+
+
+class Progress:
+    """One peer, voter or learner, in the eyes of the leader."""
+
+    __slots__ = (
+        "active_ms",
+        "commit_told",
+        "match",
+        "next",
+        "probe_sent",
+        "quiet_ms",
+        "replica",
+        "round",
+        "state",
+        "votes",
+        "window",
+    )
+
+    def __init__(
+        self, replica: Replica, *, votes: bool, next_index: int, settings: RaftSettings, now: int
+    ) -> None:
+        self.replica = replica
+        self.votes = votes
+        self.match = 0
+        self.next = next_index
+        self.state: int = PROBE
+        # PROBE only: an append is on its way and nothing more is sent until something is heard.
+        self.probe_sent = False
+        # The highest round of heartbeats that it has answered in this term.
+        self.round = 0
+        # The highest commit index that a message to it has carried; a lost one is repaired by the
+        # next heartbeat, which does not look here.
+        self.commit_told = 0
+        # When it was last heard of in this term; a new leader gives everybody one election timeout.
+        self.active_ms = now
+        # Since when something is outstanding and no answer has come.
+        self.quiet_ms = now
+        self.window = Window(
+            messages_max=settings.inflight_messages_max, bytes_max=settings.inflight_bytes_max
+        )
+
+    @property
+    def is_paused(self) -> bool:
+        if self.state == REPLICATE:
+            return self.window.is_full
+        return self.state == SNAPSHOT or self.probe_sent
+
+    def become_probe(self) -> None:
+        """Start again behind what is known to agree: what was on its way may be lost."""
+        self.state = PROBE
+        self.probe_sent = False
+        self.next = self.match + 1
+        self.window.clear()
+
+    def become_replicate(self) -> None:
+        self.state = REPLICATE
+        self.probe_sent = False
+        self.next = self.match + 1
+        self.window.clear()
+
+    def maybe_match(self, index: int) -> bool:
+        """Take an acknowledgement in; False if it is old news."""
+        self.window.free_to(index)
+        if index <= self.match:
+            return False
+        self.match = index
+        self.next = max(self.next, index + 1)
+        return True
+
+    def maybe_retreat(self, refused_index: int, agreed_index: int) -> bool:
+        """The predecessor ``refused_index`` is not there; ``agreed_index``, a border, may be.
+
+        False if the refusal answers an append that is no longer of interest: with many appends on
+        their way behind a lost one each of them is refused, and only the first tells something new.
+        """
+        if self.state == REPLICATE:
+            if not self.match < refused_index < self.next:
+                return False
+            self.become_probe()
+            return True
+        if refused_index != self.next - 1:
+            return False
+        self.next = max(self.match, min(refused_index - 1, agreed_index)) + 1
+        self.probe_sent = False
+        return True

@@ -1,0 +1,25 @@
+"""The roles that a replica plays in one term, and the parts it may have in a configuration.
+
+Numbers and not enum members: a role is looked up for every message that is stepped. New numbers go
+at the end; a number that was used once is never given another meaning, for the parts are stored in
+logs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# What a replica is doing at present.
+FOLLOWER: Final = 0
+PRE_CANDIDATE: Final = 1
+CANDIDATE: Final = 2
+LEADER: Final = 3
+
+ROLES: Final = (FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER)
+ROLE_NAMES: Final = ("follower", "pre-candidate", "candidate", "leader")
+
+# What a configuration makes of a replica.
+VOTER: Final = 1
+LEARNER: Final = 2
+
+PARTS: Final = frozenset((VOTER, LEARNER))
