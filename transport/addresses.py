@@ -119,7 +119,7 @@ def runtime_socket_path(data_directory: str | os.PathLike[str], name: str = "rou
     A path below DATA may be too long for a socket; a hash of DATA never is.
     """
     real = os.path.realpath(data_directory)
-    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
     path = str(runtime_directory() / f"{digest}-{name}")
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise AddressError(f"{path}: longer than {SOCKET_PATH_BYTES_MAX} bytes")

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final
@@ -34,6 +35,7 @@ from typing import Any, Final
 import zmq
 import zmq.backend
 
+from transport.addresses import TcpAddress, parse_tcp
 from transport.frames import MESSAGE_BYTES_MAX
 
 Socket = zmq.Socket[bytes]
@@ -139,9 +141,16 @@ async def bind(socket: Socket, address: str, *, wait_ms: int = BIND_WAIT_MS) -> 
                 raise AddressInUse(error.errno, f"{address} is in use by another process") from None
             await asyncio.sleep(BIND_RETRY_MS / 1_000)
         else:
-            endpoint = socket.get(zmq.LAST_ENDPOINT)
-            assert isinstance(endpoint, bytes)
-            return endpoint.rstrip(b"\0").decode()
+            return bound_address(socket)
+
+
+def bound_address(socket: Socket) -> str:
+    """Where the socket listens.  With IPV6 on, libzmq writes IPv4 as ``::ffff:1.2.3.4``."""
+    endpoint = socket.get(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    host, port = parse_tcp(endpoint.rstrip(b"\0").decode())
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped if ":" in host else None
+    return str(TcpAddress(str(mapped) if mapped else host, port))
 
 
 # ---------------------------------------------------------------------------------------- receiving

@@ -1,0 +1,161 @@
+"""Consensus messages as bytes: round trips, and what a damaged or dishonest peer may send."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raft.messages import (
+    PEER_MESSAGES,
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    PreVote,
+    PreVoteReply,
+    Replica,
+    Run,
+    Vote,
+    VoteReply,
+)
+from transport import peer_codec
+from transport.frames import LANE_BULK, FrameError
+
+A = Replica("n1", 11)
+B = Replica("n2", 22)
+TOP = 2**64 - 1
+RUNS = [Run(1, 4, 8, 3, b"abc", 0xFFFF_FFFF), Run(0, 5, 11, 1, b"", 0)]
+
+SAMPLES: list[PeerMessage] = [
+    PreVote(A, B, 5, 7, 4),
+    PreVoteReply(A, B, 5, True),
+    Vote(A, B, TOP, 7, 4, True),
+    VoteReply(A, B, 5, False),
+    Append(A, B, 5, 7, 4, 6, RUNS),
+    Append(A, B, 5, 0, 0, 0, []),
+    AppendReply(A, B, 5, 7),
+    AppendReply(A, B, 5, 7, True, 3, 2),
+    Heartbeat(A, B, 5, 6, 9),
+    HeartbeatReply(A, B, 5, 9),
+]
+
+
+def test_every_message_has_a_sample_an_encoder_and_a_lane() -> None:
+    assert {type(sample) for sample in SAMPLES} == set(PEER_MESSAGES)
+    assert set(peer_codec._ENCODERS) == set(PEER_MESSAGES) == set(peer_codec.LANES)
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_a_message_comes_back_as_it_went(message: PeerMessage) -> None:
+    assert peer_codec.decode(peer_codec.encode(message), A, B) == message
+
+
+def test_sender_and_receiver_are_who_the_header_says() -> None:
+    data = peer_codec.encode(Heartbeat(A, B, 5, 6, 9))
+    assert b"n1" not in data
+    assert peer_codec.decode(data, B, A) == Heartbeat(B, A, 5, 6, 9)
+
+
+def test_only_appends_travel_on_the_bulk_lane() -> None:
+    assert [kind for kind, lane in peer_codec.LANES.items() if lane == LANE_BULK] == [Append]
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_every_field_of_another_type_or_below_zero_is_a_frame_error(message: PeerMessage) -> None:
+    array = msgpack.unpackb(peer_codec.encode(message))
+    for at in range(len(array)):
+        for wrong in (-1, None, "x", 1.5, {}, True if type(array[at]) is int else 1):
+            if type(wrong) is type(array[at]) and wrong != -1:
+                continue
+            damaged = [*array[:at], wrong, *array[at + 1 :]]
+            with pytest.raises(FrameError):
+                peer_codec.decode(msgpack.packb(damaged), A, B)
+        with pytest.raises(FrameError):
+            peer_codec.decode(msgpack.packb(array[:at]), A, B)
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_fields_added_at_the_end_are_ignored(message: PeerMessage) -> None:
+    array = msgpack.unpackb(peer_codec.encode(message))
+    assert peer_codec.decode(msgpack.packb([*array, "new"]), A, B) == message
+
+
+def test_the_codec_carries_every_field_of_the_vocabulary() -> None:
+    for message in SAMPLES:
+        array = msgpack.unpackb(peer_codec.encode(message))
+        assert len(array) == len(fields(message)) - 2 + 1  # sender and receiver out, the number in
+
+
+GOOD = Append(A, B, 5, 7, 4, 6, RUNS)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [replace(RUNS[0], first=9)],  # a gap after the predecessor
+        [replace(RUNS[0], first=7)],  # an overlap
+        [RUNS[0], replace(RUNS[1], first=12)],  # a gap between runs
+        [replace(RUNS[0], count=0)],
+        [replace(RUNS[0], term=3)],  # below the predecessor's term
+        [replace(RUNS[0], term=6)],  # above the message's term
+        [RUNS[0], replace(RUNS[1], term=3)],
+        [replace(RUNS[0], crc=1 << 32)],
+        [replace(RUNS[0], kind=256)],
+    ],
+)
+def test_runs_that_cannot_follow_one_another_are_a_frame_error(runs: list[Run]) -> None:
+    with pytest.raises(FrameError):
+        peer_codec.decode(peer_codec.encode(replace(GOOD, runs=runs)), A, B)
+
+
+def test_a_predecessor_that_cannot_be_is_a_frame_error() -> None:
+    for prev_index, prev_term in ((0, 1), (1, 0), (7, 6)):
+        message = Append(A, B, 5, prev_index, prev_term, 0, [])
+        with pytest.raises(FrameError):
+            peer_codec.decode(peer_codec.encode(message), A, B)
+
+
+def test_an_unknown_kind_of_run_is_handed_on_for_the_worker_to_stop_at() -> None:
+    message = replace(GOOD, runs=[replace(RUNS[0], kind=99)])
+    assert peer_codec.decode(peer_codec.encode(message), A, B) == message
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=80))
+def test_strangers_bytes_are_a_frame_error_and_nothing_else(data: bytes) -> None:
+    _decode_or_frame_error(data)
+
+
+_value: Any = st.none() | st.booleans() | st.integers(-5, 12) | st.binary(max_size=2)
+_fields = st.lists(_value | st.lists(_value, max_size=13), max_size=7)
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 10), _fields)
+def test_arrays_of_anything_are_a_message_or_a_frame_error(number: int, rest: list[Any]) -> None:
+    _decode_or_frame_error(msgpack.packb([number, *rest]))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(SAMPLES), st.integers(0, 60), st.integers(0, 7))
+def test_a_flipped_bit_is_a_message_or_a_frame_error(
+    message: PeerMessage, at: int, bit: int
+) -> None:
+    data = bytearray(peer_codec.encode(message))
+    data[at % len(data)] ^= 1 << bit
+    _decode_or_frame_error(bytes(data))
+
+
+def _decode_or_frame_error(data: bytes) -> None:
+    try:
+        message = peer_codec.decode(data, A, B)
+    except FrameError:
+        return
+    assert type(message) in PEER_MESSAGES
+    assert peer_codec.decode(peer_codec.encode(message), A, B) == message
