@@ -26,7 +26,7 @@ Effects: TypeAlias = Sequence[object] | None
 
 
 class ActorRef(NamedTuple):
-    """Where to send.  A value: hashable, comparable, picklable; it holds no object.
+    """Where to send.  A value: hashable and comparable; it holds no object.
 
     ``incarnation`` is drawn at spawn and kept over restarts.  A reference to an actor that has
     ended never reaches a successor of the same name; a plain name always means who lives there

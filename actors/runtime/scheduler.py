@@ -3,7 +3,7 @@
 One scheduler serves one thread.  Nothing here waits: a process calls :meth:`Scheduler.run_turn`
 when there is work (``wake`` asks for it, once) and when :meth:`Scheduler.next_deadline` has come.
 
-A **turn** drains what is there, up to a budget, in **rounds**:
+A **turn** drains what is there, up to a budget of messages and of time, in **rounds**:
 
 1. the control lane of everyone who has something in it;
 2. one slice of bulk of each actor that has some, round-robin; control that comes up is served
@@ -39,7 +39,8 @@ from actors.runtime.mailbox import MAILBOX_MESSAGES_MAX, REJECT
 from actors.runtime.statistics import SchedulerStatistics
 from actors.runtime.supervisor import ActorSpec, CrashReport, Random, RestartSpec
 
-TURN_MESSAGES_MAX = 1_024  # then the process gets to its sockets
+TURN_MESSAGES_MAX = 1_024  # then the process gets to its sockets,
+TURN_MS_MAX = 10  # at the latest after this time and the message that is being handled
 SLICE_MESSAGES_MAX = 64  # of one actor before the next one's
 CONTROL_SLICE_MESSAGES_MAX = 256
 
@@ -50,8 +51,9 @@ class Scheduler(Life):
     """Call it from one thread only; other threads hand a closure to the loop.
 
     ``wake`` is called when work appears while no turn is pending; ``post`` is needed for blocking
-    actors.  ``random`` is for simulations: it shuffles who goes first within a round (order is
-    promised per sender and receiver only) and spreads restarts.
+    actors.  ``stopwatch_ns`` bounds and measures turns and decides nothing else; one that stands
+    still makes turns repeatable.  ``random`` is for simulations: it shuffles who goes first within a
+    round (order is promised per sender and receiver only) and spreads restarts.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Scheduler(Life):
         wake: Callable[[], None] | None = None,
         post: Post | None = None,
         turn_messages_max: int = TURN_MESSAGES_MAX,
+        turn_ms_max: int = TURN_MS_MAX,
         slice_messages_max: int = SLICE_MESSAGES_MAX,
         random: Random | None = None,
         on_crash: Callable[[CrashReport], None] | None = None,
@@ -69,6 +72,9 @@ class Scheduler(Life):
         assert 1 <= slice_messages_max <= turn_messages_max
         super().__init__(clock, wake, post, random, on_crash)
         self._turn_messages_max = turn_messages_max
+        self._turn_ns_max = turn_ms_max * 1_000_000
+        self._turn_ends_ns = 0
+        self._time_is_up = False
         self._slice_messages_max = slice_messages_max
         self._stopwatch_ns = stopwatch_ns
         self._touched: list[Cell] = []
@@ -95,8 +101,8 @@ class Scheduler(Life):
         ``RestartSpec()``).
         """
         assert restart is None or factory is not None, "who is to be restarted needs a factory"
-        if factory is not None and restart is None:
-            restart = RestartSpec()
+        if factory is not None:
+            restart = restart or RestartSpec()
         cell = self._admit(actor.name, mailbox_limit, policy, restart, blocking)
         cell.factory = factory
         cell.seat(actor)
@@ -162,7 +168,9 @@ class Scheduler(Life):
         self._in_turn = self._awake = True
         self._fire_timers()
         budget = self._turn_messages_max
-        while budget > 0 and (self._ready or self._control_ready):
+        self._time_is_up = False
+        self._turn_ends_ns = self._stopwatch_ns() + self._turn_ns_max
+        while budget > 0 and (self._ready or self._control_ready) and not self._time_is_up:
             budget -= self._run_round(budget)
         self._turns += 1
         for callback in self._turn_end:
@@ -179,7 +187,7 @@ class Scheduler(Life):
             self._random.shuffle(ready)
         for position, cell in enumerate(ready):
             # The first is served whatever control has used up, or a flood of it would starve bulk.
-            if left <= 0 and position > 0:
+            if position > 0 and (left <= 0 or self._time_is_up):
                 self._ready[:0] = ready[position:]  # theirs is the next round's beginning
                 break
             cell.ready = False
@@ -205,10 +213,12 @@ class Scheduler(Life):
     # ----------------------------------------------------------------- slices
 
     def _serve_all_control(self) -> int:
-        """Everyone who is in the queue now, once."""
+        """Everyone who is in the queue now, once; at least one even if time is up."""
         queue = self._control_ready
         handled = 0
-        for _ in range(len(queue)):
+        for position in range(len(queue)):
+            if position > 0 and self._time_is_up:
+                break
             cell = queue.popleft()
             cell.control_ready = False
             handled += self._serve_control(cell)
@@ -255,7 +265,8 @@ class Scheduler(Life):
         carriers = self._carriers
         handle = cell.handle
         count = 0
-        began_ns = self._stopwatch_ns()
+        stopwatch_ns, ends_ns = self._stopwatch_ns, self._turn_ends_ns
+        began_ns = stopwatch_ns()
         while True:
             message = bulk.popleft()
             count += 1
@@ -266,7 +277,7 @@ class Scheduler(Life):
                 break
             if effects and not self._carry_out(cell, effects, "handle", message, carriers):
                 break
-            if count >= slice_max or not bulk or control_ready:
+            if count >= slice_max or not bulk or control_ready or stopwatch_ns() >= ends_ns:
                 break
         self._after_slice(cell, count, began_ns)
         if cell.state == RUNNING and cell.mailbox.bulk and not cell.ready:
@@ -284,7 +295,10 @@ class Scheduler(Life):
         return not effects or self._carry_out(cell, effects, "handle", message, self._carriers)
 
     def _after_slice(self, cell: Cell, count: int, began_ns: int) -> None:
-        cell.spent(self._stopwatch_ns() - began_ns)
+        now_ns = self._stopwatch_ns()
+        if now_ns >= self._turn_ends_ns:
+            self._time_is_up = True
+        cell.spent(now_ns - began_ns)
         cell.handled += count
         cell.mailbox.relax()
         if cell.end_turn is not None and not cell.touched:

@@ -65,6 +65,27 @@ def test_a_restart_keeps_the_reference_and_what_waited_but_not_the_failing_messa
     assert world.scheduler.statistics().actors[0].restarts == 1
 
 
+def test_a_factory_alone_means_the_default_supervision() -> None:
+    world = World()
+    world.script["a", "bad"] = BAD
+    world.probe("a", factory=lambda: Probe("a", world))
+    world.tell("a", "bad")
+    world.run()
+    assert world.crashes[0].restart_in_ms == 0
+
+
+def test_messages_of_an_earlier_slice_do_not_end_the_turn_of_who_failed_later() -> None:
+    world = World()
+    world.script["a", "bad"] = BAD
+    world.script["b", 1] = [Tell("a", "bad", control=True)]
+    world.probe("a", Batcher)
+    world.probe("b")
+    world.tell("a", 1)
+    world.tell("b", 1)
+    world.run()
+    assert world.log == ["a:1", "b:1", "a:bad"]
+
+
 def test_a_failure_does_not_touch_other_actors() -> None:
     world = failing_world()
     world.probe("b")

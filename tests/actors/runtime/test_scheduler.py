@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
-from actors.runtime import DROP_NEW, DROP_OLD, ActorRef, StartTimer, Stop, Tell
+from actors.runtime import DROP_NEW, DROP_OLD, ActorRef, Effects, StartTimer, Stop, Tell
 from actors.runtime.scheduler import CONTROL_SLICE_MESSAGES_MAX
 
 from .kit import Batcher, World, seeded
@@ -85,6 +86,73 @@ def test_a_flood_of_control_does_not_starve_bulk() -> None:
         assert world.scheduler.run_turn()
     bulk = [line for line in world.log if not line.endswith("flood")]
     assert bulk == ["b:1", "a:3", "b:2"]
+
+
+class Slow:
+    """A stopwatch that each handled message moves on."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def work(self, ms: int) -> Callable[[], Effects]:
+        def answer() -> Effects:
+            self.now_ns += ms * 1_000_000
+            return None
+
+        return answer
+
+
+def test_a_turn_ends_when_its_time_is_up_so_that_slow_slices_do_not_keep_sockets_waiting() -> None:
+    stopwatch = Slow()
+    world = World(stopwatch_ns=stopwatch, turn_ms_max=10)
+    for name in "abc":
+        world.script[name, "apply"] = stopwatch.work(6)
+        world.probe(name)
+    for name in "abc":
+        world.tell(name, "apply", "apply", "apply")
+    turns = []
+    work_left = True
+    while work_left:
+        work_left = world.scheduler.run_turn()
+        turns.append("".join(line[0] for line in world.take_log()))
+    assert turns == ["aa", "bb", "cc", "ab", "c"]
+
+
+def test_an_actor_that_goes_on_by_telling_itself_does_not_keep_the_turn() -> None:
+    stopwatch = Slow()
+    world = World(stopwatch_ns=stopwatch, turn_ms_max=10)
+
+    def go_on() -> Effects:
+        stopwatch.now_ns += 10_000_000
+        return [Tell("machine", "slice")]
+
+    world.script["machine", "slice"] = go_on
+    world.probe("machine")
+    world.probe("group")
+    world.tell("machine", "slice")
+    assert world.scheduler.run_turn()
+    world.tell("group", "heartbeat", control=True)  # what came in meanwhile
+    assert world.scheduler.run_turn()
+    assert world.take_log() == ["machine:slice", "group:heartbeat", "machine:slice"]
+
+
+def test_even_without_any_time_each_turn_serves_control_and_bulk_of_somebody() -> None:
+    stopwatch = Slow()
+    world = World(stopwatch_ns=stopwatch, turn_ms_max=10)
+    for name in "ab":
+        world.script[name, "vote"] = stopwatch.work(11)
+        world.script[name, "bulk"] = stopwatch.work(11)
+        world.probe(name)
+    for name in "ab":
+        world.tell(name, "vote", control=True)
+        world.tell(name, "bulk")
+    assert world.scheduler.run_turn()
+    assert world.take_log() == ["a:vote", "a:bulk", "b:vote"]
+    assert not world.scheduler.run_turn()
+    assert world.take_log() == ["b:bulk"]
 
 
 def test_order_is_kept_per_sender_and_receiver_whatever_the_shuffle() -> None:
@@ -232,6 +300,17 @@ def test_a_full_mailbox_cannot_block_a_stop() -> None:
     assert world.letters() == {"stopped": 1}
 
 
+def test_a_control_lane_at_its_ceiling_refuses_without_failing_the_sender(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.runtime.mailbox.CONTROL_MESSAGES_MAX", 1)
+    world = World()
+    world.probe("a")
+    assert world.scheduler.tell("a", 1, control=True)
+    assert not world.scheduler.tell("a", 2, control=True)
+    assert world.letters() == {"full": 1}
+
+
 def test_a_message_to_nobody_is_a_dead_letter_and_its_listener_gets_it() -> None:
     world = World()
     heard: list[tuple[str, object]] = []
@@ -343,7 +422,7 @@ def test_the_effects_after_a_stop_are_carried_out_and_the_messages_after_it_are_
 
 
 def test_statistics_tell_what_each_actor_is_doing() -> None:
-    world = World(stopwatch_ns=iter(range(0, 10_000, 7)).__next__)
+    world = World(stopwatch_ns=iter(range(0, 10_000, 7)).__next__)  # each look takes 7 ns
     world.script["a", "go"] = [StartTimer("tick", 9_000)]
     world.probe("a", mailbox_limit=5)
     world.tell("a", "go")
