@@ -146,18 +146,18 @@ def peek(batch: bytes) -> tuple[int, int]:
         end = batch[1]
         at = 2
         if end >= 0x80:
-            end, at = _varint(batch, 1)
+            end, at = varint_at(batch, 1)
         end += at
         body = timeout_ms = fields = 0
         while at < end:
             tag = batch[at]
             at += 1
             if tag >= 0x80:
-                tag, at = _varint(batch, at - 1)
+                tag, at = varint_at(batch, at - 1)
             value = batch[at]
             at += 1
             if value >= 0x80:
-                value, at = _varint(batch, at - 1)
+                value, at = varint_at(batch, at - 1)
             wire_type = tag & 7
             if wire_type == 2:
                 at += value
@@ -176,7 +176,7 @@ def peek(batch: bytes) -> tuple[int, int]:
     return (body, timeout_ms) if at == end <= len(batch) else _UNCLEAR
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint_at(data: bytes, at: int) -> tuple[int, int]:
     """(value, position after it); IndexError when the bytes end, or when it has more than ten."""
     value = shift = 0
     while True:

@@ -29,6 +29,7 @@ from transport.frames import (
     BODY_READ,
     COMMAND_BYTES_MAX,
     FrameError,
+    varint_at,
 )
 from transport.polyraft_pb2 import (
     Admin,
@@ -225,24 +226,26 @@ def decode_batch(group_name: str, batch: bytes) -> Decoded | BadBatch:
 
 
 def _has_too_many(batch: bytes) -> bool:
-    """Count requests without decoding: two bytes of batch can become a hundred bytes of objects."""
+    """Count fields without decoding: two bytes of batch can become a hundred bytes of objects."""
     at = count = 0
     end = len(batch)
-    while at < end and batch[at] == 0x0A:
-        at += 1
-        length = shift = 0
+    try:
         while at < end:
-            byte = batch[at]
-            at += 1
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80 or shift > 35:
-                break
-        at += length
-        count += 1
-        if count > BATCH_REQUESTS_MAX:
-            return True
-    return at < end  # something else than requests: not worth megabytes either
+            tag, at = varint_at(batch, at)
+            wire_type = tag & 7
+            if wire_type == 2:
+                length, at = varint_at(batch, at)
+                at += length
+            elif wire_type == 0:
+                _, at = varint_at(batch, at)
+            else:
+                return True  # unknown to us in form and name; not worth megabytes
+            count += 1
+            if count > BATCH_REQUESTS_MAX:
+                return True
+    except IndexError:
+        return False  # cut short, as the decoder will say
+    return False
 
 
 def _check_common(view: RequestView) -> str:

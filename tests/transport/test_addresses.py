@@ -77,7 +77,7 @@ def test_a_list_names_its_bad_member() -> None:
         addresses.parse_tcp_list("tcp://a:1,nonsense")
 
 
-@pytest.fixture()
+@pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty runtime directory of a path as short as real ones are."""
     with tempfile.TemporaryDirectory(prefix="pr-", dir="/tmp") as name:

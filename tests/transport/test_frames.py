@@ -1,4 +1,4 @@
-"""Client, peer and link frames: what is well-formed, what is refused, and that nothing else happens."""
+"""Client, peer and link frames: what is well-formed, and that all else is refused and no more."""
 
 from __future__ import annotations
 
@@ -181,7 +181,9 @@ def test_the_layout_of_the_header_is_the_documented_one() -> None:
 def test_headers_of_a_link_are_parsed_once_and_the_cache_is_bounded() -> None:
     parser = PeerFrameParser()
     first = parser.parse(frames.pack_peer_frame(frames.PEER_RAFT, HEADER, b""))
-    assert parser.parse(frames.pack_peer_frame(frames.PEER_RAFT, HEADER, b"")).header is first.header
+    assert (
+        parser.parse(frames.pack_peer_frame(frames.PEER_RAFT, HEADER, b"")).header is first.header
+    )
     for epoch in range(3 * frames.HEADERS_CACHED_MAX):
         header = HEADER._replace(sender_epoch=epoch)
         assert parser.parse(frames.pack_peer_frame(2, header, b"")).header == header

@@ -70,7 +70,8 @@ def test_only_appends_travel_on_the_bulk_lane() -> None:
 def test_every_field_of_another_type_or_below_zero_is_a_frame_error(message: PeerMessage) -> None:
     array = msgpack.unpackb(peer_codec.encode(message))
     for at in range(len(array)):
-        for wrong in (-1, None, "x", 1.5, {}, True if type(array[at]) is int else 1):
+        wrongs: tuple[Any, ...] = (-1, None, "x", 1.5, {}, type(array[at]) is int or 1)
+        for wrong in wrongs:
             if type(wrong) is type(array[at]) and wrong != -1:
                 continue
             damaged = [*array[:at], wrong, *array[at + 1 :]]
