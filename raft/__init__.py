@@ -6,6 +6,7 @@ chance are handed in. Only :mod:`raft.store` touches a disk.
 ===================  ============================================================================
 :mod:`messages`      the vocabulary: peer and local messages, runs, what comes out
 :mod:`core`          one replica: one door in, one door out, tables of who handles what
+:mod:`state`         what a replica knows, and how its role changes
 :mod:`leader`        what only a leader has: progress of the others, rounds, reads
 :mod:`election`      when to stand for election, whom to refuse, how a ballot goes
 :mod:`outbox`        what may leave at once and what waits for the disk; what is durable

@@ -125,17 +125,10 @@ def _check_leader(core: Core) -> None:
         assert peer.inflight_count <= settings.inflight_messages_max, (
             f"{who}: {peer.inflight_count}"
         )
-        assert peer.inflight_bytes < settings.inflight_bytes_max + max(
-            settings.append_bytes_max, _largest_body_bytes(core)
-        ), f"{who}: {peer.inflight_bytes} bytes on their way"
         if peer.state == PROBE:
             assert peer.inflight_count == 0, f"{who}: a window while probing"
         if peer.state == REPLICATE:
             assert peer.inflight_count > 0 or peer.next == peer.match + 1, f"{who}: empty window"
-
-
-def _largest_body_bytes(core: Core) -> int:
-    return max((len(run.body) for run in core.log.tail(core.log.run_count or 1)), default=0)
 
 
 def _check_change(before: Snapshot, core: Core) -> None:

@@ -16,7 +16,7 @@ CANDIDATE: Final = 2
 LEADER: Final = 3
 
 ROLES: Final = (FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER)
-ROLE_NAMES: Final = ("follower", "pre-candidate", "candidate", "leader")
+ROLE_NAMES: Final = ("follower", "pre_candidate", "candidate", "leader")
 
 # What a configuration makes of a replica.
 VOTER: Final = 1
