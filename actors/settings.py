@@ -2,7 +2,7 @@
 
 What may live here: numbers with names that belong to no single part, and the relations between
 all of them.  A limit that one part can state alone is stated there: sizes on the wire in
-``transport/frames.py``, queues of worker links in ``transport/links.py``, draining and binding in
+``transport/frames.py``, queues of worker links in ``transport/links.py``, draining in
 ``transport/sockets.py``, lanes of a mailbox in ``actors/runtime/mailbox.py``, one group's
 consensus in ``raft/settings.py``, segments in ``raft/store/segments.py``.
 
@@ -83,6 +83,8 @@ RESTART_BACKOFF_MIN_MS: Final = 500
 RESTART_BACKOFF_MAX_MS: Final = 30_000
 # Exit 1 naming the holder, when a lock on the data is still held after this.
 LOCK_WAIT_MS_MAX: Final = 10_000
+# Exit 1 naming the address, when a port or a socket file is still in use after this.
+BIND_RETRY_MS_MAX: Final = 5_000
 # SIGKILL, when a process has not stopped this long after it was asked to.
 STOP_MS_MAX: Final = 10_000
 
