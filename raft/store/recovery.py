@@ -169,12 +169,20 @@ class SegmentReader:
             if header is not None and header.kind == records.COMMIT:
                 start = position + HEADER_BYTES
                 body = self.data[start : start + header.length]
-                if crc32c(body) == header.body_crc:
-                    commit = records.decode_commit(body)
-                    if segment_id in (0, commit.segment_id):
-                        found.append((position, commit, start + padded(header.length)))
+                commit = _commit_or_none(body, header)
+                if commit is not None and segment_id in (0, commit.segment_id):
+                    found.append((position, commit, start + padded(header.length)))
             position = self.data.find(records.MAGIC, position + 1)
         return found
+
+
+def _commit_or_none(body: bytes, header: Header) -> Commit | None:
+    if crc32c(body) != header.body_crc:
+        return None
+    try:
+        return records.decode_commit(body)
+    except ValueError:
+        return None
 
 
 @dataclass(slots=True)

@@ -283,7 +283,6 @@ class Wal:
                 term, index = 0, 0
         if save.runs:
             term, index = self._save_runs(state, save)
-        self._touched[group] = state.gseq
         self._newest[group] = (number, term, index)
 
     def mark_damaged(self, group: int, reason: str) -> None:
@@ -335,6 +334,7 @@ class Wal:
             gathered += HEADER_BYTES + length + len(padding)
             firsts.append(first)
         state.gseq, state.last_index, state.last_term = gseq, last_index, last_term
+        self._touched[group] = gseq
         self._gathered = gathered
         assert gathered <= GATHERED_BYTES_MAX, gathered
         return last_term, last_index
@@ -380,7 +380,7 @@ class Wal:
     def take_batch(self) -> Batch | None:
         """All that is gathered, or None: nothing is, or the batch before is not complete."""
         self._refuse_if_over()
-        if self._in_flight is not None or not self._headers:
+        if self._in_flight is not None or not (self._headers or self._newest):
             return None
         return self._make_batch(open_segment=False)
 

@@ -1,0 +1,143 @@
+"""Crash after crash, by seed: what was completed is found, and a batch is there as a whole or not at all.
+
+Each history writes random saves of some groups, and the power goes off, the process dies or the disk
+fails at a random operation: also inside recovery itself.  The model knows two states of the disk that are
+right: all batches up to the last completed one, or those and the one under way.  Anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import random
+
+import pytest
+
+from raft.messages import HardState, Run, Save
+from raft.store.errors import WalPoisoned
+from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.recovery import RecoveredGroup
+from tests.raft.store.kit import N1, N2, Slot, run_of
+
+Model = dict[int, tuple[int, HardState, tuple[Run, ...]]]  # group -> (gseq, hard state, runs)
+
+
+class History:
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.files = MemoryFiles(recording=False)
+        self.slot = Slot(self.files, segment_bytes_first=2048, segment_bytes_max=8192)
+        self.completed: Model = {}
+        self.under_way: Model | None = None
+        self.gathered: Model = {}
+        self.numbers: dict[int, int] = {}
+        self.crashes = 0
+
+    def run(self, steps: int) -> None:
+        self._start()
+        for _ in range(steps):
+            if self.rng.random() < 0.15:
+                self._plan_a_failure()
+            try:
+                self._step()
+            except (PowerLoss, WalPoisoned):
+                self._start()
+        self.files.repair()
+        self.files.crash(self.rng)
+        self._start()
+
+    def _plan_a_failure(self) -> None:
+        if self.rng.random() < 0.7:
+            self.files.lose_power_after(self.rng.randrange(6))
+        else:
+            operation = self.rng.choice(("pwrite", "fdatasync", "fsync"))
+            self.files.fail(operation, errno.EIO, path=".wal")
+
+    def _start(self) -> None:
+        """Come back, however often it takes, and check what is found."""
+        while True:
+            self.crashes += 1
+            self.files.repair()
+            if self.rng.random() < 0.7:
+                self.files.crash(self.rng)
+            else:
+                self.files.kill()
+            if self.rng.random() < 0.3:
+                self.files.lose_power_after(self.rng.randrange(12))
+            try:
+                found = self.slot.open()
+            except (PowerLoss, WalPoisoned, OSError):
+                continue
+            break
+        self._check(found)
+
+    def _check(self, found: dict[int, RecoveredGroup]) -> None:
+        state = {
+            group: (it.last_gseq, it.hard_state, tuple(it.runs)) for group, it in found.items()
+        }
+        assert state == self.completed or state == self.under_way
+        self.completed, self.under_way = state, None
+        self.gathered = copy.deepcopy(state)
+        self.numbers = dict.fromkeys(state, 0)
+
+    def _step(self) -> None:
+        for _ in range(self.rng.randrange(6)):
+            self._save(self.rng.randrange(1, 6))
+        batch = self.slot.wal.take_batch()
+        if batch is None:
+            return
+        self.under_way = copy.deepcopy(self.gathered)
+        numbers = dict(self.numbers)
+        for _ in range(self.rng.randrange(3)):
+            self._save(self.rng.randrange(1, 6))  # gathered while the batch is under way
+        assert self.slot.wal.take_batch() is None
+        batch.run()
+        for group, number, term, index in self.slot.wal.complete(batch):
+            runs = self.under_way[group][2]
+            assert number == numbers[group]
+            assert index == 0 or (runs[-1].term, runs[-1].last) == (term, index)
+        self.completed, self.under_way = self.under_way, None
+        if self.rng.random() < 0.5:
+            work = self.slot.wal.prepare_next_segment()
+            if work is not None:
+                try:
+                    work()
+                except OSError:
+                    pass  # the next batch makes the segment itself
+
+    def _save(self, group: int) -> None:
+        wal, rng = self.slot.wal, self.rng
+        if group not in self.gathered:
+            wal.add_group(group, 1, b"bootstrap")
+            self.gathered[group] = (1, HardState(), ())
+            self.numbers[group] = 0
+        gseq, hard_state, kept = self.gathered[group]
+        runs = list(kept)
+        save = Save(self.numbers[group] + 1)
+        if rng.random() < 0.3 or hard_state.term == 0:
+            hard_state = HardState(hard_state.term + 1, rng.choice((None, N1, N2)))
+            save.hard_state = hard_state
+            gseq += 1
+        if runs and rng.random() < 0.2:
+            position = rng.randrange(len(runs))
+            save.truncate_from = runs[position].first
+            del runs[position:]
+            gseq += 1
+        for _ in range(rng.randrange(4)):
+            first = runs[-1].last + 1 if runs else 1
+            filler = rng.choice((b"\0", b"x", b"PRwl\x01\x05"))
+            body = filler * rng.randrange(rng.choice((10, 300, 2000)))
+            run = run_of(first, term=hard_state.term, count=rng.randrange(1, 4), body=body)
+            save.runs.append(run)
+            runs.append(run)
+            gseq += 1
+        wal.save(group, save)
+        self.numbers[group] = save.number
+        self.gathered[group] = (gseq, hard_state, tuple(runs))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_everything_completed_is_found_after_every_crash(seed: int) -> None:
+    history = History(seed)
+    history.run(steps=40)
+    assert history.crashes > 1

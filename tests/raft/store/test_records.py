@@ -1,0 +1,109 @@
+"""The bytes of records, one by one."""
+
+from __future__ import annotations
+
+import pytest
+from google_crc32c import value as crc32c
+
+from raft.messages import HardState
+from raft.store import records
+from raft.store.records import Commit, SegmentInfo, TableRow
+from tests.raft.store.kit import N1
+
+
+def a_header(**changes: int) -> bytes:
+    fields = {
+        "kind": records.RUN,
+        "run_kind": 1,
+        "generation": 2,
+        "count": 3,
+        "group": 2**64 - 1,
+        "gseq": 5,
+        "term": 6,
+        "first": 7,
+        "length": 8,
+        "body_crc": 9,
+    }
+    return records.encode_header(**{**fields, **changes})
+
+
+def test_a_header_is_laid_out_as_documented() -> None:
+    header = a_header()
+    assert len(header) == records.HEADER_BYTES == 64
+    assert header[:8] == b"PRwl" + bytes((1, records.RUN, 1, 0))
+    numbers = [int.from_bytes(header[at : at + 4], "little") for at in (8, 12, 48, 52, 56)]
+    assert numbers == [2, 3, 8, 9, 0]
+    longs = [int.from_bytes(header[at : at + 8], "little") for at in (16, 24, 32, 40)]
+    assert longs == [2**64 - 1, 5, 6, 7]
+    assert int.from_bytes(header[60:], "little") == crc32c(header[:60])
+
+
+def test_a_header_comes_back_from_any_offset() -> None:
+    header = records.decode_header(b"........" + a_header(), 8)
+    assert header is not None
+    assert header[:11] == (1, records.RUN, 1, 2, 3, 2**64 - 1, 5, 6, 7, 8, 9)
+
+
+def test_every_flipped_bit_of_a_header_is_seen() -> None:
+    good = a_header()
+    for position in range(len(good) * 8):
+        bad = bytearray(good)
+        bad[position // 8] ^= 1 << position % 8
+        assert records.decode_header(bytes(bad), 0) is None, position
+
+
+def test_a_header_cut_short_is_none() -> None:
+    good = a_header()
+    assert all(records.decode_header(good[:length], 0) is None for length in range(64))
+
+
+def test_a_newer_format_is_told_before_its_header_is_checked() -> None:
+    assert records.foreign_format(a_header(), 0) is None
+    assert records.foreign_format(b"PRwl\x02 any layout", 0) == 2
+    assert records.foreign_format(b"PRwl\x00\x00\x00\x00", 0) is None  # began to be written
+    assert records.foreign_format(b"PRwl", 0) is None
+    assert records.foreign_format(b"none of ours", 0) is None
+
+
+@pytest.mark.parametrize("state", [HardState(), HardState(7), HardState(2**64 - 1, N1)])
+def test_a_hard_state_comes_back(state: HardState) -> None:
+    assert records.decode_hard_state(records.encode_hard_state(state)) == state
+
+
+def test_a_commit_frame_comes_back_and_ends_in_a_byte_that_is_not_zero() -> None:
+    commit = Commit(9, 0xABC, 1, 2, {5: 10, 2**64 - 1: 0})
+    body = records.encode_commit(commit)
+    assert len(body) == records.COMMIT_BODY_BYTES_MIN + 2 * 16
+    assert len(body) % records.ALIGNMENT_BYTES == 0  # so nothing follows its end mark
+    assert body[-1] != 0
+    assert records.decode_commit(body) == commit
+
+
+def test_a_segments_opening_comes_back() -> None:
+    table = {1: TableRow(1, 5, 3, N1, 0), 900: TableRow(2, 1, 0, None, 0)}
+    info = SegmentInfo(3, 0xABC, 0xABB, 777, 12, 4, table)
+    assert records.decode_segment(records.encode_segment(info)) == info
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\x93\xff\xc0\x00",
+        b"\x93\x01\x02\x00",
+        b"\x92\x01\xc0",
+        b"\x97\x01\x02\x00\x00\x00\x00\x00",
+        b"\x97\x01\x02\x00\x00\x00\x00\x91\x91\x01",
+    ],
+)
+def test_other_bytes_are_a_value_error(body: bytes) -> None:
+    for decode in (records.decode_hard_state, records.decode_commit, records.decode_segment):
+        with pytest.raises(ValueError):
+            decode(body)
+
+
+def test_a_commit_frame_of_the_wrong_length_is_a_value_error() -> None:
+    body = records.encode_commit(Commit(1, 1, 0, 0, {5: 1}))
+    with pytest.raises(ValueError, match="bytes for"):
+        records.decode_commit(body[:-24] + records.END_MARK)

@@ -1,0 +1,473 @@
+"""Reading back: a torn tail is cut, lost durable bytes are refused, and never one taken for the other."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from google_crc32c import value as crc32c
+
+from raft.messages import HardState, Run, Save
+from raft.store import records
+from raft.store.errors import UnknownFormat, WalDamaged
+from raft.store.memory import MemoryFiles
+from raft.store.recovery import recover
+from raft.store.segments import segment_name
+from raft.store.wal import Wal
+from tests.raft.store.kit import DIRECTORY, N1, N2, Slot, a_slot, run_of
+
+
+def image(slot: Slot) -> dict[str, bytes]:
+    return {name: slot.files.content(f"{DIRECTORY}/{name}") for name in slot.segments()}
+
+
+def a_disk(segments: dict[str, bytes]) -> Slot:
+    """A fresh machine with these segments on its disk."""
+    files = MemoryFiles(recording=False)
+    for directory in ("/data", "/data/wal", DIRECTORY):
+        files.mkdir(directory)
+        files.fsync_dir(directory.rpartition("/")[0] or "/")
+    for name, data in segments.items():
+        files.put(f"{DIRECTORY}/{name}", data)
+    return Slot(files)
+
+
+def three_batches(*, ids_from: int = 1) -> tuple[Slot, list[int]]:
+    """Groups 7 and 8: votes, then runs, then more runs.  And where each batch ends."""
+    slot = a_slot(7, 8, ids_from=ids_from)
+    ends = [slot.wal.statistics()["segment_used_bytes"]]
+    for number in (2, 3):
+        for group in (7, 8):
+            body = b"body %d of group %d " % (number, group) * 9
+            slot.wal.save(group, Save(number, None, None, [run_of(number - 1, body=body)]))
+        slot.write()
+        ends.append(slot.wal.statistics()["segment_used_bytes"])
+    return slot, ends
+
+
+def counts(slot: Slot) -> list[int]:
+    return [len(slot.groups[group].runs) for group in (7, 8)]
+
+
+# --------------------------------------------------------------------------- torn tails
+
+
+@pytest.mark.parametrize("cut_file", [False, True], ids=["zeros behind", "file cut"])
+def test_a_write_that_ended_early_at_any_byte_is_cut(cut_file: bool) -> None:
+    original, ends = three_batches()
+    ((name, data),) = image(original).items()
+    for length in range(ends[1], ends[2]):
+        torn = data[:length] + (b"" if cut_file else bytes(len(data) - length))
+        slot = a_disk({name: torn})
+        slot.open()
+        assert counts(slot) == [1, 1], length
+        assert slot.wal.statistics()["recovered_torn"] == (length > ends[1]), length
+        assert len(slot.files.content(slot.path(1))) == ends[1]
+    slot = a_disk({name: data[: ends[2]]})
+    slot.open()
+    assert counts(slot) == [2, 2]
+
+
+def test_any_choice_of_sectors_of_the_last_batch_is_cut() -> None:
+    original = a_slot(7, 8)
+    start = original.wal.statistics()["segment_used_bytes"]
+    for group in (7, 8):
+        original.wal.save(group, Save(2, None, None, [run_of(1, body=b"x" * 900)]))
+    original.write()
+    ((name, data),) = image(original).items()
+    end = original.wal.statistics()["segment_used_bytes"]
+    first, last = start // 512, (end - 1) // 512
+    assert last - first >= 3
+    for choice in range(1 << (last - first + 1)):
+        torn = bytearray(data)
+        for sector in range(first, last + 1):
+            if not choice >> (sector - first) & 1:
+                low, high = max(start, sector * 512), min(len(data), sector * 512 + 512)
+                torn[low:high] = bytes(high - low)
+        slot = a_disk({name: bytes(torn)})
+        slot.open()
+        whole = choice == (1 << (last - first + 1)) - 1
+        assert counts(slot) == ([1, 1] if whole else [0, 0]), bin(choice)
+
+
+def test_a_torn_batch_that_was_to_open_a_segment_vanishes_with_it() -> None:
+    original, _ = three_batches()
+    original.wal.save(7, Save(4, None, None, [run_of(3, body=b"y" * 4000)]))
+    original.write()
+    segments = image(original)
+    opened = segments[segment_name(2)]
+    used = len(opened.rstrip(b"\0"))
+    for length in (1, 63, 64, 100, used // 2, used - 1):
+        slot = a_disk({**segments, segment_name(2): opened[:length] + bytes(len(opened) - length)})
+        slot.open()
+        assert counts(slot) == [2, 2], length
+        assert slot.segments() == [segment_name(1), segment_name(2)]
+        slot.begin(9)
+        slot.write()
+        assert sorted(slot.reopen()) == [7, 8, 9]
+
+
+def test_a_cut_tail_never_comes_back() -> None:
+    original, ends = three_batches()
+    ((name, data),) = image(original).items()
+    slot = a_disk({name: data[: ends[2] - 1] + bytes(len(data) - ends[2] + 1)})
+    slot.open()
+    other = run_of(2, body=b"another second run")
+    slot.wal.save(7, Save(3, None, None, [other]))
+    slot.write()
+    for _ in range(3):
+        slot.reopen()
+        assert slot.groups[7].runs[1] == other
+        assert counts(slot) == [2, 1]
+
+
+def test_bits_in_zeros_that_were_never_written_are_no_batch() -> None:
+    original, ends = three_batches()
+    ((name, data),) = image(original).items()
+    for offset in (ends[2], ends[2] + 63, ends[2] + 700, len(data) - 1):
+        slot = a_disk({name: data})
+        slot.files.flip(slot.path(1), offset)
+        slot.open()
+        assert counts(slot) == [2, 2]
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def padding_of(data: bytes, end: int) -> set[int]:
+    """Offsets of the zeros behind bodies, which no checksum covers."""
+    found: set[int] = set()
+    offset = 0
+    while offset < end:
+        header = records.decode_header(data, offset)
+        assert header is not None
+        body_end = offset + 64 + header.length
+        offset = offset + 64 + records.padded(header.length)
+        found |= set(range(body_end, offset))
+    return found
+
+
+def test_a_flipped_bit_anywhere_but_in_padding_is_refused_even_in_the_last_batch() -> None:
+    """Pitfall 45: one flipped bit made another system forget half of what it had acknowledged."""
+    original, ends = three_batches()
+    ((name, data),) = image(original).items()
+    padding = padding_of(data, ends[2])
+    for offset in range(ends[2]):
+        slot = a_disk({name: data})
+        slot.files.flip(slot.path(1), offset, offset % 8)
+        if offset in padding:
+            slot.open()
+            assert counts(slot) == [2, 2]
+            continue
+        with pytest.raises((WalDamaged, UnknownFormat)) as caught:
+            slot.open()
+        assert name in str(caught.value), offset
+        assert slot.files.content(slot.path(1))[:offset] == data[:offset], "it was cut"
+
+
+def test_a_damaged_body_is_refused_with_file_offset_and_group() -> None:
+    original, _ends = three_batches()
+    ((name, data),) = image(original).items()
+    offset = data.index(b"body 2 of group 8")
+    slot = a_disk({name: data})
+    slot.files.flip(slot.path(1), offset)
+    with pytest.raises(WalDamaged) as caught:
+        slot.open()
+    error = caught.value
+    assert (error.file, error.offset, error.group) == (slot.path(1), offset - 64, 8)
+    assert str(error).startswith(f"{slot.path(1)} is damaged at offset {offset - 64} (group 8)")
+
+
+def test_a_damaged_header_is_refused_and_the_commit_frame_tells_whose_it_was() -> None:
+    original, _ends = three_batches()
+    ((name, data),) = image(original).items()
+    offset = data.index(b"body 2 of group 8") - 64
+    slot = a_disk({name: data})
+    slot.files.flip(slot.path(1), offset + 20)
+    with pytest.raises(WalDamaged) as caught:
+        slot.open()
+    assert (caught.value.offset, caught.value.groups) == (offset, (8,))
+
+
+def test_a_lost_sector_below_a_later_batch_is_refused() -> None:
+    """It looks unwritten, but what came after it proves that it was durable."""
+    original = a_slot(7)
+    for number in (2, 3):
+        body = b"x" * 1500
+        original.wal.save(7, Save(number, None, None, [run_of(number - 1, body=body)]))
+        original.write()
+    ((name, data),) = image(original).items()
+    lost = bytearray(data)
+    lost[1024:1536] = bytes(512)
+    with pytest.raises(WalDamaged) as caught:
+        a_disk({name: bytes(lost)}).open()
+    assert caught.value.group == 7
+
+
+def test_a_lost_sector_below_the_beginning_of_a_later_batch_is_refused() -> None:
+    """The later batch is torn itself; that it was begun is proof enough."""
+    original = a_slot(7)
+    ends = []
+    for number in (2, 3):
+        body = b"x" * 1500
+        original.wal.save(7, Save(number, None, None, [run_of(number - 1, body=body)]))
+        original.write()
+        ends.append(original.wal.statistics()["segment_used_bytes"])
+    ((name, data),) = image(original).items()
+    lost = bytearray(data)
+    lost[1024:1536] = bytes(512)
+    lost[ends[0] + 100 :] = bytes(len(data) - ends[0] - 100)
+    with pytest.raises(WalDamaged):
+        a_disk({name: bytes(lost)}).open()
+
+
+def test_a_flip_in_a_commit_frame_below_a_torn_batch_is_refused() -> None:
+    original, ends = three_batches()
+    ((name, data),) = image(original).items()
+    slot = a_disk({name: data[: ends[2] - 30] + bytes(len(data) - ends[2] + 30)})
+    slot.files.flip(slot.path(1), ends[1] - 90)
+    with pytest.raises(WalDamaged):
+        slot.open()
+
+
+def test_a_torn_tail_below_a_later_segment_is_refused() -> None:
+    original, _ends = three_batches()
+    original.wal.save(7, Save(4, None, None, [run_of(3, body=b"y" * 4000)]))
+    original.write()
+    segments = image(original)
+    first = segments[segment_name(1)]
+    with pytest.raises(WalDamaged):
+        a_disk({**segments, segment_name(1): first[:-1] + b"\0"}).open()
+    with pytest.raises(WalDamaged, match="sealed bytes"):
+        a_disk({**segments, segment_name(1): first[: _ends[1]]}).open()
+    with pytest.raises(WalDamaged, match="is empty"):
+        a_disk({**segments, segment_name(1): bytes(len(first))}).open()
+
+
+def many_segments(*, ids_from: int = 1) -> dict[str, bytes]:
+    slot = a_slot(7, ids_from=ids_from)
+    for number in range(2, 30):
+        slot.wal.save(7, Save(number, None, None, [run_of(number - 1, body=b"z" * 700)]))
+        slot.write()
+    segments = image(slot)
+    assert len(segments) >= 3
+    return segments
+
+
+def test_a_missing_segment_is_refused_by_name() -> None:
+    segments = many_segments()
+    first, middle, *_ = segments
+    without = {name: data for name, data in segments.items() if name != middle}
+    with pytest.raises(WalDamaged, match=f"{middle}.*missing"):
+        a_disk(without).open()
+    without = {name: data for name, data in segments.items() if name != first}
+    with pytest.raises(WalDamaged, match="before it are missing"):
+        a_disk(without).open()
+
+
+def test_a_segment_of_another_slot_or_time_is_refused() -> None:
+    segments = many_segments()
+    others = many_segments(ids_from=100)
+    first, second, *_ = segments
+    with pytest.raises(WalDamaged, match="it follows"):
+        a_disk({**segments, second: others[second]}).open()
+    slot = a_disk(segments)
+    with pytest.raises(WalDamaged, match="slot"):
+        Wal.open(slot.files, DIRECTORY, slot=5, random_id=lambda: 1)
+
+
+def test_damage_is_refused_every_time_and_the_disk_stays_as_it_was() -> None:
+    original, _ = three_batches()
+    ((name, data),) = image(original).items()
+    slot = a_disk({name: data})
+    slot.files.flip(slot.path(1), 500)
+    damaged = slot.files.content(slot.path(1))
+    for _ in range(2):
+        with pytest.raises(WalDamaged):
+            slot.open()
+    assert slot.files.content(slot.path(1)) == damaged
+    assert slot.segments() == [name]
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_of_the_system() -> None:
+    original, _ = three_batches()
+    slot = a_disk(image(original))
+    slot.files.fail("pread", errno.EIO, path=".wal")
+    with pytest.raises(OSError, match="Input/output"):
+        slot.open()
+    slot.open()  # and the lock was let go
+
+
+# --------------------------------------------------------------------------- other versions
+
+
+def reseal(data: bytes, offset: int, position: int, value: int) -> bytes:
+    """Change one byte of a header and make its CRC right again."""
+    changed = bytearray(data)
+    changed[offset + position] = value
+    crc = crc32c(bytes(changed[offset : offset + 60]))
+    changed[offset + 60 : offset + 64] = crc.to_bytes(4, "little")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "what"),
+    [(4, 2, "format 2"), (5, 99, "unknown kind 99"), (6, 77, "run of unknown kind 77")],
+    ids=["format", "kind", "run kind"],
+)
+def test_what_a_newer_version_wrote_is_refused_and_never_cut(
+    position: int, value: int, what: str
+) -> None:
+    slot = a_slot(7)
+    offset = slot.wal.statistics()["segment_used_bytes"]
+    slot.wal.save(7, Save(2, None, None, [run_of(1)]))
+    slot.write()
+    ((name, data),) = image(slot).items()
+    changed = reseal(data, offset, position, value)
+    if position == 6:
+        changed = with_right_commit(changed, offset)
+    with pytest.raises(UnknownFormat, match=what) as caught:
+        a_disk({name: changed}).open()
+    assert (caught.value.file, caught.value.offset) == (slot.path(1), offset)
+
+
+def with_right_commit(data: bytes, start: int) -> bytes:
+    """Make the commit frame of the one-record batch at ``start`` fit what is there now."""
+    header = records.decode_header(data, start)
+    assert header is not None
+    at = start + 64 + records.padded(header.length)
+    frame = records.decode_header(data, at)
+    assert frame is not None
+    body = data[at + 64 : at + 64 + frame.length]
+    commit = records.decode_commit(body)
+    commit.headers_crc = crc32c(data[start : start + 64])
+    new = records.encode_commit(commit)
+    head = records.encode_header(
+        records.COMMIT, 0, 0, frame.entries, 0, frame.gseq, 0, 0, len(new), crc32c(new)
+    )
+    return data[:at] + head + new + data[at + 64 + len(new) :]
+
+
+# --------------------------------------------------------------------------- order within a group
+
+
+class Script:
+    """Writes records as told, with right frames, which a writer of ours would never do."""
+
+    def __init__(self) -> None:
+        self.slot = a_slot(7)
+        self.number = 1
+
+    def write(self, *entries: tuple[int, int, bytes]) -> None:
+        """(gseq, first index, body) of a run each."""
+        wal = self.slot.wal
+        for gseq, first, body in entries:
+            wal._groups[7].gseq = gseq - 1
+            wal._groups[7].last_index = first - 1
+            self.number += 1
+            wal.save(7, Save(self.number, None, None, [run_of(first, body=body)]))
+        highest = max(gseq for gseq, _, _ in entries)
+        wal._touched[7] = highest
+        wal._groups[7].gseq = highest
+        self.slot.write()
+
+
+def test_records_are_taken_in_the_order_of_gseq() -> None:
+    script = Script()
+    script.write((4, 2, b"second"), (3, 1, b"first"), (5, 3, b"third"))
+    groups = recover(script.slot.files, DIRECTORY, 0).groups
+    assert [run.body for run in groups[7].runs] == [b"first", b"second", b"third"]
+
+
+def test_a_record_written_forward_again_counts_once() -> None:
+    script = Script()
+    script.write((3, 1, b"first"), (4, 2, b"second"))
+    script.write((3, 1, b"first"), (5, 3, b"third"))
+    groups = recover(script.slot.files, DIRECTORY, 0).groups
+    assert [run.body for run in groups[7].runs] == [b"first", b"second", b"third"]
+
+
+def test_a_hole_in_gseq_is_refused() -> None:
+    script = Script()
+    script.write((3, 1, b"first"), (5, 2, b"third"))
+    with pytest.raises(WalDamaged, match="record 5 of the group follows record 3") as caught:
+        recover(script.slot.files, DIRECTORY, 0)
+    assert caught.value.group == 7
+
+
+def test_a_hole_in_the_log_is_refused() -> None:
+    script = Script()
+    script.write((3, 1, b"first"), (4, 3, b"third"))
+    with pytest.raises(WalDamaged, match="run of 1 from 3 behind index 1"):
+        recover(script.slot.files, DIRECTORY, 0)
+
+
+# --------------------------------------------------------------------------- what is on the disk
+
+
+def test_a_whole_batch_that_was_never_synced_is_durable_once_recovered() -> None:
+    """It was only in the page cache of a kernel that outlived the process."""
+    slot = a_slot(7)
+    slot.wal.save(7, Save(2, HardState(2, N2), None, [run_of(1, term=2)]))
+    batch = slot.wal.take_batch()
+    assert batch is not None
+    slot.files.lose_power_after(1)  # the write, but not the sync
+    with pytest.raises(Exception):  # noqa: B017 - whatever the machine does when it goes off
+        batch.run()
+    assert slot.reopen()[7].hard_state == HardState(2, N2)
+    slot.files.crash(Nothing())
+    assert slot.open()[7].hard_state == HardState(2, N2)
+
+
+class Nothing:
+    """A crash after which nothing unsynced arrives."""
+
+    def random(self) -> float:
+        return 0.99
+
+    def randrange(self, stop: int, /) -> int:
+        return 0
+
+
+def test_pages_marked_clean_by_a_failed_sync_are_written_again() -> None:
+    """Pitfall 44: after the failure a reader sees a batch that the disk never got."""
+    slot = a_slot(7)
+    slot.wal.save(7, Save(2, HardState(2, N2)))
+    batch = slot.wal.take_batch()
+    assert batch is not None
+    slot.files.fail("fdatasync", errno.EIO)
+    with pytest.raises(Exception, match="Input/output"):
+        batch.run()
+    assert not slot.files.unsynced(slot.path(1))
+    assert slot.reopen()[7].hard_state == HardState(2, N2)
+    slot.files.crash(Nothing())
+    assert slot.open()[7].hard_state == HardState(2, N2)
+
+
+def test_opening_makes_the_new_segment_durable_before_it_returns() -> None:
+    slot = a_slot(7)
+    slot.files.crash(Nothing())
+    slot.open()
+    slot.files.crash(Nothing())
+    assert slot.open()[7].hard_state == HardState(1, N1)
+    assert slot.segments() == [segment_name(number) for number in (1, 2, 3)]
+
+
+def test_a_body_full_of_foreign_frames_is_only_a_body() -> None:
+    """A client may store a copy of our own segment."""
+    original, ends = three_batches(ids_from=100)
+    ((_, data),) = image(original).items()
+    not_quite = records.encode_header(records.COMMIT, 0, 0, 1, 0, 9, 0, 0, 8, crc32c(b"no frame"))
+    data = not_quite + b"no frame" + data
+    ends = [end + len(not_quite) + 8 for end in ends]
+    slot = a_slot(7)
+    start = slot.wal.statistics()["segment_used_bytes"]
+    copy = Run(1, 1, 1, 1, data[: ends[2]], crc32c(data[: ends[2]]))
+    slot.wal.save(7, Save(2, None, None, [copy]))
+    slot.write()
+    assert slot.wal.statistics()["segment"] == 1
+    ((name, whole),) = image(slot).items()
+    assert a_disk({name: whole}).open()[7].runs == [copy]
+    torn = bytearray(whole)
+    torn[(start // 512 + 1) * 512 : (start // 512 + 2) * 512] = bytes(512)
+    assert a_disk({name: bytes(torn)}).open()[7].runs == []
