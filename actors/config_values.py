@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from actors.machines.registry import BUILT_IN
 from actors.settings import NODE_ID_BYTES_MAX
 from transport.addresses import AddressError, TcpAddress, parse_tcp
 from transport.frames import GROUP_BYTES_MAX
@@ -38,7 +39,7 @@ class Given(NamedTuple):
     where: str
 
 
-MACHINES = frozenset(("kv",))
+MACHINES = frozenset(BUILT_IN)
 MACHINES_TO_COME = frozenset(("naming", "switches", "sql", "lock"))
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
