@@ -104,6 +104,7 @@ class Cell:
         self.actor = None
         self.handle = _no_actor
         self.end_turn = None
+        self.touched = False
         self.state = state
 
     def spent(self, elapsed_ns: int) -> None:

@@ -52,8 +52,8 @@ class Scheduler(Life):
 
     ``wake`` is called when work appears while no turn is pending; ``post`` is needed for blocking
     actors.  ``stopwatch_ns`` bounds and measures turns and decides nothing else; one that stands
-    still makes turns repeatable.  ``random`` is for simulations: it shuffles who goes first within a
-    round (order is promised per sender and receiver only) and spreads restarts.
+    still makes turns repeatable.  ``random`` is for simulations: it shuffles who goes first within
+    a round (order is promised per sender and receiver only) and spreads restarts.
     """
 
     def __init__(
@@ -204,8 +204,10 @@ class Scheduler(Life):
         touched = self._touched
         self._touched = []
         for cell in touched:
+            if not cell.touched:
+                continue  # failed since, or here twice; a new life owes nothing for the old one
             cell.touched = False
-            if cell.state == RUNNING and cell.end_turn is not None:
+            if cell.end_turn is not None:
                 began_ns = self._stopwatch_ns()
                 self._call(cell, "end_turn", cell.end_turn)
                 cell.spent(self._stopwatch_ns() - began_ns)

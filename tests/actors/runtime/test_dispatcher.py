@@ -177,6 +177,19 @@ def test_timers_of_a_blocking_actor_are_the_schedulers() -> None:
     world.scheduler.stop()
 
 
+def test_a_firing_that_waits_behind_a_failure_on_the_thread_does_not_reach_the_next_life() -> None:
+    world = Threads()
+    world.script["db", 1] = [StartTimer("tick", 1_000)]
+    world.script["db", "bad"] = ValueError("bad")
+    world.blocking("db", restarts=True)
+    world.tell("db", 1)
+    world.settle()
+    world.tell("db", "bad", control=True)  # one job with the firing behind it
+    world.settle()
+    assert world.take_log() == ["db:1", "db:bad", "db:on_start"]
+    world.scheduler.stop()
+
+
 def test_a_blocking_actor_stops_itself_on_its_thread() -> None:
     world = Threads()
     world.script["db", 1] = [Stop("done")]
@@ -227,6 +240,15 @@ def test_shutdown_names_who_was_not_done_in_time_and_goes_on_with_the_others() -
     gate.set()
 
 
+def test_shutdown_ends_although_a_blocking_actor_keeps_telling_itself() -> None:
+    world = Threads()
+    world.script["db", "again"] = [Tell("db", "again")]
+    world.blocking("db")
+    world.tell("db", "again")
+    assert world.scheduler.stop(drain=True, timeout_ms=20) == []
+    assert world.log[-1] == "db:on_stop"
+
+
 def test_shutdown_of_an_actor_in_backoff_does_not_wait() -> None:
     world = Threads()
     world.script["db", "bad"] = ValueError("bad")
@@ -256,7 +278,10 @@ def test_two_jobs_at_once_are_our_own_bug() -> None:
     dispatcher.close()
 
 
-def test_a_thread_whose_loop_is_closed_ends() -> None:
+def test_a_thread_whose_loop_is_closed_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", noise.append)
+
     def closed(callback: Callable[[], None]) -> None:
         raise RuntimeError("Event loop is closed")
 
@@ -264,4 +289,5 @@ def test_a_thread_whose_loop_is_closed_ends() -> None:
     dispatcher.submit(Job(Probe("a", World()), "on_start"))
     dispatcher.thread.join(PATIENCE_S)
     assert not dispatcher.thread.is_alive()
+    assert noise == []
     dispatcher.close()

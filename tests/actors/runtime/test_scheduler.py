@@ -7,10 +7,20 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.runtime import DROP_NEW, DROP_OLD, ActorRef, Effects, StartTimer, Stop, Tell
+from actors.runtime import (
+    DROP_NEW,
+    DROP_OLD,
+    ActorRef,
+    ActorSpec,
+    Effects,
+    Spawn,
+    StartTimer,
+    Stop,
+    Tell,
+)
 from actors.runtime.scheduler import CONTROL_SLICE_MESSAGES_MAX
 
-from .kit import Batcher, World, seeded
+from .kit import Batcher, Probe, World, seeded
 
 
 def test_an_actor_starts_in_the_turn_after_its_spawn_and_before_its_first_message() -> None:
@@ -155,6 +165,37 @@ def test_even_without_any_time_each_turn_serves_control_and_bulk_of_somebody() -
     assert world.take_log() == ["b:bulk"]
 
 
+def test_a_long_control_lane_is_served_in_slices_until_it_is_empty() -> None:
+    world = World()
+    world.probe("a")
+    world.tell("a", *range(2 * CONTROL_SLICE_MESSAGES_MAX + 1), control=True)
+    world.run()
+    assert world.log == [f"a:{number}" for number in range(2 * CONTROL_SLICE_MESSAGES_MAX + 1)]
+
+
+def test_a_turn_ends_even_if_actors_do_nothing_but_spawn_actors() -> None:
+    world = World(turn_messages_max=64)
+
+    def child(number: int) -> ActorSpec:
+        name = f"child{number}"
+        world.script[name, "on_start"] = lambda: [Spawn(child(number + 1))]
+        return ActorSpec(name, lambda: Probe(name, world))
+
+    world.scheduler.start(child(0))
+    assert world.scheduler.run_turn()
+    assert 64 <= world.scheduler.statistics().spawned <= 66
+
+
+def test_an_actor_that_was_busy_and_is_idle_holds_no_queues() -> None:
+    world = World()
+    world.probe("a")
+    world.tell("a", 1)
+    world.tell("a", 2, control=True)
+    world.run()
+    (cell,) = world.scheduler._by_name()
+    assert (cell.mailbox.bulk, cell.mailbox.control) == (None, None)
+
+
 def test_order_is_kept_per_sender_and_receiver_whatever_the_shuffle() -> None:
     orders = set()
     for seed in range(10):
@@ -182,6 +223,31 @@ def test_end_turn_comes_once_after_everything_that_was_handled_in_the_round() ->
     world.tell("a", "vote", control=True)
     world.run()
     assert world.log == ["a:vote", "a:1", "a:2", "a:3", "a:end_turn", "b:outputs"]
+
+
+def test_end_turn_comes_again_in_each_round() -> None:
+    world = World()
+    world.probe("a", Batcher)
+    for _ in range(2):
+        world.tell("a", 1)
+        world.run()
+    assert world.log == ["a:1", "a:end_turn"] * 2
+
+
+def test_a_new_life_owes_no_end_turn_for_what_the_old_one_handled() -> None:
+    world = World()
+    world.script["a", "bad"] = ValueError("bad")
+    world.probe("a", Batcher, restarts=True)
+    world.probe("b")
+    world.probe("c")
+    world.tell("a", 1, "bad")
+    world.tell("b", 1)  # control is served after each slice: the new life starts in the same round
+    world.tell("c", 1)
+    world.run()
+    assert world.take_log() == ["a:1", "a:bad", "b:1", "a:on_start", "c:1"]
+    world.tell("a", 2)
+    world.run()
+    assert world.log == ["a:2", "a:end_turn"]
 
 
 def test_end_turn_is_not_called_for_who_handled_nothing() -> None:
@@ -242,6 +308,20 @@ def test_wake_is_not_called_from_within_a_turn_nor_while_work_is_left() -> None:
     assert world.wakes == 1
     world.run()
     assert world.log == ["a:1", "b:2", "a:3"]
+
+
+def test_a_turn_that_a_timer_asked_for_does_not_call_wake() -> None:
+    world = World()
+    world.script["a", 1] = [StartTimer("tick", 2_000)]
+    world.script["a", "timer tick"] = [Tell("a", "x", control=True), Tell("b", "x")]
+    world.probe("a")
+    world.probe("b")
+    world.tell("a", 1)
+    world.run()
+    world.wakes = 0
+    world.advance(1_000)
+    assert world.log == ["a:1", "a:timer tick", "a:x", "b:x"]
+    assert world.wakes == 0
 
 
 def test_a_turn_without_work_is_a_turn() -> None:
