@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transport.client.blocking import Client
 from transport.client.fleet import (
     CLIENTS_MAX,
     BenchError,
@@ -177,11 +178,12 @@ def make_parser() -> argparse.ArgumentParser:
 def make_plans(options: argparse.Namespace, addresses: list[str]) -> list[LoadPlan]:
     """One plan per client, after every group has answered."""
     groups = group_names(options.group, options.groups)
-    for group in groups:
-        wait_for_group(addresses, group, options.operation)
     leaders: dict[str, str] = {}
-    if options.find == "leader":
-        leaders = {group: find_leader_address(addresses, group) for group in groups}
+    with Client(addresses) as client:
+        for group in groups:
+            wait_for_group(client, group)
+            if options.find == "leader":
+                leaders[group] = find_leader_address(client, addresses, group)
     return [
         LoadPlan(
             client=client,

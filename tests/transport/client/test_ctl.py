@@ -1,0 +1,190 @@
+"""The operator's command line against a faked node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.transport.client.fake_node import Answer, FakeNode, KVMachine, each, reply, whole
+from transport import polyraft_pb2 as pb
+from transport.client import ctl
+
+ADMIN = {
+    "status": {
+        "node": "n1",
+        "incarnation": "aa",
+        "cluster": "cc",
+        "version": "0.1",
+        "addresses": {"client": "tcp://127.0.0.1:7001"},
+        "processes": [{"kind": "worker", "pid": 12, "restarts": 0, "slot": 3}],
+        "groups": {"kv": {"role": "leader", "term": 4, "leader": "n1", "state": "running"}},
+    },
+    "nodes": {"nodes": [{"id": "n1", "incarnation": "aa", "client": "c", "peer": "p"}]},
+    "groups": {
+        "groups": [
+            {"id": 2, "name": "kv", "machine": "kv", "members": [{"id": "n1"}, {"id": "n2"}]}
+        ]
+    },
+    "metadata": {"group": "kv", "leader": None, "peers": {"n2": {"match": 5}}, "voters": ["n1"]},
+}
+
+
+@pytest.fixture
+def node() -> Iterator[FakeNode]:
+    """A node of a healthy cluster."""
+    machine = KVMachine()
+    machine.admin = {name: json.dumps(answer).encode() for name, answer in ADMIN.items()}
+    with FakeNode(machine) as it:
+        yield it
+
+
+@pytest.fixture
+def run(node: FakeNode, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command; its exit code, stdout and stderr."""
+
+    def run_it(*arguments: str, connect: str = "") -> tuple[int, str, str]:
+        code = ctl.main(["--connect", connect or node.address, "--timeout-ms", "2000", *arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run_it
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_put_and_get(run: Run) -> None:
+    assert run("put", "kv", "color", "blue") == (0, "index 1\n", "")
+    assert run("get", "kv", "color") == (0, "blue\n", "")
+    code, out, _ = run("get", "kv", "color", "--json")
+    assert (code, json.loads(out)) == (0, {"value": "blue", "version": 1})
+    code, out, _ = run("--json", "put", "kv", "color", "red")
+    assert (code, json.loads(out)) == (0, {"index": 2})
+
+
+def test_an_absent_key_is_a_failure_in_one_line(run: Run) -> None:
+    assert run("get", "kv", "nothing") == (1, "", "ctl: no key nothing in kv\n")
+
+
+def test_status_for_people_and_for_programs(run: Run) -> None:
+    code, out, err = run("status")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "node n1  cluster cc  version 0.1  client tcp://127.0.0.1:7001",
+        "KIND    SLOT  PID  RESTARTS",
+        "worker  3     12   0",
+        "GROUP  ROLE    TERM  LEADER  STATE",
+        "kv     leader  4     n1      running",
+    ]
+    assert json.loads(run("status", "--json")[1]) == ADMIN["status"]
+
+
+def test_status_asks_every_given_node_and_tells_of_the_one_that_is_gone(
+    run: Run, node: FakeNode
+) -> None:
+    with FakeNode(KVMachine()) as gone:
+        address = gone.address
+    code, out, _ = run("--timeout-ms", "300", "status", connect=f"{node.address},{address}")
+    assert code == 1
+    assert out.startswith("node n1")
+    assert f"{address}: UNREACHABLE" in out
+    code, out, _ = run(
+        "--timeout-ms", "300", "--json", "status", connect=f"{node.address},{address}"
+    )
+    assert [it["node"] for it in json.loads(out)["nodes"]] == ["n1", None]
+
+
+def test_nodes_and_groups_are_asked_of_the_system_group(run: Run, node: FakeNode) -> None:
+    assert run("nodes")[1].splitlines() == [
+        "ID  INCARNATION  CLIENT  PEER  EVENTS",
+        "n1  aa           c       p     -",
+    ]
+    assert run("groups")[1].splitlines()[1] == "2   kv    kv       n1,n2"
+    assert json.loads(run("groups", "--json")[1]) == ADMIN["groups"]
+    assert {group for group, _ in node.messages} == {"_system"}
+
+
+def test_metadata_shows_what_is_unknown_as_a_dash(run: Run) -> None:
+    code, out, _ = run("metadata", "kv")
+    assert (code, out.splitlines()) == (
+        0,
+        ["group   kv", "leader  -", "peers:", '  n2: {"match": 5}', "voters  n1"],
+    )
+
+
+def test_groups_are_created_and_deleted(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(lambda group, batch: each(reply())) as node:
+        connect = ["--connect", node.address]
+        assert ctl.main([*connect, "group", "create", "names", "--machine", "naming"]) == 0
+        assert ctl.main([*connect, "group", "delete", "names"]) == 0
+        admins = [(group, batch.requests[0].admin) for group, batch in node.messages]
+    assert capfd.readouterr().out == "created names\ndeleted names\n"
+    assert [(group, it.command, it.value, dict(it.options)) for group, it in admins] == [
+        ("_system", "createGroup", "names", {"machine": "naming"}),
+        ("_system", "deleteGroup", "names", {}),
+    ]
+
+
+def _why(answer: object) -> Callable[[str, pb.RequestBatch], Answer]:
+    return lambda group, batch: each(reply(data=json.dumps(answer).encode()))
+
+
+def test_why_is_an_exit_code_too(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = {
+        "group": "kv",
+        "ok": False,
+        "reason": "no_quorum",
+        "text": "2 of 3 voters are silent",
+        "silent": [{"node": "n2", "since_ms": 4000}],
+    }
+    with FakeNode(_why(broken)) as node:
+        assert ctl.main(["--connect", node.address, "why", "kv"]) == 1
+    assert capfd.readouterr().out.splitlines() == [
+        "kv: no_quorum: 2 of 3 voters are silent",
+        "silent: n2 for 4000 ms",
+    ]
+    with FakeNode(_why({"ok": True, "reason": "ok", "text": "led by n1"})) as node:
+        assert ctl.main(["--connect", node.address, "why", "kv", "--json"]) == 0
+
+
+def test_a_refusal_is_one_line_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    refusal = whole(reply(pb.NO_SUCH_GROUP, text="no group nope"))
+    with FakeNode(lambda group, batch: refusal) as node:
+        assert ctl.main(["--connect", node.address, "put", "nope", "k", "v"]) == 1
+    assert capfd.readouterr().err == "ctl: NO_SUCH_GROUP: no group nope\n"
+
+
+def test_an_answer_without_its_list_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(_why({"nodes": "?"})) as node:
+        assert ctl.main(["--connect", node.address, "nodes"]) == 1
+    assert capfd.readouterr().err == "ctl: the answer has no list of nodes\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["--connect", "nonsense", "status"],
+        ["--connect", "tcp://127.0.0.1:1"],
+        ["--connect", "tcp://127.0.0.1:1", "put", "kv"],
+        ["--connect", "tcp://127.0.0.1:1", "group", "create", "x"],
+        ["--connect", "tcp://127.0.0.1:1", "--timeout-ms", "0", "status"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("POLYRAFT_CONNECT", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        ctl.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capfd.readouterr().err
+
+
+def test_the_addresses_may_come_from_the_environment(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POLYRAFT_CONNECT", node.address)
+    assert ctl.main(["put", "kv", "a", "b"]) == 0

@@ -1,0 +1,304 @@
+"""`ctl`: the operator's command line.
+
+    ctl --connect tcp://127.0.0.1:7001 status
+    ctl --connect tcp://127.0.0.1:7001,tcp://127.0.0.1:7002 put kv color blue
+    ctl --connect ... why kv
+
+Answers go to stdout, for people or with --json as one JSON object; a failure is one line on stderr.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage. `get` of an absent key is exit 1, so that
+scripts can tell it from an empty value. `why` of a group that does not work is exit 1 too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transport.client.blocking import Client
+from transport.client.errors import PolyraftError
+from transport.client.wire import TIMEOUT_MS_MAX
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+SYSTEM_GROUP = "_system"
+
+Options = argparse.Namespace
+Command = Callable[[Client, Options], int]
+
+
+class CtlError(Exception):
+    """The command failed for a reason that is no reply; the text is for the operator."""
+
+
+# -- showing -------------------------------------------------------------------------------------
+
+
+def show_json(answer: dict[str, Any]) -> None:
+    """One JSON object on one line."""
+    print(json.dumps(answer, sort_keys=True, ensure_ascii=False))
+
+
+def text_of(value: object) -> str:
+    """A JSON value in a table cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ",".join(text_of(item) for item in value)
+    if isinstance(value, dict):
+        node = value.get("id", value.get("node"))
+        if node is not None:
+            return text_of(node)
+        return json.dumps(value, sort_keys=True)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell."""
+    cells = [[text_of(cell) for cell in row] for row in rows]
+    table = [[column.upper() for column in columns], *cells]
+    widths = [max(len(row[position]) for row in table) for position in range(len(columns))]
+    for row in table:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())
+
+
+def show_fields(answer: dict[str, Any]) -> None:
+    """One field per line; nested objects indented below their name."""
+    width = max((len(name) for name in answer), default=0)
+    for name, value in answer.items():
+        if isinstance(value, dict) and value:
+            print(f"{name}:")
+            for inner, inner_value in value.items():
+                print(f"  {inner}: {text_of(inner_value)}")
+        else:
+            print(f"{name.ljust(width)}  {text_of(value)}")
+
+
+def _records(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    records = answer.get(name)
+    if not isinstance(records, list) or not all(isinstance(it, dict) for it in records):
+        raise CtlError(f"the answer has no list of {name}")
+    return records
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def do_status(client: Client, options: Options) -> int:
+    """What each given node says of itself."""
+    answers: list[dict[str, Any]] = []
+    failed = False
+    for address in options.addresses:
+        try:
+            answers.append(client.admin("", "status", address=address))
+        except PolyraftError as error:
+            failed = True
+            answers.append({"node": None, "address": address, "error": str(error)})
+    if options.json:
+        show_json(answers[0] if len(answers) == 1 else {"nodes": answers})
+    for answer in [] if options.json else answers:
+        show_status(answer)
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def show_status(answer: dict[str, Any]) -> None:
+    """One node for people."""
+    if answer.get("error"):
+        print(f"{answer.get('address')}: {answer['error']}")
+        return
+    addresses = answer.get("addresses") or {}
+    print(
+        f"node {text_of(answer.get('node'))}  cluster {text_of(answer.get('cluster'))}  "
+        f"version {text_of(answer.get('version'))}  client {text_of(addresses.get('client'))}"
+    )
+    processes = answer.get("processes") or []
+    if processes:
+        columns = ("kind", "slot", "pid", "restarts")
+        show_table(columns, [[it.get(column) for column in columns] for it in processes])
+    groups = answer.get("groups") or {}
+    if groups:
+        columns = ("role", "term", "leader", "state")
+        rows = [[name, *(it.get(column) for column in columns)] for name, it in groups.items()]
+        show_table(("group", *columns), rows)
+
+
+def do_nodes(client: Client, options: Options) -> int:
+    """All nodes of the cluster."""
+    answer = client.admin(SYSTEM_GROUP, "nodes")
+    columns = ("id", "incarnation", "client", "peer", "events")
+    return show_records(answer, "nodes", columns, as_json=options.json)
+
+
+def do_groups(client: Client, options: Options) -> int:
+    """All groups of the cluster."""
+    answer = client.admin(SYSTEM_GROUP, "groups")
+    columns = ("id", "name", "machine", "members")
+    return show_records(answer, "groups", columns, as_json=options.json)
+
+
+def show_records(
+    answer: dict[str, Any], name: str, columns: Sequence[str], *, as_json: bool
+) -> int:
+    """A list of records as a table."""
+    if as_json:
+        show_json(answer)
+    else:
+        rows = [[it.get(column) for column in columns] for it in _records(answer, name)]
+        show_table(columns, rows)
+    return EXIT_DONE
+
+
+def do_group_create(client: Client, options: Options) -> int:
+    """Create a group on the cluster."""
+    answer = client.admin(SYSTEM_GROUP, "createGroup", options.name, {"machine": options.machine})
+    return show_done(answer, f"created {options.name}", as_json=options.json)
+
+
+def do_group_delete(client: Client, options: Options) -> int:
+    """Delete a group and its data."""
+    answer = client.admin(SYSTEM_GROUP, "deleteGroup", options.name)
+    return show_done(answer, f"deleted {options.name}", as_json=options.json)
+
+
+def show_done(answer: dict[str, Any], text: str, *, as_json: bool) -> int:
+    """A change that succeeded."""
+    if as_json:
+        show_json(answer)
+    else:
+        print(text)
+    return EXIT_DONE
+
+
+def do_put(client: Client, options: Options) -> int:
+    """Set a key of a kv group."""
+    index = client.kv(options.group).put(options.key, options.value.encode())
+    if options.json:
+        show_json({"index": index})
+    else:
+        print(f"index {index}")
+    return EXIT_DONE
+
+
+def do_get(client: Client, options: Options) -> int:
+    """Read a key of a kv group, linearizably."""
+    entry = client.kv(options.group).get(options.key)
+    if options.json:
+        value = None if entry is None else entry.value.decode(errors="replace")
+        show_json({"value": value, "version": None if entry is None else entry.version})
+    elif entry is not None:
+        sys.stdout.buffer.write(entry.value + b"\n")
+        sys.stdout.flush()
+    if entry is None:
+        raise CtlError(f"no key {options.key} in {options.group}")
+    return EXIT_DONE
+
+
+def do_why(client: Client, options: Options) -> int:
+    """Why a group does not work, as the first reachable node sees it."""
+    answer = client.admin(options.group, "why")
+    if options.json:
+        show_json(answer)
+    else:
+        silent = ", ".join(
+            f"{text_of(it.get('node'))} for {text_of(it.get('since_ms'))} ms"
+            for it in answer.get("silent") or []
+        )
+        print(f"{options.group}: {text_of(answer.get('reason'))}: {text_of(answer.get('text'))}")
+        if silent:
+            print(f"silent: {silent}")
+    return EXIT_DONE if answer.get("ok") else EXIT_FAILED
+
+
+def do_metadata(client: Client, options: Options) -> int:
+    """Everything one node knows of a group."""
+    answer = client.admin(options.group, "metadata")
+    if options.json:
+        show_json(answer)
+    else:
+        show_fields(answer)
+    return EXIT_DONE
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="ctl", description="Ask and change a cluster.")
+    parser.add_argument("--connect", metavar="A[,B]", help="client addresses; or POLYRAFT_CONNECT")
+    parser.add_argument("--timeout-ms", type=int, default=10_000, metavar="MS")
+    _add_json(parser, default=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(commands, "status", do_status)
+    _add(commands, "nodes", do_nodes)
+    _add(commands, "groups", do_groups)
+    _add(commands, "put", do_put, "group", "key", "value")
+    _add(commands, "get", do_get, "group", "key")
+    _add(commands, "why", do_why, "group")
+    _add(commands, "metadata", do_metadata, "group")
+    group = commands.add_parser("group", help="create or delete a group")
+    changes = group.add_subparsers(dest="change", required=True, metavar="create|delete")
+    create = _add(changes, "create", do_group_create, "name")
+    create.add_argument("--machine", required=True, metavar="KIND", help="e.g. kv")
+    _add(changes, "delete", do_group_delete, "name")
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="one JSON object on stdout"
+    )
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Command,
+    *arguments: str,
+) -> argparse.ArgumentParser:
+    documentation = (run.__doc__ or "").rstrip(".").lower()
+    command = commands.add_parser(name, help=documentation, description=run.__doc__)
+    for argument in arguments:
+        command.add_argument(argument)
+    # After the command too; a default here would undo a --json given before it.
+    _add_json(command, argparse.SUPPRESS)
+    command.set_defaults(run=run)
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    connect = options.connect or os.environ.get("POLYRAFT_CONNECT", "")
+    if not connect:
+        parser.error("--connect is needed")
+    if not 0 < options.timeout_ms <= TIMEOUT_MS_MAX:
+        parser.error(f"--timeout-ms must be 1..{TIMEOUT_MS_MAX}")
+    try:
+        client = Client(connect, timeout_ms=options.timeout_ms)
+    except ValueError as error:
+        parser.error(str(error))
+    options.addresses = [part.strip() for part in connect.split(",") if part.strip()]
+    with client:
+        try:
+            code: int = options.run(client, options)
+        except (PolyraftError, CtlError) as error:
+            print(f"ctl: {error}", file=sys.stderr)
+            return EXIT_FAILED
+        except KeyboardInterrupt:
+            print("ctl: interrupted", file=sys.stderr)
+            return EXIT_FAILED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
