@@ -238,13 +238,13 @@ def test_a_new_life_owes_no_end_turn_for_what_the_old_one_handled() -> None:
     world = World()
     world.script["a", "bad"] = ValueError("bad")
     world.probe("a", Batcher, restarts=True)
-    world.probe("b")
-    world.probe("c")
-    world.tell("a", 1, "bad")
-    world.tell("b", 1)  # control is served after each slice: the new life starts in the same round
-    world.tell("c", 1)
+    world.script["b", 1] = [Tell("a", "bad", control=True)]
+    for name in "bcd":
+        world.probe(name)
+    for name in "abcd":  # control is served after each slice: the new life starts in this round
+        world.tell(name, 1)
     world.run()
-    assert world.take_log() == ["a:1", "a:bad", "b:1", "a:on_start", "c:1"]
+    assert world.take_log() == ["a:1", "b:1", "a:bad", "c:1", "d:1", "a:on_start"]
     world.tell("a", 2)
     world.run()
     assert world.log == ["a:2", "a:end_turn"]
