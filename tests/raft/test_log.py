@@ -1,0 +1,147 @@
+"""The log of runs: where it cuts, what it finds, and what it refuses to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from raft.log import Log
+from raft.messages import COMMAND, Run
+
+
+def run(first: int, count: int, term: int, size_bytes: int = 10) -> Run:
+    return Run(COMMAND, term, first, count, b"x" * size_bytes, 0)
+
+
+def log() -> Log:
+    """1..3 of term 1, 4 of term 1, 5..9 of term 3, 10..11 of term 6."""
+    return Log([run(1, 3, 1), run(4, 1, 1), run(5, 5, 3), run(10, 2, 6)])
+
+
+def test_an_empty_log_ends_before_its_first_index() -> None:
+    empty = Log()
+    assert (empty.first_index, empty.last_index, empty.last_term) == (1, 0, 0)
+    assert empty.term_at(0) == 0
+    assert empty.term_at(1) is None
+    assert empty.slice(1, 100) == []
+    assert empty.between(1, 0) == []
+    assert empty.is_border(0)
+    assert empty.tail(3) == []
+
+
+def test_a_log_behind_a_snapshot_knows_the_term_of_its_base() -> None:
+    short = Log([run(6, 2, 4)], base_index=5, base_term=3)
+    assert (short.base_index, short.first_index, short.last_index) == (5, 6, 7)
+    assert [short.term_at(index) for index in (4, 5, 6, 7, 8)] == [None, 3, 4, 4, None]
+    assert short.agreement(4, 9) == (5, 3)
+    assert short.agreement(7, 2) == (5, 3)
+    assert short.border_at_or_before(3) == 5
+
+
+@pytest.mark.parametrize(
+    ("index", "term"), [(0, 0), (1, 1), (3, 1), (4, 1), (5, 3), (9, 3), (10, 6), (11, 6)]
+)
+def test_every_entry_has_the_term_of_its_run(index: int, term: int) -> None:
+    assert log().term_at(index) == term
+
+
+def test_entries_beyond_the_end_have_no_term() -> None:
+    assert log().term_at(12) is None
+    assert log().run_containing(12) is None
+    assert log().run_containing(0) is None
+
+
+def test_only_the_end_of_a_run_is_a_border() -> None:
+    borders = [index for index in range(12) if log().is_border(index)]
+    assert borders == [0, 3, 4, 9, 11]
+    assert [log().border_at_or_before(index) for index in (0, 2, 3, 4, 8, 9, 10, 11, 99)] == [
+        0,
+        0,
+        3,
+        4,
+        4,
+        9,
+        9,
+        11,
+        11,
+    ]
+
+
+def test_an_append_continues_without_a_hole() -> None:
+    filled = log()
+    filled.append([run(12, 1, 6), run(13, 2, 7)])
+    assert (filled.last_index, filled.last_term, filled.run_count) == (14, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (run(13, 1, 6), "run starts at 13, the log ends at 11"),
+        (run(11, 1, 6), "run starts at 11, the log ends at 11"),
+        (run(12, 1, 5), "run of term 5 at 12 after term 6"),
+        (run(12, 0, 6), "empty run at 12"),
+    ],
+)
+def test_a_hole_an_overlap_and_a_falling_term_are_errors_of_ours(wrong: Run, text: str) -> None:
+    with pytest.raises(AssertionError, match=text):
+        log().append([wrong])
+
+
+def test_a_cut_at_a_border_removes_whole_runs() -> None:
+    cut = log()
+    cut.truncate_from(5)
+    assert (cut.last_index, cut.last_term, cut.run_count) == (4, 1, 2)
+    cut.truncate_from(1)
+    assert (cut.last_index, cut.last_term) == (0, 0)
+    cut.append([run(1, 1, 9)])
+    assert cut.term_at(1) == 9
+
+
+@pytest.mark.parametrize("index", [0, 2, 6, 11, 12])
+def test_a_cut_inside_a_run_or_outside_the_log_is_an_error_of_ours(index: int) -> None:
+    with pytest.raises(AssertionError, match=f"cannot cut at {index}"):
+        log().truncate_from(index)
+
+
+def test_a_slice_is_bounded_by_bytes_but_never_empty() -> None:
+    filled = log()
+    assert [each.first for each in filled.slice(1, 30)] == [1, 4, 5]
+    assert [each.first for each in filled.slice(1, 29)] == [1, 4]
+    assert [each.first for each in filled.slice(4, 1)] == [4]
+    assert [each.first for each in filled.slice(10, 1_000)] == [10]
+    assert filled.slice(12, 1_000) == []
+    with pytest.raises(AssertionError, match="no run starts at 2"):
+        filled.slice(2, 100)
+
+
+def test_between_gives_exactly_the_runs_of_a_stretch() -> None:
+    filled = log()
+    assert [each.first for each in filled.between(4, 9)] == [4, 5]
+    assert filled.between(4, 3) == []
+    with pytest.raises(AssertionError, match="8 lies inside a run"):
+        filled.between(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("index", "term", "found"),
+    [
+        (11, 6, (11, 6)),
+        (11, 5, (9, 3)),  # the entries of term 6 cannot agree
+        (11, 3, (9, 3)),
+        (11, 2, (4, 1)),
+        (7, 3, (7, 3)),
+        (7, 9, (7, 3)),
+        (3, 1, (3, 1)),
+        (11, 0, (0, 0)),
+        (0, 9, (0, 0)),
+        (99, 9, (11, 6)),  # the log is shorter than that
+    ],
+)
+def test_agreement_skips_all_entries_of_higher_terms(
+    index: int, term: int, found: tuple[int, int]
+) -> None:
+    assert log().agreement(index, term) == found
+
+
+def test_the_tail_is_at_most_the_last_runs() -> None:
+    assert [each.first for each in log().tail(2)] == [5, 10]
+    assert len(log().tail(99)) == 4
