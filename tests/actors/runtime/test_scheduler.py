@@ -12,6 +12,7 @@ from actors.runtime import (
     DROP_OLD,
     ActorRef,
     ActorSpec,
+    BadEffect,
     Effects,
     Spawn,
     StartTimer,
@@ -478,6 +479,20 @@ def test_an_exception_of_a_carrier_is_the_processs_and_leaves_the_turn() -> None
     with pytest.raises(OSError, match="disk"):
         world.scheduler.run_turn()
     assert world.crashes == []
+
+
+def test_a_carrier_can_blame_the_actor() -> None:
+    world = World()
+
+    def carry_save(effect: Save, ref: ActorRef) -> None:
+        raise BadEffect(f"save {effect.number} came twice")
+
+    world.scheduler.carry(Save, carry_save)
+    world.script["a", "go"] = [Save(1)]
+    world.probe("a")
+    world.tell("a", "go")
+    world.run()
+    assert "save 1 came twice" in str(world.crashes[0])
 
 
 def test_a_type_has_one_carrier() -> None:
