@@ -90,7 +90,7 @@ class Life:
     def carry(self, effect_type: type, carrier: Callable[[Any, ActorRef], None]) -> None:
         """Have ``carrier(effect, ref of the actor)`` called for effects of exactly this type.
 
-        It may raise :class:`BadEffect` for what is the actor's fault; anything else is the process's.
+        It may raise :class:`BadEffect`: the actor's fault; anything else is the process's own.
         """
         assert effect_type not in self._carriers, f"{effect_type.__name__} is carried already"
         self._carriers[effect_type] = carrier
