@@ -116,8 +116,8 @@ class CatalogMachine(Machine):
         return {"nodes": list(self.nodes.values()), "groups": list(self.groups.values())}
 
     def digest(self) -> bytes:
-        rows = [list(sorted(node.items())) for _, node in sorted(self.nodes.items())]
-        rows += [list(sorted(group.items())) for _, group in sorted(self.groups.items())]
+        rows = [sorted(node.items()) for _, node in sorted(self.nodes.items())]
+        rows += [sorted(group.items()) for _, group in sorted(self.groups.items())]
         return crc32(msgpack.packb(rows)).to_bytes(8, "big")
 
 

@@ -3,8 +3,8 @@
 One per group, beside the group actor and behind a mailbox, so that consensus never waits for an apply
 and a machine that fails takes nobody with it.
 
-**Order.**  Runs arrive in log order and are applied in slices of at most :data:`SLICE_ENTRIES_MAX`
-entries or :data:`SLICE_MS_MAX` ms; between slices the scheduler serves whoever else is waiting, the
+**Order.**  Runs arrive in log order and are applied in slices of at most :data:`APPLY_SLICE_ENTRIES_MAX`
+entries or :data:`APPLY_SLICE_MS_MAX` ms; between slices the scheduler serves whoever else is waiting, the
 control lane first (pitfall 10: a long apply must not look like a dead node).  A query names the index
 that must have been applied before it is answered; until then it waits here (pitfall 31).
 
@@ -24,12 +24,14 @@ from typing import Any
 
 from actors.machines import Context, Contexts, Machine, Response, WriteRequest
 from actors.runtime import Actor, Clock, Effects, Tell
+from actors.settings import APPLY_SLICE_ENTRIES_MAX, APPLY_SLICE_MS_MAX
 from raft.messages import COMMAND, NOOP, Run
-from raft.store.runs import DamagedRun, decode_run
-from transport.protocol import WRITE_TAG, parse_write
+from raft.store.errors import DamagedRun
+from raft.store.runs import decode_run
+from transport.frames import FrameError
+from transport.protocol import parse_write
 
-SLICE_ENTRIES_MAX = 1_000
-SLICE_MS_MAX = 10
+WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
 WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
 
@@ -132,7 +134,7 @@ class MachineActor(Actor):
     def __init__(
         self, name: str, group: int, machine: Machine, group_actor: str, clock: Clock
     ) -> None:
-        self.name = name
+        super().__init__(name)
         self.machine = machine
         self.applied_index = 0
         self.error: str | None = None
@@ -152,6 +154,10 @@ class MachineActor(Actor):
             _Continue: self._on_continue,
         }
 
+    def _tell(self, news: object) -> Tell:
+        # In the control lane, which is never refused: an answer that got lost would never be given.
+        return Tell(self._group_actor, news, control=True)
+
     def handle(self, message: object) -> Effects:
         return self._table[type(message)](message)
 
@@ -169,8 +175,8 @@ class MachineActor(Actor):
 
     def _work(self) -> list[object]:
         effects: list[object] = []
-        entries_left = SLICE_ENTRIES_MAX
-        stop_ms = self._clock.now_ms() + SLICE_MS_MAX
+        entries_left = APPLY_SLICE_ENTRIES_MAX
+        stop_ms = self._clock.now_ms() + APPLY_SLICE_MS_MAX
         while self.error is None and (self._progress is not None or self._queue):
             if entries_left <= 0 or self._clock.now_ms() >= stop_ms:
                 effects.append(Tell(self.name, _Continue()))
@@ -201,7 +207,7 @@ class MachineActor(Actor):
             return None
         if run.kind == NOOP:
             self.applied_index = run.last
-            effects.append(Tell(self._group_actor, Applied(run.first, run.last, body.time_ms, [])))
+            effects.append(self._tell(Applied(run.first, run.last, body.time_ms, [])))
             return None
         if run.kind != COMMAND:
             effects += self._quarantine(run.first, f"unknown kind of entry {run.kind}")
@@ -232,7 +238,7 @@ class MachineActor(Actor):
         if self.applied_index == run.last:
             self._progress = None
             applied = Applied(run.first, run.last, progress.time_ms, progress.responses)
-            effects.append(Tell(self._group_actor, applied))
+            effects.append(self._tell(applied))
         return len(requests)
 
     def _apply(
@@ -266,10 +272,9 @@ class MachineActor(Actor):
         waiting, self._waiting = self._waiting, []
         refusal = Response.refuse(f"the machine is quarantined: {error}")
         effects: list[object] = [
-            Tell(self._group_actor, Answered(query.key, 0, [refusal] * len(query.requests)))
-            for query in waiting
+            self._tell(Answered(query.key, 0, [refusal] * len(query.requests))) for query in waiting
         ]
-        effects.append(Tell(self._group_actor, Quarantined(index, error)))
+        effects.append(self._tell(Quarantined(index, error)))
         return effects
 
     # ------------------------------------------------------------------ reading
@@ -277,12 +282,12 @@ class MachineActor(Actor):
     def _on_query(self, query: Query) -> list[object]:
         if self.error is not None:
             refusal = Response.refuse(f"the machine is quarantined: {self.error}")
-            return [Tell(self._group_actor, Answered(query.key, 0, [refusal] * len(query.requests)))]
+            return [self._tell(Answered(query.key, 0, [refusal] * len(query.requests)))]
         if query.index > self.applied_index:
             if len(self._waiting) >= WAITING_QUERIES_MAX:
                 refusal = Response.refuse("too many reads wait for this machine")
                 answered = Answered(query.key, 0, [refusal] * len(query.requests))
-                return [Tell(self._group_actor, answered)]
+                return [self._tell(answered)]
             self._waiting.append(query)
             return []
         return [self._answer(query)]
@@ -296,7 +301,7 @@ class MachineActor(Actor):
 
     def _answer(self, query: Query) -> object:
         responses = [self._read(request) for request in query.requests]
-        return Tell(self._group_actor, Answered(query.key, self.applied_index, responses))
+        return self._tell(Answered(query.key, self.applied_index, responses))
 
     def _read(self, request: Any) -> Response:
         try:
@@ -309,7 +314,7 @@ class MachineActor(Actor):
     def _on_describe(self, message: Describe) -> list[object]:
         digest = None if self.error is not None else self.machine.digest()
         described = Described(message.key, self.applied_index, digest, self.error)
-        return [Tell(self._group_actor, described)]
+        return [self._tell(described)]
 
     def _on_leadership(self, message: Leadership) -> list[object]:
         if message.leads:
@@ -323,4 +328,7 @@ def _parse(data: bytes) -> WriteRequest | None:
     """The command in a log entry, behind its two-byte type tag; None if there is none."""
     if data[:2] != WRITE_TAG:
         return None
-    return parse_write(data)
+    try:
+        return parse_write(data[2:])
+    except FrameError:
+        return None

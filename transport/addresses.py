@@ -91,7 +91,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def runtime_directory() -> Path:
+def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     """The directory of this user's worker sockets, made if missing, with mode 0700.
 
     The mode is the whole protection of these sockets, so a directory of somebody else, or one that
@@ -99,7 +99,9 @@ def runtime_directory() -> Path:
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     user = os.getuid()
-    if base and os.path.isdir(base) and len(os.fsencode(base)) < SOCKET_PATH_BYTES_MAX - 40:
+    if chosen is not None:
+        path = Path(chosen) / "polyraft"
+    elif base and os.path.isdir(base) and len(os.fsencode(base)) < SOCKET_PATH_BYTES_MAX - 40:
         path = Path(base) / "polyraft"
     else:
         path = Path("/tmp") / f"polyraft-{user}"
@@ -113,14 +115,18 @@ def runtime_directory() -> Path:
     return path
 
 
-def runtime_socket_path(data_directory: str | os.PathLike[str], name: str = "router") -> str:
+def runtime_socket_path(
+    data_directory: str | os.PathLike[str],
+    name: str = "router",
+    directory: str | os.PathLike[str] | None = None,
+) -> str:
     """Where the router of the node with this DATA listens for its workers.
 
     A path below DATA may be too long for a socket; a hash of DATA never is.
     """
     real = os.path.realpath(data_directory)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    path = str(runtime_directory() / f"{digest}-{name}")
+    path = str(runtime_directory(directory) / f"{digest}-{name}")
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise AddressError(f"{path}: longer than {SOCKET_PATH_BYTES_MAX} bytes")
     return path

@@ -199,7 +199,10 @@ PEER_HELLO: Final = 1  # who I am; the only kind that may go to an unknown incar
 PEER_RAFT: Final = 2  # messages of consensus for many groups
 PEER_FORWARD: Final = 3  # a client's message, for the leader's node
 PEER_FORWARD_REPLY: Final = 4
-PEER_KINDS: Final = frozenset((PEER_HELLO, PEER_RAFT, PEER_FORWARD, PEER_FORWARD_REPLY))
+PEER_RAFT_CONTROL: Final = 5  # the same as RAFT, in the control lane
+PEER_KINDS: Final = frozenset(
+    (PEER_HELLO, PEER_RAFT, PEER_FORWARD, PEER_FORWARD_REPLY, PEER_RAFT_CONTROL)
+)
 
 CLUSTER_BYTES: Final = 16
 
@@ -319,7 +322,7 @@ class Hello(NamedTuple):
     events_address: str
     format: int  # of the log that this node writes
     format_oldest: int  # the oldest one that it can read
-    groups: list[Any]  # summaries, for the reader to interpret
+    founders: list[Any]  # [node, incarnation] of each who formed the cluster; empty while blank
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -424,25 +427,8 @@ def unpack_forward_reply(body: Buffer) -> ForwardReply:
 
 
 # -------------------------------------------------------------------------------------- link frames
-# `[kind, from epoch, to epoch, fields of the kind...]`.  "flat" is one array with the fields of all
-# items one after the other, which is cheaper than an array for each.  Router R, worker W, node
-# process N; `token` is the router's own number for a client's message.
-
-LINK_HELLO: Final = 1  # W,N->R  role "worker"|"node", slot, pid, groups [[id, name, role, term,
-#                                leader node|nil]...]; to epoch 0: not known yet
-LINK_WELCOME: Final = 2  # R->W,N  node id, incarnation, cluster
-LINK_REQUESTS: Final = 3  # R->W   flat [token, group id, remaining_ms, rights, batch]*
-LINK_PEER_IN: Final = 4  # R->W    from node, from incarnation, flat [group id, message]*
-LINK_ROUND: Final = 5  # W->R      flat [node, lane, group id, message]*, flat [token, ReplyBatch]*,
-#                                  flat [token, leader node|nil, term, reason]* (handed back)
-LINK_REPORT: Final = 6  # W->R,N   groups [[id, role, term, leader node|nil, status map]...]
-LINK_QUERY: Final = 7  # R->W,N    query id, group id (0: none), command, value, options map
-LINK_ANSWER: Final = 8  # W,N->R   query id, ok?, bytes
-LINK_DOWN: Final = 9  # R->W       node: the connection to it was reset
-LINK_CATALOG: Final = 10  # N->R,W groups [[id, name, slot, machine]...], nodes [[id, incarnation,
-#                                  client, peer, events]...]
-LINK_CONTROL: Final = 11  # N->R,W command, value
-LINK_EVENTS: Final = 12  # W->R    flat [topic, payload]*
+# `[kind, from epoch, to epoch, fields of the kind...]`; the kinds are the business of who is at the
+# two ends.
 
 LANE_CONTROL: Final = 0  # votes, heartbeats, acknowledgements, HELLO
 LANE_BULK: Final = 1  # appends, forwards, snapshots

@@ -17,7 +17,7 @@ A message is of one class, that of its first request, and is refused as a whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -36,6 +36,8 @@ from transport.polyraft_pb2 import (
     Read,
     ReadRequest,
     Reply,
+    ReplyBatch,
+    RequestBatch,
     RequestBatchView,
     RequestView,
     Response,
@@ -469,3 +471,26 @@ def encode_whole(
         retry_after_ms=retry_after_ms,
     )
     return b"\x0a" + varint(len(reply)) + reply + _BATCH_WHOLE
+
+
+# ------------------------------------------------------------------------------ this node as a client
+
+
+def encode_admin(command: str, value: str, options: Mapping[str, str], timeout_ms: int) -> bytes:
+    """RequestBatch with one Admin: what a node asks of its own cluster."""
+    batch = RequestBatch()
+    request = batch.requests.add()
+    request.timeout_ms = timeout_ms
+    request.admin.command = command
+    request.admin.value = value
+    request.admin.options.update(options)
+    return batch.SerializeToString()
+
+
+def first_outcome(payload: bytes) -> tuple[int, str]:
+    """(code, reason) of the first Reply in a ReplyBatch."""
+    try:
+        replies = ReplyBatch.FromString(payload).replies
+    except DecodeError:
+        return INTERNAL, "the answer is no ReplyBatch"
+    return (int(replies[0].code), replies[0].response.errMsg) if replies else (INTERNAL, "no answer")

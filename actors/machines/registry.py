@@ -1,0 +1,33 @@
+"""From the name of a machine kind to a machine: a built-in name or ``package.module:Class``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from actors.machines import Machine
+from actors.machines.kv import KeyValueMachine
+
+BUILT_IN: dict[str, Callable[[], Machine]] = {"kv": KeyValueMachine}
+
+
+class UnknownMachine(ValueError):
+    """No such machine kind; the message names it."""
+
+
+def make_machine(kind: str) -> Machine:
+    """A new, empty machine.  Raises UnknownMachine with one line."""
+    make = BUILT_IN.get(kind)
+    if make is not None:
+        return make()
+    module_name, colon, class_name = kind.partition(":")
+    if not colon:
+        known = ", ".join(sorted(BUILT_IN))
+        raise UnknownMachine(f"no machine kind {kind!r}; built in: {known}; or package.module:Class")
+    try:
+        found = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownMachine(f"machine kind {kind!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Machine)):
+        raise UnknownMachine(f"machine kind {kind!r} is no class derived from Machine")
+    return found()

@@ -1,0 +1,662 @@
+"""The node process: who this node is, which processes it has, and which groups live here.
+
+It owns DATA: takes its lock, keeps ``node.json`` and ``placement``, and is the only one to change them.
+It does no consensus and carries no request; if it dies, the others end with it, and the next one finds
+everything on disk.
+
+::
+
+    lock DATA -> identity -> left-over children -> router -> (formed?) -> workers of the placement
+                                                     |
+                                          blank: formation -> placement, then node.json -> _system
+
+The **catalog** comes from the local replica of ``_system`` by way of the router.  Reconciling is one
+direction only: a group in the catalog that has this replica among its members and is not placed gets a
+slot, durably, before its worker hears of it.  Groups start from placement and disk without asking
+anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import uvloop
+
+from actors import wire
+from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
+from actors.children import ChildProcess, end_left_over, make_context
+from actors.config import NodeConfig
+from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
+from actors.router import RouterArguments, router_process
+from actors.runtime import MonotonicClock
+from actors.settings import (
+    LOCK_WAIT_MS_MAX,
+    ROUTER_MEMORY_BYTES_MAX,
+    ROUTER_MEMORY_CHECK_MS,
+    STOP_MS_MAX,
+)
+from actors.worker import WorkerArguments, start_logging, worker_process
+from raft.messages import Replica
+from raft.store.errors import LockHeld, StoreError
+from raft.store.files import Files, make_directory
+from raft.store.identity import DataLock, NodeIdentity
+from raft.store.placement import PlacedGroup, Placement
+from transport import frames, links, protocol
+from transport.addresses import AddressError, runtime_socket_path
+
+log = logging.getLogger("polyraft.node")
+
+SYSTEM_SLOT: Final = 0
+CONNECT_RETRY_MS: Final = 20
+DECLARE_RETRY_MS: Final = 300
+DECLARE_TIMEOUT_MS: Final = 3_000
+DRAIN_WAIT_MS: Final = 3_000
+
+
+class NodeRefused(Exception):
+    """This node cannot run; one line says why."""
+
+
+class Node:
+    """One life of the node process."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        files: Files,
+        lock: DataLock,
+        identity: NodeIdentity,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._lock = lock
+        self._identity = identity
+        self._loop = loop
+        self._clock = MonotonicClock()
+        self._data = str(config.data)
+        self._placement = Placement.load(files, self._data)
+        self._socket_path = _socket_path(config)
+        self._epoch = secrets.randbits(63) | 1
+        self._router_epoch = 0
+        self._link: links.LinkProtocol | None = None
+        self._bound: dict[str, str] = {}
+        self._context = make_context()
+        self._workers: dict[int, ChildProcess] = {}
+        self._reported: set[int] = set()  # slots that have said HELLO, or failed, once
+        self._damaged: dict[int, str] = {}
+        self._formation: Formation | None = None
+        self._forming: str | None = None
+        self._nodes: dict[str, dict[str, Any]] = {}
+        self._groups: dict[int, dict[str, Any]] = {}
+        self._requests: dict[int, asyncio.Future[bytes]] = {}
+        self._request_number = 0
+        self._ready = False
+        self._stopping = False
+        self._drained: set[int] = set()
+        self._ended = loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._router = self._child("router", None, router_process, self._router_arguments())
+        self._handlers: dict[int, Callable[[list[Any]], None]] = {
+            wire.WELCOME: self._on_welcome,
+            wire.WORKER: self._on_worker,
+            wire.PEER_HELLO: self._on_peer_hello,
+            wire.CATALOG: self._on_catalog,
+            wire.REPLY: self._on_reply,
+            wire.DRAINED: self._on_drained,
+        }
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        end_left_over(self._lock.left_over, self._clock)
+        if self._identity.cluster is None:
+            self._formation = Formation(
+                self._config.id, self._identity.incarnation, self._config.members
+            )
+            self._forming = "waiting for the other members"
+        self._router.start()
+        self._task(self._keep_connected())
+        self._watch_memory()
+        try:
+            code: int = await self._ended
+            return code
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._lock.close()
+
+    def _task(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._fail(f"internal error: {task.exception()!r}")
+
+    def _fail(self, reason: str) -> None:
+        """Give up: one line, exit code 1."""
+        if not self._ended.done():
+            self._kill_all()
+            self._ended.set_exception(NodeRefused(reason))
+
+    def _child(
+        self, kind: str, slot: int | None, target: Callable[..., None], arguments: object
+    ) -> ChildProcess:
+        return ChildProcess(
+            self._context,
+            self._loop,
+            self._clock,
+            kind,
+            slot,
+            target,
+            arguments,
+            self._on_child_end,
+            self._on_children_changed,
+        )
+
+    def _router_arguments(self) -> RouterArguments:
+        config = self._config
+        return RouterArguments(
+            node=config.id,
+            incarnation=self._identity.incarnation,
+            socket_path=self._socket_path,
+            client=config.client,
+            peer=config.peer,
+            events=config.events,
+            advertise={
+                "client": config.advertise_client,
+                "peer": config.advertise_peer,
+                "events": config.advertise_events,
+            },
+            members=dict(config.members),
+            members_hash=members_hash(config.members),
+            log_level=config.log_level,
+        )
+
+    # ------------------------------------------------------------------ children
+
+    def _children(self) -> list[ChildProcess]:
+        return [self._router, *self._workers.values()]
+
+    def _on_children_changed(self) -> None:
+        self._lock.set_children([each.as_child() for each in self._children() if each.pid])
+        self._send_state()
+
+    def _on_child_end(self, child: ChildProcess, words: str) -> None:
+        if child is self._router:
+            if not self._bound and words:
+                child.forget()
+                self._fail(words)
+            return
+        assert child.slot is not None
+        if words:
+            self._damaged[child.slot] = words
+        self._reported.add(child.slot)
+        self._maybe_ready()
+
+    def _start_worker(self, slot: int) -> None:
+        if slot in self._workers or self._stopping:
+            return
+        config = self._config
+        arguments = WorkerArguments(
+            slot=slot,
+            data=self._data,
+            node=config.id,
+            incarnation=self._identity.incarnation,
+            router_socket=self._socket_path,
+            client_address=config.advertise_client,
+            raft=config.raft,
+            sync=config.sync,
+            log_level=config.log_level,
+        )
+        worker = self._child("worker", slot, worker_process, arguments)
+        self._workers[slot] = worker
+        worker.start()
+
+    def _start_workers(self) -> None:
+        for placed in self._placement.groups.values():
+            self._start_worker(placed.slot)
+
+    def _watch_memory(self) -> None:
+        """libzmq bounds no message that never ends: the router's memory is watched from outside."""
+        if self._router.pid is not None:
+            used = _resident_bytes(self._router.pid)
+            if used > ROUTER_MEMORY_BYTES_MAX:
+                log.error("the router uses %d bytes of memory: restarting it", used)
+                self._router.signal(signal.SIGKILL)
+        self._loop.call_later(ROUTER_MEMORY_CHECK_MS / 1_000, self._watch_memory)
+
+    # ------------------------------------------------------------------ the link to the router
+
+    async def _keep_connected(self) -> None:
+        while True:
+            closed = self._loop.create_future()
+
+            def make(closed: asyncio.Future[None] = closed) -> links.LinkProtocol:
+                def on_closed(link: links.LinkProtocol, error: Exception | None) -> None:
+                    self._on_link_lost()
+                    if not closed.done():
+                        closed.set_result(None)
+
+                return links.LinkProtocol(
+                    self._on_frames, on_closed, on_connected=self._on_connected
+                )
+
+            try:
+                await links.connect(self._loop, self._socket_path, make)
+            except OSError:
+                await asyncio.sleep(CONNECT_RETRY_MS / 1_000)
+                continue
+            await closed
+            await asyncio.sleep(CONNECT_RETRY_MS / 1_000)
+
+    def _on_connected(self, link: links.LinkProtocol) -> None:
+        self._link = link
+        self._router_epoch = 0
+        link.send(self._pack(wire.HELLO, "node", 0, os.getpid(), []), control=True)
+
+    def _on_link_lost(self) -> None:
+        self._link = None
+        self._router_epoch = 0
+        requests, self._requests = self._requests, {}
+        for future in requests.values():
+            if not future.done():
+                future.set_exception(ConnectionResetError("the router was lost"))
+
+    def _on_frames(self, link: links.LinkProtocol, received: list[bytes]) -> None:
+        for data in received:
+            frame = frames.unpack_link(data)
+            if frame[2] == self._epoch:
+                self._handlers[frame[0]](frame)
+
+    def _pack(self, kind: int, *fields: Any) -> bytes:
+        return frames.pack_link(kind, self._epoch, self._router_epoch, *fields)
+
+    def _send(self, kind: int, *fields: Any) -> None:
+        """Lost without a router; everything is told again in answer to its WELCOME."""
+        if self._link is not None and self._router_epoch:
+            self._link.send(self._pack(kind, *fields), control=True)
+
+    def _on_welcome(self, frame: list[Any]) -> None:
+        self._router_epoch = frame[1]
+        self._bound = frame[4]
+        self._send_identity()
+        self._send_tables()
+        self._send_state()
+        if self._identity.cluster is None:
+            self._decide()
+        else:
+            self._start_workers()
+        self._maybe_ready()
+
+    def _send_identity(self) -> None:
+        cluster = self._identity.cluster
+        self._send(
+            wire.IDENTITY,
+            b"" if cluster is None else bytes.fromhex(cluster),
+            [list(pair) for pair in self._founders()],
+        )
+
+    def _founders(self) -> tuple[Pair, ...]:
+        placed = self._placement.groups.get(SYSTEM_GROUP_ID)
+        if placed is None or self._identity.cluster is None:
+            return ()
+        return tuple((each.node, each.incarnation) for each in placed.members)
+
+    def _send_tables(self) -> None:
+        self._send(
+            wire.NODES,
+            [
+                [
+                    node,
+                    values["incarnation"],
+                    {key: values[key] for key in ("client", "peer", "events") if values.get(key)},
+                ]
+                for node, values in self._nodes.items()
+            ],
+        )
+        self._send(wire.GROUPS, list(self._group_rows().values()))
+
+    def _group_rows(self) -> dict[int, list[Any]]:
+        rows: dict[int, list[Any]] = {
+            group: [
+                group,
+                each["name"],
+                each["machine"],
+                [node for node, _ in each["members"]],
+                None,
+            ]
+            for group, each in self._groups.items()
+        }
+        for group, placed in self._placement.groups.items():
+            members = [each.node for each in placed.members]
+            rows[group] = [group, placed.name, placed.machine, members, placed.slot]
+        return rows
+
+    def _send_state(self) -> None:
+        processes = [
+            {
+                "kind": each.kind,
+                "pid": each.pid,
+                "restarts": each.restarts,
+                "slot": each.slot,
+            }
+            for each in self._children()
+        ]
+        processes.insert(0, {"kind": "node", "pid": os.getpid(), "restarts": 0, "slot": None})
+        state = {
+            "processes": processes,
+            "forming": self._forming,
+            "damaged": {str(slot): words for slot, words in self._damaged.items()},
+        }
+        self._send(wire.STATE, state)
+
+    def _maybe_ready(self) -> None:
+        """Say so once: sockets bound, and every placed slot recovered, or tried to."""
+        slots = {placed.slot for placed in self._placement.groups.values()}
+        if self._ready or not self._bound or (self._identity.cluster and slots - self._reported):
+            return
+        self._ready = True
+        shown = " ".join(
+            f"{name}={_shown(self._bound[name], getattr(self._config, f'advertise_{name}'))}"
+            for name in ("client", "peer", "events")
+        )
+        sys.stdout.write(f"ready node={self._config.id} {shown} pid={os.getpid()}\n")
+        sys.stdout.flush()
+        if self._identity.cluster is not None:
+            self._task(self._declare())
+
+    # ------------------------------------------------------------------ formation
+
+    def _on_peer_hello(self, frame: list[Any]) -> None:
+        node, incarnation, cluster, their_hash, founders = frame[3:8]
+        if self._formation is None:
+            return
+        try:
+            pairs = tuple((str(name), int(number)) for name, number in founders)
+        except (TypeError, ValueError):
+            log.error("the HELLO of %s does not say who formed its cluster", node)
+            return
+        self._formation.on_hello(Hello(node, incarnation, cluster, their_hash, pairs))
+        self._decide()
+
+    def _decide(self) -> None:
+        if self._formation is None:
+            return
+        decision = self._formation.decide()
+        if isinstance(decision, Wait):
+            if decision.text != self._forming:
+                log.info("%s", decision.text)
+            self._forming = decision.text
+            self._send_state()
+        elif isinstance(decision, Refused):
+            self._fail(decision.text)
+        else:
+            self._form(decision)
+
+    def _form(self, formed: Formed) -> None:
+        """Placement first: a node that is formed on disk knows who formed it."""
+        self._formation = None
+        members = tuple(Replica(node, incarnation) for node, incarnation in formed.pairs)
+        system = PlacedGroup(SYSTEM_SLOT, 1, SYSTEM_GROUP, "_catalog", members)
+        self._placement.replace({SYSTEM_GROUP_ID: system})
+        self._identity = self._identity.adopt(
+            self._files,
+            self._data,
+            formed.cluster.hex(),
+            members_hash(self._config.members).hex(),
+        )
+        log.info(
+            "cluster %s: %s", formed.cluster.hex(), ", ".join(node for node, _ in formed.pairs)
+        )
+        self._forming = None
+        self._send_identity()
+        self._send_tables()
+        self._send_state()
+        self._start_workers()
+        if self._ready:
+            self._task(self._declare())
+
+    # ------------------------------------------------------------------ groups
+
+    def _on_worker(self, frame: list[Any]) -> None:
+        slot, _pid, up, groups = frame[3:7]
+        if not up:
+            return
+        self._damaged.pop(slot, None)
+        self._reported.add(slot)
+        self._mark_born(groups)
+        self._send_state()
+        self._maybe_ready()
+
+    def _mark_born(self, groups: list[int]) -> None:
+        """The log of these groups is on disk; from now on a missing one is a loss, not a beginning."""
+        placed = self._placement.groups
+        born = {
+            group: replace(placed[group], options={**placed[group].options, "born": True})
+            for group in groups
+            if group in placed and not placed[group].options.get("born")
+        }
+        if born:
+            self._placement.replace({**placed, **born})
+
+    def _on_catalog(self, frame: list[Any]) -> None:
+        table = frame[3]
+        for node in table["nodes"]:
+            self._nodes[node["id"]] = node
+        for group in table["groups"]:
+            self._groups[group["id"]] = group
+        self._reconcile()
+        self._send_tables()
+
+    def _reconcile(self) -> None:
+        me = [self._config.id, self._identity.incarnation]
+        placed = dict(self._placement.groups)
+        missing = [
+            group
+            for group in self._groups.values()
+            if group["id"] not in placed and me in group["members"]
+        ]
+        if not missing or self._stopping:
+            return
+        slots = set()
+        for group in missing:
+            slot = _free_slot(placed, self._config.groups_per_worker)
+            slots.add(slot)
+            placed[group["id"]] = PlacedGroup(
+                slot,
+                1,
+                group["name"],
+                group["machine"],
+                tuple(Replica(node, incarnation) for node, incarnation in group["members"]),
+            )
+        self._placement.replace(placed)
+        for slot in sorted(slots):
+            if slot in self._workers:
+                self._send(wire.RELOAD, slot)
+            else:
+                self._start_worker(slot)
+
+    async def _declare(self) -> None:
+        """Tell the catalog where this node is reached, and create the groups that it was given."""
+        config = self._config
+        options = {
+            "incarnation": str(self._identity.incarnation),
+            "client": config.advertise_client,
+            "peer": config.advertise_peer,
+            "events": config.advertise_events,
+        }
+        await self._declare_one("registerNode", config.id, options)
+        for name, machine in config.groups.items():
+            await self._declare_one("createGroup", name, {"machine": machine})
+
+    async def _declare_one(self, command: str, value: str, options: Mapping[str, str]) -> None:
+        batch = protocol.encode_admin(command, value, options, timeout_ms=DECLARE_TIMEOUT_MS)
+        while not self._stopping:
+            code, text = await self._request(SYSTEM_GROUP, batch)
+            if code == protocol.OK:
+                return
+            if code == protocol.REJECTED:
+                log.error("%s %s: %s", command, value, text)
+                return
+            log.debug("%s %s: %s; trying again", command, value, text)
+            await asyncio.sleep(DECLARE_RETRY_MS / 1_000)
+
+    async def _request(self, group: str, batch: bytes) -> tuple[int, str]:
+        """A request as a client of our own router: (code, reason)."""
+        if self._link is None or not self._router_epoch:
+            return protocol.NO_LEADER, "no router"
+        self._request_number += 1
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._requests[self._request_number] = future
+        self._send(wire.REQUEST, self._request_number, group, batch)
+        try:
+            return protocol.first_outcome(await future)
+        except ConnectionResetError as error:
+            return protocol.UNAVAILABLE, str(error)
+
+    def _on_reply(self, frame: list[Any]) -> None:
+        future = self._requests.pop(frame[3], None)
+        if future is not None and not future.done():
+            future.set_result(frame[4])
+
+    # ------------------------------------------------------------------ stopping
+
+    def _on_signal(self) -> None:
+        if self._stopping:
+            self._kill_all()
+            self._end()
+            return
+        self._stopping = True
+        log.info("stopping")
+        self._task(self._stop())
+
+    async def _stop(self) -> None:
+        """Answer what is under way, then end workers, then the router."""
+        for child in self._children():
+            child.forget()
+        self._send(wire.DRAIN)
+        running = {slot for slot, worker in self._workers.items() if worker.pid}
+        await self._until(lambda: not self._link or running <= self._drained, DRAIN_WAIT_MS)
+        for worker in self._workers.values():
+            worker.signal(signal.SIGTERM)
+        await self._until(lambda: not any(w.pid for w in self._workers.values()), STOP_MS_MAX)
+        self._router.signal(signal.SIGTERM)
+        await self._until(lambda: self._router.pid is None, STOP_MS_MAX)
+        self._kill_all()
+        await self._until(lambda: not any(each.pid for each in self._children()), STOP_MS_MAX)
+        self._end()
+
+    async def _until(self, done: Callable[[], bool], ms: int) -> None:
+        deadline_ms = self._clock.now_ms() + ms
+        while not done() and self._clock.now_ms() < deadline_ms:
+            await asyncio.sleep(0.01)
+
+    def _on_drained(self, frame: list[Any]) -> None:
+        self._drained.add(frame[3])
+
+    def _kill_all(self) -> None:
+        for child in self._children():
+            child.forget()
+            child.signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(0)
+
+
+def _free_slot(placed: Mapping[int, PlacedGroup], groups_per_worker: int) -> int:
+    """The lowest slot with room; ``_system`` keeps its own."""
+    used: dict[int, int] = {}
+    for each in placed.values():
+        used[each.slot] = used.get(each.slot, 0) + 1
+    slot = SYSTEM_SLOT + 1
+    while used.get(slot, 0) >= groups_per_worker:
+        slot += 1
+    return slot
+
+
+def _socket_path(config: NodeConfig) -> str:
+    try:
+        return runtime_socket_path(config.data, directory=config.runtime_dir)
+    except AddressError as error:
+        raise NodeRefused(str(error)) from error
+
+
+def _shown(bound: str, advertised: str) -> str:
+    wildcard = any(f"//{host}:" in bound for host in ("0.0.0.0", "[::]", "*"))
+    return advertised if wildcard else bound
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _open_data(config: NodeConfig) -> tuple[Files, DataLock, NodeIdentity]:
+    """Lock DATA and find out who its disk is; raises NodeRefused, StoreError."""
+    files = Files()
+    data = str(config.data)
+    make_directory(files, data)
+    lock = _take_lock(files, data)
+    identity = NodeIdentity.load(files, data)
+    if identity is None:
+        identity = NodeIdentity.create(files, data, config.id, secrets.randbits(63) | 1)
+    elif identity.node != config.id:
+        raise NodeRefused(f"{data} is the data of node {identity.node}, not of {config.id}")
+    return files, lock, identity
+
+
+def _take_lock(files: Files, data: str) -> DataLock:
+    """A node that is just ending may still hold it."""
+    import threading
+
+    clock = MonotonicClock()
+    deadline_ms = clock.now_ms() + LOCK_WAIT_MS_MAX
+    while True:
+        try:
+            return DataLock(files, data)
+        except LockHeld as error:
+            if clock.now_ms() >= deadline_ms:
+                raise NodeRefused(f"the data is in use: {error}") from error
+            threading.Event().wait(0.02)
+
+
+def run_node(config: NodeConfig) -> int:
+    """Run one node until it is stopped; the exit code.  One line on stderr says why it is not 0."""
+    start_logging(config.log_level, config.id)
+    for notice in config.notices:
+        log.info("%s", notice)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        files, lock, identity = _open_data(config)
+        node = Node(config, files, lock, identity, loop)
+        return loop.run_until_complete(node.run())
+    except (NodeRefused, StoreError) as error:
+        sys.stderr.write(f"{config.id}: {error}\n")
+        return 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(f"{config.id}: {error.strerror or error}{where}\n")
+        return 1
+    finally:
+        with contextlib.suppress(RuntimeError):
+            loop.close()

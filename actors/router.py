@@ -1,0 +1,681 @@
+"""The router process: all TCP sockets of a node, and the traffic of all groups through them.
+
+::
+
+    clients  <-> ROUTER ----+                    +---- Unix links <-> workers
+    peers     -> ROUTER ----+-- Routing, tables --+
+    peers    <-  DEALERs ---+                    +---- Unix link  <-> node process
+    events   <-  PUB -------+
+
+It never looks into a request or a Raft message.  What a drain of a socket brought goes on as one frame
+per worker; what a worker's round brought goes on as one message per peer and lane, peers first, then
+replies.  It always reads, and refuses: a router that stopped reading clients would stop reading peers.
+
+A frame on a Unix link carries both ends' epochs, a frame between nodes both ends' identities: what was
+meant for an earlier life of somebody is dropped and counted (pitfalls 21 and 55).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import msgpack
+import uvloop
+
+from actors import wire
+from actors.catalog import SYSTEM_GROUP_ID
+from actors.routing import CLIENT, OWN, Outcomes, Pending, Route, Routing, WorkerLink
+from actors.runtime import MonotonicClock
+from actors.settings import (
+    PEER_BULK_QUEUE_BYTES_MAX,
+    PEER_CONTROL_QUEUE_BYTES_MAX,
+)
+from actors.status import Status
+from actors.worker import end_with_parent, start_logging
+from transport import frames, links, protocol
+from transport.frames import (
+    GATHER_BYTES_MAX,
+    LANE_BULK,
+    LANE_CONTROL,
+    PEER_FORWARD,
+    PEER_FORWARD_REPLY,
+    PEER_FRAME_BYTES_MAX,
+    PEER_HELLO,
+    PEER_RAFT,
+    PEER_RAFT_CONTROL,
+    ClientMessage,
+    Endpoint,
+    Forward,
+    ForwardReply,
+    FrameError,
+    Hello,
+    Malformed,
+    PeerHeader,
+)
+from transport.monitors import SocketMonitor
+from transport.peers import UP, PeerLink
+from transport.sockets import (
+    AddressInUse,
+    BindRefused,
+    RouterSender,
+    SocketWatcher,
+    bind,
+    bind_send,
+    client_router,
+    drain,
+    events_pub,
+    make_context,
+    peer_router,
+    publish,
+)
+
+log = logging.getLogger("polyraft.router")
+
+EXIT_ADDRESS = 3  # an address cannot be bound; one line on stderr says which
+EXPIRE_EVERY_MS: Final = 250
+REFUSED_PEERS_MAX: Final = 64  # remembered for `why`; then the oldest is forgotten
+REFUSED_LOG_MS: Final = 60_000  # at most one line about the same peer in this time
+STORE_FORMAT: Final = 1
+
+
+@dataclass(slots=True, frozen=True)
+class RouterArguments:
+    """Plain values: handed to a new process.  ``members``: node id -> peer address."""
+
+    node: str
+    incarnation: int
+    socket_path: str
+    client: str
+    peer: str
+    events: str
+    advertise: dict[str, str]  # "client", "peer", "events"
+    members: dict[str, str]
+    members_hash: bytes
+    log_level: str
+
+
+class Router:
+    """One life of the router; all state is lost with it, and nothing durable is ever in it."""
+
+    def __init__(self, arguments: RouterArguments, loop: asyncio.AbstractEventLoop) -> None:
+        self._arguments = arguments
+        self._loop = loop
+        self._clock = MonotonicClock()
+        self.node = arguments.node
+        self.epoch = secrets.randbits(63) | 1
+        self._stopped = loop.create_future()
+        self._context = make_context()
+        self._parser = frames.PeerFrameParser()
+        self.cluster = b""  # empty while the disk is blank
+        self.incarnation = arguments.incarnation
+        self._members_hash = arguments.members_hash
+        self._founders: list[Any] = []  # [node, incarnation] of who formed the cluster
+        self.bound: dict[str, str] = {}
+        self.peers: dict[str, PeerLink] = {}
+        self.incarnations: dict[str, int] = {}  # of the catalog or of who formed the cluster
+        self.refused: dict[str, tuple[str, int]] = {}  # peer -> why, when last logged
+        self.counts: Counter[str] = Counter()
+        self._events_seq: Counter[str] = Counter()
+        self._node_link: links.LinkProtocol | None = None
+        self._node_epoch = 0
+        self._workers: dict[links.LinkProtocol, WorkerLink] = {}
+        self._early_summaries: dict[int, dict[str, Any]] = {}  # of groups not in the table yet
+        self.down_since_ms: dict[str, int] = {}  # peers that are not up
+        self._peer_in: dict[tuple[int, int], list[Any]] = {}  # (slot, lane) -> flat
+        self._peer_in_bytes = 0
+        self.monitors: dict[str, SocketMonitor] = {}
+        self.routing = Routing(
+            self.node,
+            self.epoch,
+            Outcomes(self._reply, self._send_forward, self._send_not_accepted, self._on_admin),
+            self._clock.now_ms,
+        )
+        self.status = Status(self)
+        self._from_links: dict[int, Callable[[links.LinkProtocol, list[Any]], None]] = {
+            wire.HELLO: self._on_hello,
+            wire.ROUND: self._on_round,
+            wire.PEER_CONTROL: self._on_peer_control,
+            wire.SUMMARIES: self._on_summaries,
+            wire.DESCRIBED: self._on_described,
+            wire.CATALOG: self._pass_to_node,
+            wire.DRAINED: self._pass_to_node,
+            wire.IDENTITY: self._on_identity,
+            wire.GROUPS: self._on_groups,
+            wire.NODES: self._on_nodes,
+            wire.STATE: self._on_state,
+            wire.REQUEST: self._on_request,
+            wire.RELOAD: self._on_reload,
+            wire.DRAIN: self._on_drain,
+        }
+        self._from_peers: dict[int, Callable[[bytes, PeerHeader, memoryview], None]] = {
+            PEER_RAFT: self._on_peer_raft,
+            PEER_RAFT_CONTROL: self._on_peer_raft_control,
+            PEER_FORWARD: self._on_peer_forward,
+            PEER_FORWARD_REPLY: self._on_peer_forward_reply,
+        }
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        await self._bind()
+        self._server = await links.listen(self._loop, self._arguments.socket_path, self._make_link)
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        for node, address in self._arguments.members.items():
+            if node != self.node:
+                self._add_peer(node, address)
+        self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
+        await self._stopped
+        self._server.close()
+        for peer in self.peers.values():
+            peer.close()
+        for monitor in self.monitors.values():
+            monitor.close()
+        self._client_watcher.close()
+        self._peer_watcher.close()
+        self._context.destroy(linger=200)
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    async def _bind(self) -> None:
+        arguments = self._arguments
+        self._client = client_router(self._context)
+        self._peer = peer_router(self._context)
+        self._events = events_pub(self._context)
+        # Before the first connection can come.
+        for name, socket in (("client", self._client), ("peer", self._peer)):
+            self.monitors[name] = SocketMonitor(self._context, socket, self._loop)
+        self.bound = {
+            "client": await bind(self._client, arguments.client),
+            "peer": await bind(self._peer, arguments.peer),
+            "events": await bind(self._events, arguments.events),
+        }
+        self.client_sender = RouterSender(self._client)
+        self._peer_sender = RouterSender(self._peer)
+        self._publish = bind_send(self._events)
+        self._client_watcher = SocketWatcher(self._loop, self._client, self._drain_clients)
+        self._peer_watcher = SocketWatcher(self._loop, self._peer, self._drain_peers)
+
+    def _make_link(self) -> links.LinkProtocol:
+        return links.LinkProtocol(self._on_link_frames, self._on_link_closed)
+
+    def _expire(self) -> None:
+        self.routing.expire()
+        self._client_watcher.after_send()
+        self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
+
+    # ------------------------------------------------------------------ clients
+
+    def _drain_clients(self) -> bool:
+        more = drain(self._client, self._on_client)
+        self._flush()
+        # Replies that were sent while draining may have eaten the news of a message.
+        self._client_watcher.after_send()
+        return more
+
+    def _on_client(self, identity: bytes, parts: list[bytes]) -> None:
+        message = frames.split_client(parts)
+        if type(message) is Malformed:
+            self.routing.counts["bad_requests"] += 1
+            payload = protocol.encode_whole(protocol.BAD_REQUEST, message.reason)
+            self.client_sender.reply(identity, message.delimited, message.correlation, payload)
+            return
+        assert type(message) is ClientMessage
+        delimited, correlation, group, batch = message
+        self.routing.on_message(CLIENT, identity, delimited, correlation, group, batch)
+        if self.routing.gathered_bytes > GATHER_BYTES_MAX:
+            self._flush()
+
+    def _reply(self, pending: Pending, payload: bytes) -> None:
+        _REPLY[pending.origin](self, pending, payload)
+
+    def _reply_client(self, pending: Pending, payload: bytes) -> None:
+        self.client_sender.reply(pending.source, pending.delimited, pending.correlation, payload)
+
+    def _reply_peer(self, pending: Pending, payload: bytes) -> None:
+        reply = ForwardReply(pending.source_epoch, pending.source_id, True, payload, None, 0)
+        self._send_forward_reply(pending.source, reply)
+
+    def _reply_own(self, pending: Pending, payload: bytes) -> None:
+        self.to_node(wire.REPLY, pending.source, payload)
+
+    # ------------------------------------------------------------------ forwarding
+
+    def _send_forward(self, node: str, forward: Forward) -> bool:
+        peer = self.peers.get(node)
+        if peer is None or peer.state != UP:
+            return False
+        return peer.send(LANE_BULK, PEER_FORWARD, frames.pack_forward(forward))
+
+    def _send_not_accepted(self, pending: Pending, leader: str | None, term: int) -> None:
+        reply = ForwardReply(pending.source_epoch, pending.source_id, False, b"", leader, term)
+        self._send_forward_reply(pending.source, reply)
+
+    def _send_forward_reply(self, node: str, reply: ForwardReply) -> None:
+        peer = self.peers.get(node)
+        if peer is None or not peer.send(
+            LANE_BULK, PEER_FORWARD_REPLY, frames.pack_forward_reply(reply)
+        ):
+            self.counts["forward_replies_dropped"] += 1
+
+    # ------------------------------------------------------------------ peers, inbound
+
+    def _drain_peers(self) -> bool:
+        more = drain(self._peer, self._on_peer_message)
+        self._flush()
+        self._peer_watcher.after_send()
+        return more
+
+    def _on_peer_message(self, identity: bytes, parts: list[bytes]) -> None:
+        try:
+            if len(parts) != 1:
+                raise FrameError(f"a peer message of {len(parts)} frames")
+            frame = self._parser.parse(parts[0])
+            header = frame.header
+            if frame.kind == PEER_HELLO:
+                self._on_peer_hello(identity, header, frames.unpack_hello(frame.body))
+                return
+            mismatch = frames.header_mismatch(self._endpoint(), header)
+            known = self.incarnations.get(header.sender)
+            if not mismatch and header.sender_incarnation != known:
+                mismatch = "wrong_sender"
+            if mismatch:
+                self.counts[mismatch] += 1
+                self._answer_hello(identity, header)
+                return
+            self._from_peers[frame.kind](identity, header, frame.body)
+        except FrameError as error:
+            self.counts["peer_malformed"] += 1
+            log.debug("a peer message was dropped: %s", error)
+
+    def _on_peer_hello(self, identity: bytes, header: PeerHeader, hello: Hello) -> None:
+        if header.receiver != self.node:
+            self.counts["wrong_node"] += 1
+            return
+        self._hear(header, hello)
+        self._answer_hello(identity, header)
+
+    def _answer_hello(self, identity: bytes, header: PeerHeader) -> None:
+        frame = frames.pack_hello_frame(
+            self._endpoint(), header.sender, header.sender_incarnation, self._hello()
+        )
+        self._peer_sender.frame(identity, frame)
+
+    def _on_peer_raft(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
+        self._take_raft(LANE_BULK, header, body)
+
+    def _on_peer_raft_control(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
+        self._take_raft(LANE_CONTROL, header, body)
+
+    def _take_raft(self, lane: int, header: PeerHeader, body: memoryview) -> None:
+        flat = frames.unpack_raft(body)
+        by_slot: dict[int, list[Any]] = {}
+        hosts = self.routing.hosts
+        for at in range(0, len(flat), 2):
+            worker = hosts.get(flat[at])
+            if worker is None:
+                self.counts["no_worker"] += 1
+                continue
+            by_slot.setdefault(worker.slot, []).extend((flat[at], flat[at + 1]))
+        for slot, messages in by_slot.items():
+            out = self._peer_in.setdefault((slot, lane), [])
+            out += (header.sender, header.sender_incarnation, messages)
+        self._peer_in_bytes += len(body)
+        if self._peer_in_bytes > GATHER_BYTES_MAX:
+            self._flush()
+
+    def _on_peer_forward(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
+        self.routing.on_forward(header.sender, frames.unpack_forward(body))
+
+    def _on_peer_forward_reply(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
+        self.routing.on_forward_reply(header.sender, frames.unpack_forward_reply(body))
+
+    # ------------------------------------------------------------------ peers, outbound
+
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.cluster, self.node, self._arguments.incarnation, self.epoch)
+
+    def _hello(self) -> Hello:
+        advertise = self._arguments.advertise
+        return Hello(
+            bool(self.cluster),
+            self._members_hash,
+            advertise["client"],
+            advertise["peer"],
+            advertise["events"],
+            STORE_FORMAT,
+            STORE_FORMAT,
+            self._founders,
+        )
+
+    def _add_peer(self, node: str, address: str) -> None:
+        peer = PeerLink(
+            self._context,
+            self._loop,
+            me=self._endpoint(),
+            node=node,
+            address=address,
+            make_hello=self._hello,
+            on_up=self._on_peer_up,
+            on_down=self._on_peer_down,
+            on_hello=self._on_link_hello,
+            incarnation=self.incarnations.get(node, 0),
+            control_queue_bytes_max=PEER_CONTROL_QUEUE_BYTES_MAX,
+            bulk_queue_bytes_max=PEER_BULK_QUEUE_BYTES_MAX,
+        )
+        self.peers[node] = peer
+        self.down_since_ms[node] = self._clock.now_ms()
+        peer.start()
+
+    def _on_link_hello(self, link: PeerLink, header: PeerHeader, hello: Hello) -> None:
+        if header.sender != link.node:
+            self._refuse(link.node, f"{link.address} is {header.sender}, not {link.node}")
+            return
+        self._hear(header, hello)
+
+    def _hear(self, header: PeerHeader, hello: Hello) -> None:
+        """A node said who it is, asked or asking."""
+        node = header.sender
+        if self.cluster and hello.formed and header.cluster != self.cluster:
+            self._refuse(node, f"{node} at {hello.peer_address} belongs to another cluster")
+            return
+        known = self.incarnations.get(node)
+        if self.cluster and known is not None and header.sender_incarnation != known:
+            self._refuse(node, f"{node} at {hello.peer_address} has a new disk; replace the node")
+        elif known is not None:
+            self.refused.pop(node, None)
+        self.routing.addresses[node] = hello.client_address
+        self.to_node(
+            wire.PEER_HELLO,
+            node,
+            header.sender_incarnation,
+            header.cluster if hello.formed else b"",
+            hello.members_hash,
+            hello.founders,
+        )
+
+    def _refuse(self, peer: str, reason: str) -> None:
+        """Remember why a peer is not spoken to; say it at most once a minute."""
+        self.counts["peers_refused"] += 1
+        now = self._clock.now_ms()
+        _, logged_ms = self.refused.pop(peer, ("", now - REFUSED_LOG_MS))
+        if now - logged_ms >= REFUSED_LOG_MS:
+            log.warning("link refused: %s", reason)
+            logged_ms = now
+        while len(self.refused) >= REFUSED_PEERS_MAX:
+            del self.refused[next(iter(self.refused))]
+        self.refused[peer] = (reason, logged_ms)
+
+    def _on_peer_up(self, link: PeerLink) -> None:
+        log.info("link to %s is up", link.node)
+        self.down_since_ms.pop(link.node, None)
+
+    def _on_peer_down(self, link: PeerLink, reason: str) -> None:
+        log.info("link to %s is down: %s", link.node, reason)
+        self.down_since_ms[link.node] = self._clock.now_ms()
+        self.routing.on_peer_lost(link.node)
+        for worker in self.routing.workers.values():
+            worker.send(wire.LINK_CLOSED, link.node, control=True)
+
+    def _send_raft(self, lane: int, items: list[Any]) -> None:
+        """Flat [node, group id, message]: one message per node, split below the frame's limit."""
+        by_node: dict[str, list[Any]] = {}
+        size_bytes = 0
+        for at in range(0, len(items), 3):
+            node, group, data = items[at : at + 3]
+            size_bytes += len(data) + 16
+            if size_bytes > PEER_FRAME_BYTES_MAX - _HEADER_ROOM_BYTES and by_node:
+                self._send_by_node(lane, by_node)
+                by_node = {}
+                size_bytes = len(data) + 16
+            by_node.setdefault(node, []).extend((group, data))
+        self._send_by_node(lane, by_node)
+
+    def _send_by_node(self, lane: int, by_node: dict[str, list[Any]]) -> None:
+        for node, flat in by_node.items():
+            peer = self.peers.get(node)
+            if peer is None or not peer.send(lane, _RAFT_KINDS[lane], frames.pack_raft(flat)):
+                self.counts["raft_dropped"] += 1
+
+    # ------------------------------------------------------------------ Unix links
+
+    def _on_link_frames(self, link: links.LinkProtocol, received: list[bytes]) -> None:
+        for data in received:
+            try:
+                frame = frames.unpack_link(data)
+            except FrameError as error:
+                self.counts["link_malformed"] += 1
+                log.error("a frame of a local process does not parse: %s", error)
+                link.abort()
+                return
+            if frame[0] != wire.HELLO and frame[2] != self.epoch:
+                self.counts["link_wrong_epoch"] += 1
+                continue
+            self._from_links[frame[0]](link, frame)
+        self._flush()
+        self._client_watcher.after_send()
+
+    def _on_link_closed(self, link: links.LinkProtocol, error: Exception | None) -> None:
+        if link is self._node_link:
+            self._node_link = None
+            return
+        worker = self._workers.pop(link, None)
+        if worker is None:
+            return
+        log.info("worker %d is gone%s", worker.slot, f": {error}" if error else "")
+        for lane in (LANE_CONTROL, LANE_BULK):
+            self._peer_in.pop((worker.slot, lane), None)
+        self.routing.on_worker_lost(worker)
+        self.to_node(wire.WORKER, worker.slot, worker.pid, False, [])
+
+    def _on_hello(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        _, epoch, _, role, slot, pid, rows = frame
+        if role == "node":
+            self._node_link = link
+            self._node_epoch = epoch
+            link.send(self._pack(wire.WELCOME, epoch, self.node, self.bound), control=True)
+            return
+        old = self.routing.workers.get(slot)
+        if old is not None:
+            # A worker has one link; the old one is half dead.
+            for each in [each for each, worker in self._workers.items() if worker is old]:
+                del self._workers[each]
+                each.abort()
+            self.routing.on_worker_lost(old)
+
+        def send(kind: int, *fields: Any, control: bool = False) -> bool:
+            taken = link.send(self._pack(kind, epoch, *fields), control=control)
+            if not taken:
+                # It does not read; what it held becomes unknown, which is the truth.
+                self.counts["worker_links_cut"] += 1
+                link.abort()
+            return taken
+
+        worker = WorkerLink(slot, pid, epoch, send)
+        self._workers[link] = worker
+        self.routing.on_worker(worker, [group for group, _ in rows])
+        send(wire.WELCOME, self.node, self.bound, control=True)
+        self._take_summaries(rows)
+        self.to_node(wire.WORKER, slot, pid, True, [group for group, _ in rows])
+
+    def _pack(self, kind: int, to_epoch: int, *fields: Any) -> bytes:
+        return frames.pack_link(kind, self.epoch, to_epoch, *fields)
+
+    def to_node(self, kind: int, *fields: Any) -> None:
+        """To the node process; without one it is lost, and told again when it says HELLO."""
+        if self._node_link is not None:
+            self._node_link.send(self._pack(kind, self._node_epoch, *fields), control=True)
+
+    def _pass_to_node(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self.to_node(frame[0], *frame[3:])
+
+    def _on_round(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        worker = self._workers.get(link)
+        if worker is None:
+            return
+        _, _, _, peer_items, replies, hand_backs = frame
+        if peer_items:
+            self._send_raft(LANE_BULK, peer_items)
+        on_reply = self.routing.on_reply
+        for at in range(0, len(replies), 2):
+            on_reply(worker, replies[at], replies[at + 1])
+        for at in range(0, len(hand_backs), 4):
+            self.routing.on_hand_back(worker, *hand_backs[at : at + 4])
+
+    def _on_peer_control(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self._send_raft(LANE_CONTROL, frame[3])
+
+    def _on_summaries(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        worker = self._workers.get(link)
+        if worker is None:
+            return
+        new = [group for group, _ in frame[3] if group not in worker.groups]
+        if new:
+            for group in new:
+                self.routing.add_host(worker, group)
+            self.to_node(wire.WORKER, worker.slot, worker.pid, True, new)
+        self._take_summaries(frame[3])
+
+    def _take_summaries(self, rows: list[Any]) -> None:
+        for group, summary in rows:
+            if group == SYSTEM_GROUP_ID:
+                self.routing.catalog_is_current = summary["current"]
+            route = self.routing.by_group.get(group)
+            if route is None:
+                self._early_summaries[group] = summary
+                continue
+            moved = route.summary.get("leader") != summary["leader"]
+            route.summary = summary
+            if moved:
+                self._publish_leader(route)
+
+    def _publish_leader(self, route: Route) -> None:
+        topic = f"group/{route.name}/leader"
+        self._events_seq[topic] += 1
+        event = {
+            "node": self.node,
+            "epoch": self.epoch,
+            "seq": self._events_seq[topic],
+            "term": route.summary["term"],
+            "time_ms": self._clock.now_ms(),
+            "leader": route.summary["leader"],
+        }
+        publish(self._publish, topic.encode(), msgpack.packb(event))
+
+    def _on_described(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        worker = self._workers.get(link)
+        if worker is not None:
+            self.status.on_described(worker.slot, frame[3], frame[4])
+
+    # ------------------------------------------------------------------ the node process
+
+    def _on_identity(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self.cluster, self._founders = frame[3:5]
+        if self.cluster:
+            for node, incarnation in self._founders:
+                self.incarnations.setdefault(node, incarnation)
+        for node, peer in self.peers.items():
+            peer.set_endpoint(self._endpoint())
+            peer.expect(self.incarnations.get(node, 0))
+
+    def _on_groups(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self.routing.set_routes(Route(*row) for row in frame[3])
+        early, self._early_summaries = self._early_summaries, {}
+        self._take_summaries(list(early.items()))
+
+    def _on_nodes(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        for node, incarnation, addresses in frame[3]:
+            self.incarnations[node] = incarnation
+            if addresses.get("client"):
+                self.routing.addresses[node] = addresses["client"]
+            if node == self.node or not addresses.get("peer"):
+                continue
+            if node not in self.peers:
+                self._add_peer(node, addresses["peer"])
+            else:
+                self.peers[node].set_address(addresses["peer"])
+                self.peers[node].expect(incarnation)
+
+    def _on_state(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self.status.state = frame[3]
+
+    def _on_request(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        number, group, batch = frame[3:6]
+        self.routing.on_message(OWN, number, False, b"", group.encode(), batch)
+
+    def _on_reload(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        worker = self.routing.workers.get(frame[3])
+        if worker is not None:
+            worker.send(wire.RELOAD, control=True)
+
+    def _on_drain(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self.routing.stopping = True
+        for worker in self.routing.workers.values():
+            worker.send(wire.DRAIN, control=True)
+
+    def _on_admin(self, pending: Pending, group: str) -> bool:
+        return self.status.on_admin(pending, group)
+
+    # ------------------------------------------------------------------ the end of a drain
+
+    def _flush(self) -> None:
+        """One frame per worker and lane for all that has come in: control first."""
+        if self._peer_in:
+            peer_in, self._peer_in = self._peer_in, {}
+            self._peer_in_bytes = 0
+            for (slot, lane), flat in sorted(peer_in.items(), key=_by_lane):
+                worker = self.routing.workers.get(slot)
+                if worker is not None:
+                    worker.send(wire.PEER_IN, flat, control=lane == LANE_CONTROL)
+        if self.routing.dirty:
+            dirty, self.routing.dirty = self.routing.dirty, {}
+            self.routing.gathered_bytes = 0
+            for worker in dirty.values():
+                requests, worker.requests = worker.requests, []
+                worker.send(wire.REQUESTS, requests)
+
+
+_RAFT_KINDS: Final = {LANE_CONTROL: PEER_RAFT_CONTROL, LANE_BULK: PEER_RAFT}
+_HEADER_ROOM_BYTES: Final = 4 << 10  # header of the frame and array around the messages
+
+
+def _by_lane(item: tuple[tuple[int, int], list[Any]]) -> int:
+    return item[0][1]
+
+
+assert LANE_CONTROL < LANE_BULK
+
+_REPLY: tuple[Callable[[Router, Pending, bytes], None], ...] = (
+    Router._reply_client,
+    Router._reply_peer,
+    Router._reply_own,
+)
+
+
+def router_process(arguments: RouterArguments, said: Connection) -> None:
+    """Entry point of the router process; ``said`` takes its last words."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_logging(arguments.log_level, f"{arguments.node} router")
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(Router(arguments, loop).run())
+    except (AddressInUse, BindRefused) as error:
+        said.send_bytes(str(error.strerror).encode())
+        os._exit(EXIT_ADDRESS)
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,467 @@
+"""Routing: which process gets a client message, and what the client hears if none does.
+
+What may live here: the route table, the messages under way, and the rules of the client contract about
+both (docs/protocol.md).  No socket and no event loop: the router hands in what arrives, together with
+the ways out, so a test can do the same.
+
+One message, from receipt to reply::
+
+    client -> accept -> worker here  --accepted--------------------------> reply
+                  |         |  not the leader, not accepted
+                  |         v
+                  +----> leader's node --accepted-----------------------> reply
+                            |  not accepted: one more node, once
+                            v
+                         NO_LEADER
+
+* Whole messages are passed on undecoded, and never held: no worker right now is NO_LEADER at once.
+* Whoever accepted a message answers it.  A message is never given to a second one after that: if the
+  link to who has it ends, its outcome is unknown and the client hears so at once (pitfall 54).
+* What a stuck worker never answers, :meth:`Routing.expire` answers: TIMEOUT, outcome unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from actors.settings import (
+    CLIENT_IN_FLIGHT_BYTES_MAX,
+    FORWARDS_IN_FLIGHT_MAX,
+    RETRY_AFTER_MS,
+    ROUTER_PENDING_MESSAGES_MAX,
+)
+from transport import protocol
+from transport.frames import BODY_ADMIN, Forward, ForwardReply, peek
+
+FORWARD_NODES_MAX: Final = 2  # nodes that a message is tried on beyond its own
+EXPIRE_GRACE_MS: Final = 1_000  # a worker that turns answers first; this is for those that do not
+EXPIRE_AFTER_MS_MIN: Final = 100  # a message younger than this is not looked at
+
+# Where a message came from.
+CLIENT: Final = 0
+PEER: Final = 1  # forwarded by another node
+OWN: Final = 2  # this node's own process
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """One message under way."""
+
+    token: int
+    origin: int
+    source: Any  # CLIENT: identity; PEER: node; OWN: number
+    delimited: bool
+    correlation: bytes
+    group: int
+    batch: bytes
+    received_ms: int
+    timeout_ms: int
+    rights: int = protocol.RIGHTS_ALL
+    source_epoch: int = 0  # PEER: of its router
+    source_id: int = 0  # PEER: its own number for this message
+    tried: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Route:
+    """A group as the catalog has it, and where it runs."""
+
+    group: int
+    name: str
+    machine: str
+    members: list[str]
+    slot: int | None  # of the local worker; None: not placed here
+    summary: dict[str, Any] = field(default_factory=dict)  # of the local replica
+
+    @property
+    def leader(self) -> str | None:
+        leader = self.summary.get("leader")
+        return leader if isinstance(leader, str) else None
+
+
+class WorkerLink:
+    """One connected worker: what it was handed, and what it is to be handed at the next flush."""
+
+    __slots__ = ("epoch", "groups", "pending", "pid", "requests", "send", "slot")
+
+    def __init__(self, slot: int, pid: int, epoch: int, send: Callable[..., bool]) -> None:
+        self.slot = slot
+        self.pid = pid
+        self.epoch = epoch
+        self.send = send  # (kind, *fields, control=) -> taken?
+        self.groups: set[int] = set()
+        self.pending: dict[int, Pending] = {}
+        self.requests: list[Any] = []
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The ways out of here."""
+
+    reply: Callable[[Pending, bytes], None]  # to whoever sent it
+    forward: Callable[[str, Forward], bool]  # to a node; False: it cannot be reached
+    not_accepted: Callable[[Pending, str | None, int], None]  # back to the node that forwarded it
+    admin: Callable[[Pending, str], bool]  # an Admin of this node; False: for the group
+
+
+class Routing:
+    """``me``: this node; ``epoch``: of this router process; ``now_ms``: the clock."""
+
+    def __init__(self, me: str, epoch: int, outcomes: Outcomes, now_ms: Callable[[], int]) -> None:
+        self._me = me
+        self._epoch = epoch
+        self._out = outcomes
+        self._now_ms = now_ms
+        self._token = 0
+        self._in_flight_bytes: dict[bytes, int] = {}
+        self._forwards: dict[str, dict[int, Pending]] = {}
+        self._forwards_count = 0
+        self._pending_count = 0
+        self.routes: dict[bytes, Route] = {}
+        self.by_group: dict[int, Route] = {}
+        self.workers: dict[int, WorkerLink] = {}  # by slot
+        self.hosts: dict[int, WorkerLink] = {}  # by group
+        self.addresses: dict[str, str] = {}  # node -> client address
+        self.gathered_bytes = 0  # of requests that wait for the flush; who flushes sets it back
+        self.dirty: dict[int, WorkerLink] = {}  # workers with requests to flush, by slot
+        self.catalog_is_current = False
+        self.stopping = False
+        self.counts = {
+            "messages": 0,
+            "replies": 0,
+            "bad_requests": 0,
+            "busy": 0,
+            "no_leader": 0,
+            "no_such_group": 0,
+            "unavailable": 0,
+            "forwarded": 0,
+            "forwards_received": 0,
+            "expired": 0,
+            "late_replies": 0,
+        }
+
+    # ------------------------------------------------------------------ in: clients and own process
+
+    def on_message(
+        self,
+        origin: int,
+        source: Any,
+        delimited: bool,
+        correlation: bytes,
+        group: bytes,
+        batch: bytes,
+    ) -> None:
+        """A well-formed message of a client (``source``: identity) or of this node's process."""
+        self.counts["messages"] += 1
+        self._token = token = self._token + 1
+        body, timeout_ms = peek(batch)
+        pending = Pending(
+            token,
+            origin,
+            source,
+            delimited,
+            correlation,
+            0,
+            batch,
+            self._now_ms(),
+            timeout_ms or protocol.default_timeout_ms(body),
+        )
+        if not self._admit(pending):
+            return
+        if (body == BODY_ADMIN or not group) and self._out.admin(pending, group.decode()):
+            return
+        if self.stopping:
+            self.refuse(pending, protocol.SHUTTING_DOWN, "the node is shutting down")
+            return
+        route = self.routes.get(group)
+        if route is None:
+            self._unknown_group(pending, group)
+            return
+        pending.group = route.group
+        worker = self.hosts.get(route.group)
+        if worker is not None:
+            self._hand_over(worker, pending)
+        else:
+            self._forward_anywhere(pending, route)
+
+    def _admit(self, pending: Pending) -> bool:
+        self._pending_count += 1
+        if pending.origin == CLIENT:
+            used = self._in_flight_bytes.get(pending.source, 0) + len(pending.batch)
+            self._in_flight_bytes[pending.source] = used
+            if used > CLIENT_IN_FLIGHT_BYTES_MAX:
+                text = f"more than {CLIENT_IN_FLIGHT_BYTES_MAX} bytes of this client are under way"
+                self._busy(pending, text)
+                return False
+        if self._pending_count > ROUTER_PENDING_MESSAGES_MAX:
+            self._busy(pending, "too many messages are under way in this node")
+            return False
+        return True
+
+    def _busy(self, pending: Pending, text: str) -> None:
+        self.counts["busy"] += 1
+        self.refuse(pending, protocol.BUSY, text, retry_after_ms=RETRY_AFTER_MS)
+
+    def _unknown_group(self, pending: Pending, group: bytes) -> None:
+        name = group.decode()
+        if not name:
+            self.refuse(pending, protocol.BAD_REQUEST, "the group frame is empty")
+        elif self.catalog_is_current:
+            self.counts["no_such_group"] += 1
+            self.refuse(pending, protocol.NO_SUCH_GROUP, f"there is no group {name!r}")
+        else:
+            text = f"no group {name!r} is known here, and the catalog may be behind"
+            self._no_leader(pending, None, text)
+
+    # ------------------------------------------------------------------ in: workers
+
+    def on_worker(self, worker: WorkerLink, groups: Iterable[int]) -> None:
+        self.workers[worker.slot] = worker
+        for group in groups:
+            self.add_host(worker, group)
+
+    def add_host(self, worker: WorkerLink, group: int) -> None:
+        worker.groups.add(group)
+        self.hosts[group] = worker
+
+    def on_worker_lost(self, worker: WorkerLink) -> None:
+        """Its process or its link has ended: what it held is unknown, and said to be, at once."""
+        if self.workers.get(worker.slot) is worker:
+            del self.workers[worker.slot]
+        self.dirty.pop(worker.slot, None)
+        for group in worker.groups:
+            if self.hosts.get(group) is worker:
+                del self.hosts[group]
+                route = self.by_group.get(group)
+                if route is not None:
+                    route.summary = {}
+        pending, worker.pending = worker.pending, {}
+        for each in pending.values():
+            self._unavailable(each, "the worker that held it was lost")
+
+    def on_reply(self, worker: WorkerLink, token: int, payload: bytes) -> None:
+        pending = worker.pending.pop(token, None)
+        if pending is None:
+            self.counts["late_replies"] += 1
+            return
+        self._finish(pending, payload)
+
+    def on_hand_back(
+        self, worker: WorkerLink, token: int, leader: str | None, term: int, reason: str
+    ) -> None:
+        """Not accepted: nothing was appended.  Try the leader's node."""
+        pending = worker.pending.pop(token, None)
+        if pending is None:
+            self.counts["late_replies"] += 1
+            return
+        if pending.origin == PEER:
+            self._pending_count -= 1
+            self._out.not_accepted(pending, leader, term)
+        else:
+            self._forward_to(pending, leader)
+
+    def _hand_over(self, worker: WorkerLink, pending: Pending) -> None:
+        worker.pending[pending.token] = pending
+        remaining_ms = pending.timeout_ms - (self._now_ms() - pending.received_ms)
+        worker.requests += (
+            pending.token,
+            pending.group,
+            max(0, remaining_ms),
+            pending.rights,
+            pending.batch,
+        )
+        self.gathered_bytes += len(pending.batch)
+        self.dirty[worker.slot] = worker
+
+    # ------------------------------------------------------------------ in: other nodes
+
+    def on_forward(self, node: str, forward: Forward) -> None:
+        """Another node sends a client's message here; it goes no further."""
+        self.counts["forwards_received"] += 1
+        self._token = token = self._token + 1
+        pending = Pending(
+            token,
+            PEER,
+            node,
+            False,
+            b"",
+            forward.group,
+            forward.batch,
+            self._now_ms(),
+            forward.remaining_ms,
+            forward.rights,
+            forward.origin_epoch,
+            forward.forward_id,
+        )
+        worker = self.hosts.get(forward.group)
+        if worker is None or self.stopping:
+            self._out.not_accepted(pending, None, 0)
+            return
+        self._pending_count += 1
+        self._hand_over(worker, pending)
+
+    def on_forward_reply(self, node: str, reply: ForwardReply) -> None:
+        pending = None
+        if reply.origin_epoch == self._epoch:
+            pending = self._take_forward(node, reply.forward_id)
+        if pending is None:
+            self.counts["late_replies"] += 1
+        elif reply.accepted:
+            self._finish(pending, reply.payload)
+        else:
+            self._forward_to(pending, reply.leader)
+
+    def on_peer_lost(self, node: str) -> None:
+        """The link is gone or the other end is another process: what it held is unknown."""
+        lost = self._forwards.pop(node, {})
+        self._forwards_count -= len(lost)
+        for pending in lost.values():
+            self._unavailable(pending, f"the connection to {node}, which held it, was lost")
+
+    def _forward_anywhere(self, pending: Pending, route: Route) -> None:
+        """No worker here has the group: the leader's node, else any member that is reached."""
+        if route.leader is not None and route.leader != self._me:
+            self._forward_to(pending, route.leader)
+            return
+        for node in route.members:
+            if node != self._me and self._try_forward(pending, node):
+                return
+        self._no_leader(pending, None, "no worker of the group is reached right now")
+
+    def _forward_to(self, pending: Pending, node: str | None) -> None:
+        if node is None:
+            self._no_leader(pending, None, "the group has no leader right now")
+        elif node == self._me or node in pending.tried or len(pending.tried) >= FORWARD_NODES_MAX:
+            self._no_leader(pending, node, "leadership is changing hands")
+        elif not self._try_forward(pending, node):
+            self._no_leader(pending, node, f"the leader's node {node} is not reached")
+
+    def _try_forward(self, pending: Pending, node: str) -> bool:
+        if self._forwards_count >= FORWARDS_IN_FLIGHT_MAX:
+            self._busy(pending, "too many messages are forwarded at the moment")
+            return True
+        remaining_ms = pending.timeout_ms - (self._now_ms() - pending.received_ms)
+        forward = Forward(
+            self._epoch,
+            pending.token,
+            pending.group,
+            max(0, remaining_ms),
+            pending.rights,
+            pending.batch,
+        )
+        if not self._out.forward(node, forward):
+            return False
+        pending.tried.append(node)
+        self.counts["forwarded"] += 1
+        self._forwards_count += 1
+        self._forwards.setdefault(node, {})[pending.token] = pending
+        return True
+
+    def _take_forward(self, node: str, token: int) -> Pending | None:
+        pending = self._forwards.get(node, {}).pop(token, None)
+        if pending is not None:
+            self._forwards_count -= 1
+        return pending
+
+    # ------------------------------------------------------------------ out
+
+    def answer(self, pending: Pending, payload: bytes) -> None:
+        """The answer of somebody who took a message over: an Admin of this node."""
+        self._finish(pending, payload)
+
+    def refuse(
+        self, pending: Pending, code: int, text: str, *, leader: str = "", retry_after_ms: int = 0
+    ) -> None:
+        payload = protocol.encode_whole(
+            code,
+            text,
+            leader=leader,
+            leader_address=self.addresses.get(leader, ""),
+            retry_after_ms=retry_after_ms,
+        )
+        self._finish(pending, payload)
+
+    def _no_leader(self, pending: Pending, leader: str | None, text: str) -> None:
+        self.counts["no_leader"] += 1
+        self.refuse(
+            pending,
+            protocol.NO_LEADER,
+            text,
+            leader=leader or "",
+            retry_after_ms=RETRY_AFTER_MS,
+        )
+
+    def _unavailable(self, pending: Pending, text: str) -> None:
+        self.counts["unavailable"] += 1
+        payload = protocol.encode_whole(protocol.UNAVAILABLE, text, maybe_applied=True)
+        self._finish(pending, payload)
+
+    def _finish(self, pending: Pending, payload: bytes) -> None:
+        self._pending_count -= 1
+        if pending.origin == CLIENT:
+            identity = pending.source
+            left = self._in_flight_bytes[identity] - len(pending.batch)
+            if left > 0:
+                self._in_flight_bytes[identity] = left
+            else:
+                del self._in_flight_bytes[identity]
+        self.counts["replies"] += 1
+        self._out.reply(pending, payload)
+
+    # ------------------------------------------------------------------ time
+
+    def expire(self) -> None:
+        """Answer what nobody answered: the worker is stuck, or an answer was lost on its way."""
+        now = self._now_ms()
+        for worker in self.workers.values():
+            for token in self._overdue(worker.pending, now):
+                self._expire(worker.pending.pop(token))
+        for forwards in self._forwards.values():
+            for token in self._overdue(forwards, now):
+                self._forwards_count -= 1
+                self._expire(forwards.pop(token))
+
+    def _overdue(self, pending: dict[int, Pending], now: int) -> list[int]:
+        overdue = []
+        for token, each in pending.items():
+            age_ms = now - each.received_ms
+            if age_ms < EXPIRE_AFTER_MS_MIN:
+                break  # tokens rise with time: the rest is younger
+            if age_ms >= each.timeout_ms + EXPIRE_GRACE_MS and age_ms >= self._longest_ms(each):
+                overdue.append(token)
+        return overdue
+
+    def _longest_ms(self, pending: Pending) -> int:
+        """The longest time-out in the message, plus grace; decoded now, for it is late anyway."""
+        route = self.by_group.get(pending.group)
+        decoded = protocol.decode_batch("" if route is None else route.name, pending.batch)
+        longest_ms = getattr(decoded, "timeout_ms", 0)
+        pending.timeout_ms = max(pending.timeout_ms, longest_ms)
+        return pending.timeout_ms + EXPIRE_GRACE_MS
+
+    def _expire(self, pending: Pending) -> None:
+        self.counts["expired"] += 1
+        payload = protocol.encode_whole(
+            protocol.TIMEOUT, "the deadline passed without an answer", maybe_applied=True
+        )
+        self._finish(pending, payload)
+
+    # ------------------------------------------------------------------ the table
+
+    def set_routes(self, routes: Iterable[Route]) -> None:
+        """The complete list; what is known of local replicas is kept."""
+        old = self.by_group
+        self.by_group = {}
+        self.routes = {}
+        for route in routes:
+            known = old.get(route.group)
+            if known is not None:
+                route.summary = known.summary
+            self.by_group[route.group] = route
+            self.routes[route.name.encode()] = route
+
+    @property
+    def under_way(self) -> int:
+        return self._pending_count

@@ -1,0 +1,728 @@
+"""A worker process: the groups of one slot, their shared WAL, and one link to the router.
+
+::
+
+    router link --frames--> mailboxes --turn--> effects --> one link frame, one WAL batch
+         ^                                                        |          |
+         +--------------------------------------------------------+      disk thread
+                                                                  <--Persisted--+
+
+**A round.**  What one read of the socket brought goes into the mailboxes; the scheduler runs a turn;
+at its end the worker sends what the turn made as one frame per lane, *then* hands the gathered batch to
+the disk thread, so peers work while our own disk does (they are told to append before we have; what we
+*promise* waits for the disk inside the core).
+
+**One unsynced batch.**  While the disk thread has one, the next gathers.  Its end is brought back by
+``call_soon_threadsafe`` and becomes a Persisted message for each group in it.
+
+**Ending.**  A failed write or sync is final: the process stops at once, without answering anything, and
+the supervisor starts another (pitfall 44).  So does the failure of a group actor: its core can only be
+rebuilt from disk.  When the node process ends, the pipe that only it holds ends too, and so do we.
+
+No ZeroMQ here: a worker has no I/O thread and no TCP socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+import msgpack
+import uvloop
+
+from actors import wire
+from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
+from actors.group import (
+    DescribeGroup,
+    Drain,
+    GroupActor,
+    GroupDescribed,
+    HandBacks,
+    PeerMessages,
+    Replies,
+    Requests,
+    RoleChanged,
+    SaveLog,
+    SendPeers,
+    actor_name,
+    machine_name,
+)
+from actors.machine import Emitted, MachineActor
+from actors.machines import Machine
+from actors.machines.registry import UnknownMachine, make_machine
+from actors.runtime import MonotonicClock, Scheduler
+from actors.runtime.supervisor import CrashReport
+from actors.settings import (
+    GROUP_MAILBOX_MESSAGES_MAX,
+    LOCK_WAIT_MS_MAX,
+    RETRY_AFTER_MS,
+)
+from raft.configuration import Configuration
+from raft.core import Core
+from raft.log import Log
+from raft.messages import Append, HardState, LinkClosed, Persisted, Replica, Run
+from raft.settings import RaftSettings
+from raft.store.errors import LockHeld, StoreError, WalPoisoned
+from raft.store.files import Files
+from raft.store.placement import PlacedGroup, Placement
+from raft.store.runs import check_run
+from raft.store.wal import Batch, RecoveredGroup, Wal
+from transport import links, peer_codec, protocol
+from transport.frames import GATHER_BYTES_MAX, FrameError, pack_link, unpack_link
+
+log = logging.getLogger("polyraft.worker")
+
+EXIT_STORE = 3  # the disk refuses: damaged, poisoned, or another process holds the lock
+EXIT_CRASH = 4  # a bug of ours
+MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
+RECONNECT_MS = 20
+DRAIN_MS_MAX = 2_000
+
+
+@dataclass(slots=True, frozen=True)
+class WorkerArguments:
+    """Plain values: handed to a new process."""
+
+    slot: int
+    data: str
+    node: str
+    incarnation: int
+    router_socket: str
+    client_address: str
+    raft: RaftSettings
+    sync: bool
+    log_level: str
+
+
+class Worker:
+    """One slot.  :meth:`run` returns when the worker has been asked to stop, and has."""
+
+    def __init__(self, arguments: WorkerArguments, loop: asyncio.AbstractEventLoop) -> None:
+        self._arguments = arguments
+        self._loop = loop
+        self._me = Replica(arguments.node, arguments.incarnation)
+        self._files = Files()
+        self._clock = MonotonicClock()
+        self._epoch = secrets.randbits(64) | 1
+        self._router_epoch = 0
+        self._link: links.LinkProtocol | None = None
+        self._stopping = False
+        self._stopped = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms: int | None = None
+        self._turn_asked = False
+        self._groups: dict[int, GroupActor] = {}
+        self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
+        self._peers: dict[str, Replica] = {}
+        # What this turn made, until its end.
+        self._control_out: list[Any] = []
+        self._bulk_out: list[Any] = []
+        self._bulk_out_bytes = 0
+        self._replies_out: list[Any] = []
+        self._hand_backs_out: list[Any] = []
+        self._summaries_out: dict[int, dict[str, Any]] = {}
+        self._described: dict[int, _Describing] = {}
+        # Groups whose first record is gathered, then those whose first record is under way.
+        self._unborn: set[int] = set()
+        self._being_born: set[int] = set()
+        self.counts = {"bad_frames": 0, "bad_runs": 0, "unknown_group": 0, "refused_busy": 0}
+        self._scheduler = Scheduler(
+            self._clock,
+            wake=self._ask_for_turn,
+            post=self._post,
+            on_crash=self._on_crash,
+        )
+        self._scheduler.carry(SendPeers, self._carry_peers)
+        self._scheduler.carry(SaveLog, self._carry_save)
+        self._scheduler.carry(Replies, self._carry_replies)
+        self._scheduler.carry(HandBacks, self._carry_hand_backs)
+        self._scheduler.carry(RoleChanged, self._carry_role)
+        self._scheduler.carry(GroupDescribed, self._carry_described)
+        self._scheduler.carry(Emitted, self._carry_emitted)
+        self._scheduler.on_turn_end(self._flush)
+        self._frames: dict[int, Callable[[list[Any]], None]] = {
+            wire.WELCOME: self._on_welcome,
+            wire.REQUESTS: self._on_requests,
+            wire.PEER_IN: self._on_peer_in,
+            wire.DESCRIBE: self._on_describe,
+            wire.LINK_CLOSED: self._on_link_closed,
+            wire.RELOAD: self._on_reload,
+            wire.DRAIN: self._on_drain,
+        }
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        self._open_wal()
+        self._disk = DiskThread(self._on_disk_done, self._loop)
+        self._load_groups()
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._scheduler.run_turn()
+        self._arm()
+        connecting = self._loop.create_task(self._keep_connected())
+        await self._stopped
+        connecting.cancel()
+        if self._link is not None:
+            self._link.close()
+        self._disk.close()
+        self._wal.close()
+
+    def _open_wal(self) -> None:
+        """Wait for the lock, then recover.  Who holds it is named while we wait."""
+        directory = os.path.join(self._arguments.data, "wal", str(self._arguments.slot))
+        deadline_ms = self._clock.now_ms() + LOCK_WAIT_MS_MAX
+        named = False
+        while True:
+            try:
+                self._wal, self._recovered = Wal.open(
+                    self._files,
+                    directory,
+                    slot=self._arguments.slot,
+                    random_id=lambda: secrets.randbits(64),
+                    sync=self._arguments.sync,
+                )
+                return
+            except LockHeld as error:
+                if self._clock.now_ms() >= deadline_ms:
+                    raise
+                if not named:
+                    log.warning("slot %d: %s; waiting", self._arguments.slot, error)
+                    named = True
+                # Nothing else runs in this process yet; flock has no wait with a deadline.
+                threading.Event().wait(0.02)
+
+    def _load_groups(self) -> None:
+        placement = Placement.load(self._files, self._arguments.data)
+        for group, placed in placement.in_slot(self._arguments.slot).items():
+            if group not in self._groups and group not in self._broken:
+                self._open_group(group, placed)
+
+    def _open_group(self, group: int, placed: PlacedGroup) -> None:
+        recovered = self._recovered.pop(group, None)
+        trouble = self._cannot_open(placed, recovered)
+        if trouble is not None:
+            log.error("group %s: %s", placed.name, trouble)
+            self._broken[group] = _broken_summary(trouble)
+            self._summaries_out[group] = self._broken[group]
+            return
+        if recovered is None:
+            # A replica is born once.  After that its log may never be missing again.
+            self._wal.add_group(group, placed.generation, _bootstrap(placed))
+            self._unborn.add(group)
+            recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        machine = self._make_machine(group, placed)
+        actor = self._make_group(group, placed, recovered)
+        self._groups[group] = actor
+        machine_actor = MachineActor(
+            machine_name(group), group, machine, actor_name(group), self._clock
+        )
+        self._scheduler.spawn(
+            machine_actor,
+            mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX,
+            blocking=machine.blocking,
+        )
+        self._scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+
+    def _cannot_open(self, placed: PlacedGroup, recovered: RecoveredGroup | None) -> str | None:
+        if recovered is None:
+            if placed.options.get("born"):
+                return "its log is gone; this replica must be replaced, it may never vote again"
+            return None
+        if recovered.generation != placed.generation:
+            return (
+                f"the log has generation {recovered.generation}, "
+                f"the placement says {placed.generation}"
+            )
+        return None
+
+    def _make_machine(self, group: int, placed: PlacedGroup) -> Machine:
+        if group == SYSTEM_GROUP_ID:
+            return CatalogMachine(placed.members)
+        return make_machine(placed.machine)
+
+    def _make_group(self, group: int, placed: PlacedGroup, recovered: RecoveredGroup) -> GroupActor:
+        members = list(placed.members)
+        for member in members:
+            self._peers[member.node] = member
+
+        def core(make_run: Callable[[int, int, int], Run]) -> Core:
+            return Core(
+                me=self._me,
+                configuration=Configuration(frozenset(members)),
+                hard_state=recovered.hard_state,
+                log=Log(recovered.runs),
+                settings=self._arguments.raft,
+                random=random.SystemRandom(),
+                make_run=make_run,
+                now=self._clock.now_ms(),
+            )
+
+        return GroupActor(
+            group=group,
+            name=placed.name,
+            machine_kind=placed.machine,
+            members=members,
+            core_factory=core,
+            clock=self._clock,
+            wall_ms=_wall_ms,
+            client_address=self._arguments.client_address,
+        )
+
+    def _on_crash(self, report: CrashReport) -> None:
+        log.critical("%s", report, exc_info=report.error)
+        _end_process(EXIT_CRASH)
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    # ------------------------------------------------------------------ turns
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def _ask_for_turn(self) -> None:
+        if not self._turn_asked:
+            self._turn_asked = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_asked = False
+        if self._scheduler.run_turn():
+            self._ask_for_turn()
+        self._arm()
+
+    def _arm(self) -> None:
+        """One loop timer for all timers of all actors; moved only to an earlier moment."""
+        due_ms = self._scheduler.next_deadline()
+        if due_ms is None:
+            return
+        if self._timer_ms is not None:
+            if self._timer_ms <= due_ms:
+                return
+            assert self._timer is not None
+            self._timer.cancel()
+        self._timer_ms = due_ms
+        delay_s = max(0, due_ms - self._clock.now_ms()) / 1_000
+        self._timer = self._loop.call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer_ms = None
+        self._turn()
+
+    def _flush(self) -> None:
+        """The end of a turn: control first, then what must not wait for our disk, then the disk."""
+        link = self._link
+        if link is not None and self._router_epoch:
+            self._flush_link(link)
+        else:
+            # Nobody to tell: peers resend, and clients were answered by the router's own end.
+            self._control_out.clear()
+            self._bulk_out.clear()
+            self._replies_out.clear()
+            self._hand_backs_out.clear()
+            self._summaries_out.clear()
+        self._bulk_out_bytes = 0
+        self._write()
+
+    def _flush_link(self, link: links.LinkProtocol) -> None:
+        if self._summaries_out:
+            rows = [[group, summary] for group, summary in self._summaries_out.items()]
+            self._summaries_out = {}
+            link.send(self._pack(wire.SUMMARIES, rows), control=True)
+        if self._control_out:
+            link.send(self._pack(wire.PEER_CONTROL, self._control_out), control=True)
+            self._control_out = []
+        if self._bulk_out or self._replies_out or self._hand_backs_out:
+            frame = self._pack(wire.ROUND, self._bulk_out, self._replies_out, self._hand_backs_out)
+            self._bulk_out = []
+            self._replies_out = []
+            self._hand_backs_out = []
+            if not link.send(frame):
+                # The router does not read; it learns that these outcomes are unknown.
+                link.abort()
+
+    def _pack(self, kind: int, *fields: Any) -> bytes:
+        return pack_link(kind, self._epoch, self._router_epoch, *fields)
+
+    # ------------------------------------------------------------------ disk
+
+    def _write(self) -> None:
+        batch = self._wal.take_batch()
+        if batch is not None:
+            self._being_born, self._unborn = self._unborn, set()
+            self._disk.submit(batch)
+            prepare = self._wal.prepare_next_segment()
+            if prepare is not None:
+                self._disk.prepare(prepare)
+
+    def _on_disk_done(self, batch: Batch, error: BaseException | None) -> None:
+        if error is not None:
+            # Final, whatever it was: what the disk holds is unknown now (pitfall 44).
+            log.critical("slot %d: the WAL failed: %s", self._arguments.slot, error)
+            _end_process(EXIT_STORE if isinstance(error, WalPoisoned | OSError) else EXIT_CRASH)
+        for group, number, term, index in self._wal.complete(batch):
+            self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
+        if self._being_born:
+            # Only now does the node hear of them, and writes down that they exist.
+            for group in self._being_born:
+                self._summaries_out[group] = self._groups[group].summary()
+            self._being_born = set()
+            self._ask_for_turn()
+        self._write()
+
+    # ------------------------------------------------------------------ carriers
+
+    def _carry_peers(self, effect: SendPeers, address: object) -> None:
+        group = self._group_of(address)
+        for message in effect.messages:
+            node = message.to.node
+            data = peer_codec.encode(message)
+            if type(message) is Append:
+                self._bulk_out += (node, group, data)
+                self._bulk_out_bytes += len(data)
+                if self._bulk_out_bytes > GATHER_BYTES_MAX:
+                    self._flush_bulk_early()
+            else:
+                self._control_out += (node, group, data)
+
+    def _flush_bulk_early(self) -> None:
+        self._bulk_out_bytes = 0
+        link = self._link
+        if link is not None and self._router_epoch:
+            self._flush_link(link)
+        else:
+            self._bulk_out.clear()
+            self._replies_out.clear()
+
+    def _group_of(self, address: Any) -> int:
+        name: str = address.name if hasattr(address, "name") else address
+        return int(name.partition("/")[2])
+
+    def _carry_save(self, effect: SaveLog, address: object) -> None:
+        self._wal.save(effect.group, effect.save)
+
+    def _carry_replies(self, effect: Replies, address: object) -> None:
+        self._replies_out += effect.items
+        self._bulk_out_bytes += sum(map(len, effect.items[1::2]))
+        if self._bulk_out_bytes > GATHER_BYTES_MAX:
+            self._flush_bulk_early()
+
+    def _carry_hand_backs(self, effect: HandBacks, address: object) -> None:
+        self._hand_backs_out += effect.items
+
+    def _carry_role(self, effect: RoleChanged, address: object) -> None:
+        if effect.group in self._unborn or effect.group in self._being_born:
+            return  # told when it is born
+        self._summaries_out[effect.group] = effect.summary
+
+    def _carry_described(self, effect: GroupDescribed, address: object) -> None:
+        describing = self._described.get(effect.key)
+        if describing is None:
+            return
+        describing.rows.append([effect.group, effect.description])
+        describing.missing -= 1
+        if describing.missing == 0:
+            self._finish_describing(effect.key)
+
+    def _carry_emitted(self, effect: Emitted, address: object) -> None:
+        """Events of machines; those of the catalog go to the node process."""
+        if effect.group != SYSTEM_GROUP_ID or self._link is None:
+            return
+        table: dict[str, list[Any]] = {"nodes": [], "groups": []}
+        for _, _, kind, values in effect.events:
+            table[f"{kind}s"].append(values)
+        self._link.send(self._pack(wire.CATALOG, table), control=True)
+
+    # ------------------------------------------------------------------ the link
+
+    async def _keep_connected(self) -> None:
+        path = self._arguments.router_socket
+        while True:
+            closed = self._loop.create_future()
+
+            def make(closed: asyncio.Future[None] = closed) -> links.LinkProtocol:
+                def on_closed(link: links.LinkProtocol, error: Exception | None) -> None:
+                    self._on_link_lost(link, error)
+                    if not closed.done():
+                        closed.set_result(None)
+
+                return links.LinkProtocol(
+                    self._on_frames, on_closed, on_connected=self._on_connected
+                )
+
+            try:
+                await links.connect(self._loop, path, make)
+            except OSError:
+                await asyncio.sleep(RECONNECT_MS / 1_000)
+                continue
+            await closed
+            await asyncio.sleep(RECONNECT_MS / 1_000)
+
+    def _on_connected(self, link: links.LinkProtocol) -> None:
+        self._link = link
+        self._router_epoch = 0
+        unborn = self._unborn | self._being_born
+        rows = [
+            [group, actor.summary()] for group, actor in self._groups.items() if group not in unborn
+        ]
+        rows += [[group, summary] for group, summary in self._broken.items()]
+        link.send(
+            self._pack(wire.HELLO, "worker", self._arguments.slot, os.getpid(), rows), control=True
+        )
+
+    def _on_link_lost(self, link: links.LinkProtocol, error: Exception | None) -> None:
+        if link is self._link:
+            self._link = None
+            self._router_epoch = 0
+
+    def _on_frames(self, link: links.LinkProtocol, frames: list[bytes]) -> None:
+        for data in frames:
+            try:
+                frame = unpack_link(data)
+            except FrameError as error:
+                self.counts["bad_frames"] += 1
+                log.error("a frame from the router does not parse: %s", error)
+                continue
+            kind, from_epoch, to_epoch = frame[:3]
+            if to_epoch != self._epoch or (self._router_epoch not in (0, from_epoch)):
+                self.counts["bad_frames"] += 1
+                continue
+            self._frames[kind](frame)
+
+    def _on_welcome(self, frame: list[Any]) -> None:
+        self._router_epoch = frame[1]
+        catalog = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
+        if isinstance(catalog, MachineActor):
+            assert isinstance(catalog.machine, CatalogMachine)
+            assert self._link is not None
+            self._link.send(self._pack(wire.CATALOG, catalog.machine.table()), control=True)
+
+    def _on_requests(self, frame: list[Any]) -> None:
+        items = frame[3]
+        by_group: dict[int, list[Any]] = {}
+        for at in range(0, len(items), 5):
+            token, group, remaining_ms, rights, batch = items[at : at + 5]
+            by_group.setdefault(group, []).extend((token, remaining_ms, rights, batch))
+        for group, requests in by_group.items():
+            if not self._scheduler.tell(actor_name(group), Requests(requests)):
+                self._refuse(group, requests[::4])
+
+    def _refuse(self, group: int, tokens: list[int]) -> None:
+        """The group is not here, or its mailbox is full; nothing was appended."""
+        if group not in self._groups:
+            self.counts["unknown_group"] += 1
+            for token in tokens:
+                self._hand_backs_out += (token, None, 0, "the group does not run here")
+        else:
+            self.counts["refused_busy"] += 1
+            payload = protocol.encode_whole(
+                protocol.BUSY, "the group's mailbox is full", retry_after_ms=RETRY_AFTER_MS
+            )
+            for token in tokens:
+                self._replies_out += (token, payload)
+        self._ask_for_turn()
+
+    def _on_peer_in(self, frame: list[Any]) -> None:
+        items = frame[3]
+        control: dict[int, list[Any]] = {}
+        bulk: dict[int, list[Any]] = {}
+        for at in range(0, len(items), 3):
+            node, incarnation, flat = items[at : at + 3]
+            sender = Replica(node, incarnation)
+            for position in range(0, len(flat), 2):
+                group = flat[position]
+                try:
+                    message = peer_codec.decode(flat[position + 1], sender, self._me)
+                except FrameError as error:
+                    self.counts["bad_frames"] += 1
+                    log.error("a message of %s does not parse: %s", node, error)
+                    continue
+                if type(message) is Append:
+                    # All appends stay in one lane: an empty one that overtook others would be refused.
+                    if not all(map(check_run, message.runs)):
+                        self.counts["bad_runs"] += 1
+                        log.error("an append of %s has a run with a wrong checksum", node)
+                        continue
+                    bulk.setdefault(group, []).append(message)
+                else:
+                    control.setdefault(group, []).append(message)
+        for group, messages in control.items():
+            self._scheduler.tell(actor_name(group), PeerMessages(messages), control=True)
+        for group, messages in bulk.items():
+            self._scheduler.tell(actor_name(group), PeerMessages(messages))
+
+    def _on_link_closed(self, frame: list[Any]) -> None:
+        for group in self._groups:
+            self._scheduler.tell(actor_name(group), LinkClosed(frame[3]), control=True)
+
+    def _on_reload(self, frame: list[Any]) -> None:
+        self._load_groups()
+        self._ask_for_turn()
+
+    def _on_describe(self, frame: list[Any]) -> None:
+        query, wanted = frame[3], frame[4]
+        groups = [group for group in wanted or self._groups if group in self._groups]
+        rows = [[each, summary] for each, summary in self._broken.items() if each in wanted]
+        self._described[query] = _Describing(rows, len(groups))
+        if not groups:
+            self._finish_describing(query)
+        for group in groups:
+            self._scheduler.tell(actor_name(group), DescribeGroup(query), control=True)
+
+    def _finish_describing(self, query: int) -> None:
+        rows = self._described.pop(query).rows
+        if self._link is not None:
+            self._link.send(self._pack(wire.DESCRIBED, query, rows), control=True)
+
+    def _on_drain(self, frame: list[Any]) -> None:
+        """Accept nothing more; say so when what was accepted is answered, or the time is up."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for group in self._groups:
+            self._scheduler.tell(actor_name(group), Drain(), control=True)
+        deadline_ms = self._clock.now_ms() + DRAIN_MS_MAX
+        self._loop.call_soon(self._watch_drain, deadline_ms)
+
+    def _watch_drain(self, deadline_ms: int) -> None:
+        under_way = sum(actor.pending_count for actor in self._groups.values())
+        if under_way and self._clock.now_ms() < deadline_ms:
+            self._loop.call_later(0.01, self._watch_drain, deadline_ms)
+            return
+        if self._link is not None:
+            self._link.send(self._pack(wire.DRAINED, self._arguments.slot), control=True)
+
+
+@dataclass(slots=True)
+class _Describing:
+    rows: list[Any]
+    missing: int
+
+
+class DiskThread:
+    """The thread that writes: one batch at a time, in the order given.  A second one prepares.
+
+    Preparing the next segment writes and syncs megabytes of zeros; in the first thread it would make
+    a batch wait for it.
+    """
+
+    def __init__(
+        self,
+        on_done: Callable[[Batch, BaseException | None], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._on_done = on_done
+        self._loop = loop
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._preparations: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="wal", daemon=True)
+        self._preparer = threading.Thread(target=self._prepare, name="wal-next", daemon=True)
+        self._writer.start()
+        self._preparer.start()
+
+    def submit(self, batch: Batch) -> None:
+        self._batches.put(batch)
+
+    def prepare(self, preparation: Callable[[], None]) -> None:
+        self._preparations.put(preparation)
+
+    def close(self) -> None:
+        self._batches.put(None)
+        self._preparations.put(None)
+        self._writer.join()
+        self._preparer.join()
+
+    def _write(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            error: BaseException | None = None
+            try:
+                batch.run()
+            except BaseException as caught:  # noqa: BLE001 - reported to the loop, which ends us
+                error = caught
+            self._loop.call_soon_threadsafe(self._on_done, batch, error)
+
+    def _prepare(self) -> None:
+        while (preparation := self._preparations.get()) is not None:
+            try:
+                preparation()
+            except OSError as error:
+                # Not fatal: the segment is made in line when it is needed, and fails there if it must.
+                log.warning("the next WAL segment could not be prepared: %s", error)
+
+
+def _bootstrap(placed: PlacedGroup) -> bytes:
+    """The first record of a replica: with whom it began."""
+    data: bytes = msgpack.packb(
+        [placed.name, placed.machine, [list(each) for each in placed.members]]
+    )
+    return data
+
+
+def _broken_summary(error: str) -> dict[str, Any]:
+    return {
+        "role": "none",
+        "term": 0,
+        "leader": None,
+        "state": "damaged",
+        "serves": False,
+        "error": error,
+    }
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _end_process(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
+
+
+def end_with_parent() -> None:
+    """Exit when the node process is gone, however it went: only it holds the pipe's other end."""
+    parent = parent_process()
+    assert parent is not None, "a worker is started by multiprocessing"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def start_logging(level: str, name: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format=f"%(asctime)s %(levelname)s {name} %(message)s",
+    )
+
+
+def worker_process(arguments: WorkerArguments, said: Connection) -> None:
+    """Entry point of a worker process; ``said`` takes its last words."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_logging(arguments.log_level, f"{arguments.node} worker {arguments.slot}")
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(Worker(arguments, loop).run())
+    except (StoreError, UnknownMachine) as error:
+        log.critical("slot %d: %s", arguments.slot, error)
+        said.send_bytes(str(error).encode())
+        _end_process(EXIT_STORE)
+    _end_process(0)
