@@ -145,8 +145,13 @@ def peek(batch: bytes) -> tuple[int, int]:
             return _UNCLEAR
         end = batch[1]
         at = 2
-        if end >= 0x80:
-            end, at = varint_at(batch, 1)
+        if end >= 0x80:  # two bytes are the usual case, and a call would double the time
+            second = batch[2]
+            if second < 0x80:
+                end += (second - 1) << 7
+                at = 3
+            else:
+                end, at = varint_at(batch, 1)
         end += at
         body = timeout_ms = fields = 0
         while at < end:
@@ -157,7 +162,12 @@ def peek(batch: bytes) -> tuple[int, int]:
             value = batch[at]
             at += 1
             if value >= 0x80:
-                value, at = varint_at(batch, at - 1)
+                second = batch[at]
+                if second < 0x80:
+                    value += (second - 1) << 7
+                    at += 1
+                else:
+                    value, at = varint_at(batch, at - 1)
             wire_type = tag & 7
             if wire_type == 2:
                 at += value

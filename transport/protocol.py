@@ -233,10 +233,16 @@ def _has_too_many(batch: bytes) -> bool:
     end = len(batch)
     try:
         while at < end:
-            tag, at = varint_at(batch, at)
+            tag = batch[at]
+            at += 1
+            if tag >= 0x80:
+                tag, at = varint_at(batch, at - 1)
             wire_type = tag & 7
             if wire_type == 2:
-                length, at = varint_at(batch, at)
+                length = batch[at]
+                at += 1
+                if length >= 0x80:
+                    length, at = varint_at(batch, at - 1)
                 at += length
             elif wire_type == 0:
                 _, at = varint_at(batch, at)
