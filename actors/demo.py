@@ -208,6 +208,7 @@ class Story:
 
     def _write_and_read(self) -> str:
         with Client(list(self.addresses.values())) as client:
+            self._wait_group(client)
             index = client.kv(GROUP).put("greeting", b"hello")
             self.say(f"wrote greeting = hello: durable on two disks at least, log index {index}")
             self._expect_greeting(client, "the cluster")
@@ -220,6 +221,22 @@ class Story:
         if entry is None or entry.value != b"hello":
             raise NotTrueError(f"greeting reads as {entry} through {through}")
         self.say(f"read greeting = hello through {through}")
+
+    def _wait_group(self, client: Client) -> None:
+        """The nodes have found each other; now the group that they declare is created."""
+        deadline = time.monotonic() + LEADER_S_MAX
+        reason = "no node answers"
+        while time.monotonic() < deadline:
+            try:
+                answer = client.admin(GROUP, "why")
+            except PolyraftError as error:
+                reason = str(error)
+            else:
+                if answer["ok"]:
+                    return
+                reason = answer["text"]
+            time.sleep(0.05)
+        raise NotTrueError(f"the group {GROUP} does not serve: {reason}")
 
     def _wait_leader(self, client: Client) -> str:
         deadline = time.monotonic() + LEADER_S_MAX

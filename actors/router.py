@@ -40,7 +40,7 @@ from actors.settings import (
     PEER_CONTROL_QUEUE_BYTES_MAX,
 )
 from actors.status import Status
-from actors.worker import end_with_parent, start_logging
+from actors.worker import end_on_error, end_with_parent, start_logging
 from transport import frames, links, protocol
 from transport.frames import (
     GATHER_BYTES_MAX,
@@ -139,6 +139,7 @@ class Router:
             Outcomes(self._reply, self._send_forward, self._send_not_accepted, self._on_admin),
             self._clock.now_ms,
         )
+        self.routing.addresses[self.node] = arguments.advertise["client"]
         self.status = Status(self)
         self._from_links: dict[int, Callable[[links.LinkProtocol, list[Any]], None]] = {
             wire.HELLO: self._on_hello,
@@ -672,6 +673,7 @@ def router_process(arguments: RouterArguments, said: Connection) -> None:
     start_logging(arguments.log_level, f"{arguments.node} router")
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
+    loop.set_exception_handler(end_on_error)
     try:
         loop.run_until_complete(Router(arguments, loop).run())
     except (AddressInUse, BindRefused) as error:

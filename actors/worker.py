@@ -704,6 +704,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def end_on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback raised: a bug of ours.  What state it left is unknown, so the process ends."""
+    log.critical("%s", context.get("message"), exc_info=context.get("exception"))
+    _end_process(EXIT_CRASH)
+
+
 def start_logging(level: str, name: str) -> None:
     logging.basicConfig(
         stream=sys.stderr,
@@ -719,6 +725,7 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     start_logging(arguments.log_level, f"{arguments.node} worker {arguments.slot}")
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
+    loop.set_exception_handler(end_on_error)
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
     except (StoreError, UnknownMachine) as error:

@@ -23,7 +23,9 @@ def make_machine(kind: str) -> Machine:
     module_name, colon, class_name = kind.partition(":")
     if not colon:
         known = ", ".join(sorted(BUILT_IN))
-        raise UnknownMachine(f"no machine kind {kind!r}; built in: {known}; or package.module:Class")
+        raise UnknownMachine(
+            f"no machine kind {kind!r}; built in: {known}; or package.module:Class"
+        )
     try:
         found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
