@@ -1,9 +1,12 @@
 """`bench`: how many commands a cluster takes per second, and how long each waits.
 
-    bench --connect tcp://127.0.0.1:7001 --clients 2 --in-flight 128 --batch 10
+    bench                                       three nodes of its own, one client
+    bench --clients 5 --in-flight 16 --batch 50
     bench --connect tcp://127.0.0.1:7001,tcp://127.0.0.1:7002 --find leader --sequential
+    bench --failover 20 --kill node             how long nothing is written after a kill
 
-Prints one line per run and the median over the runs. A rate counts commands answered OK within the
+Without --connect it starts nodes of its own on this machine, in a new directory, and ends them. It
+prints one line per run and the median over the runs. A rate counts commands answered OK within the
 run; a latency is that of one message, whatever its batch.
 """
 
@@ -13,11 +16,15 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transport.client.blocking import Client
+from transport.client.errors import PolyraftError
+from transport.client.failover import NODE, TARGETS, Failover
 from transport.client.fleet import (
     CLIENTS_MAX,
     BenchError,
@@ -28,6 +35,8 @@ from transport.client.fleet import (
     wait_for_group,
 )
 from transport.client.load import GET, PUT, LoadPlan, Window
+from transport.client.own_cluster import NODES_MAX, ClusterError, OwnCluster
+from transport.client.requests import parse_addresses
 from transport.client.wire import BATCH_REQUESTS_MAX, TIMEOUT_MS_MAX
 
 EXIT_DONE = 0
@@ -140,10 +149,30 @@ def seconds_from(least: float) -> Any:
     return convert
 
 
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    cluster = parser.add_argument_group("the cluster")
+    cluster.add_argument("--connect", metavar="A[,B]", help="an existing one: client addresses")
+    cluster.add_argument(
+        "--nodes", type=whole_number(1, NODES_MAX), default=3, metavar="N",
+        help="one of its own, with so many nodes (default 3)",
+    )  # fmt: skip
+    cluster.add_argument("--data", metavar="DIR", help="its directory (default: a temporary one)")
+    cluster.add_argument("--no-sync", action="store_true", help="without fdatasync: unsafe")
+    cluster.add_argument(
+        "--node-option", action="append", default=[], metavar="OPTION",
+        help="given to its nodes as it is, e.g. --node-option=--groups-per-worker=64",
+    )  # fmt: skip
+    cluster.add_argument(
+        "--failover", type=whole_number(1, 1_000), metavar="N",
+        help="instead of a load: kill N times, measure how long no write is taken",
+    )  # fmt: skip
+    cluster.add_argument("--kill", choices=TARGETS, default=NODE, help="what (default node)")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench", description="Load generator for a cluster.")
-    parser.add_argument("--connect", metavar="A[,B]", required=True, help="client addresses")
+    _add_cluster(parser)
     parser.add_argument("--group", default="kv", help="group name (default kv)")
     parser.add_argument(
         "--groups", type=whole_number(1, 100_000), default=1, metavar="N",
@@ -228,7 +257,7 @@ def measure(options: argparse.Namespace, addresses: list[str]) -> int:
     median = median_of(runs)
     if options.json:
         answer = {
-            "options": vars(options),
+            "options": shown(options),
             "runs": [run.as_dict() for run in runs],
             "median": median.as_dict(),
         }
@@ -238,13 +267,74 @@ def measure(options: argparse.Namespace, addresses: list[str]) -> int:
     return EXIT_DONE
 
 
+def measure_failover(options: argparse.Namespace, cluster: OwnCluster) -> int:
+    """Kill and measure, again and again."""
+    failover = Failover(cluster, options.group, options.kill)
+
+    def on_kill(name: str, gap_ms: float) -> None:
+        if not options.json:
+            print(f"{options.kill} of {name}: {gap_ms:,.0f} ms without writes", flush=True)
+
+    gaps_ms = failover.measure(options.failover, on_kill)
+    median_ms, worst_ms = statistics.median(gaps_ms), max(gaps_ms)
+    tally = {name: getattr(failover.tally, name) for name in failover.tally.__slots__}
+    if options.json:
+        answer = {
+            "options": shown(options),
+            "gaps_ms": gaps_ms,
+            "median_ms": median_ms,
+            "worst_ms": worst_ms,
+            "probes": tally,
+        }
+        print(json.dumps(answer))
+    else:
+        print(f"median {median_ms:,.0f} ms   worst {worst_ms:,.0f} ms")
+        print("nothing lost:", ", ".join(f"{name} {count:,}" for name, count in tally.items()))
+    return EXIT_DONE
+
+
+def run_own(options: argparse.Namespace) -> int:
+    """Measure a cluster of our own."""
+    with tempfile.TemporaryDirectory(prefix="polyraft-bench-", ignore_cleanup_errors=True) as aside:
+        data = Path(options.data).absolute() if options.data else Path(aside)
+        data.mkdir(parents=True, exist_ok=True)
+        if any(data.iterdir()):
+            raise BenchError(f"{data} is not empty")
+        cluster = OwnCluster(
+            options.nodes,
+            data,
+            group_names(options.group, options.groups),
+            sync=not options.no_sync,
+            more=options.node_option,
+        )
+        with cluster:
+            if options.failover:
+                return measure_failover(options, cluster)
+            return measure(options, cluster.addresses)
+
+
+def shown(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as part of the answer."""
+    return dict(vars(options))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the load generator; the exit code."""
-    options = make_parser().parse_args(argv)
-    addresses = [address for address in options.connect.split(",") if address]
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    addresses: list[str] = []
+    if options.connect:
+        if options.failover or options.no_sync or options.node_option or options.data:
+            parser.error("--failover, --no-sync, --node-option and --data need its own cluster")
+        try:
+            addresses = parse_addresses(options.connect)
+        except ValueError as error:
+            parser.error(str(error))
+    elif options.failover and options.groups != 1:
+        parser.error("--failover measures one group")
     try:
-        return measure(options, addresses)
-    except BenchError as error:
+        return measure(options, addresses) if addresses else run_own(options)
+    except (BenchError, ClusterError, PolyraftError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """How long a cluster takes no writes after something was killed, and whether anything was lost.
 
-One probe every few milliseconds, each a write of its own, whether or not earlier ones were answered:
-so neither a slow answer nor a client's retry policy is measured, and the resolution is that of the
-probes. They go to a node that was not killed (or, when all were, to the first). The time counts from
-the kill to the first OK for a probe that was sent after it.
+One probe every few milliseconds, each a write of its own, whether or not earlier ones were
+answered: so neither a slow answer nor a client's retry policy is measured, and the resolution is
+that of the probes. They go to a node that was not killed (or, when all were, to the first). The
+time counts from the kill to the first OK for a probe that was sent after it.
 
 Every probe adds one to a counter. In the end the counter must be at least the number of probes that
 were answered OK, and at most the number that were sent: an acknowledged write that is missing, or
@@ -23,7 +23,7 @@ import zmq
 from transport.client import wire
 from transport.client.blocking import Client
 from transport.client.errors import OutcomeUnknown, PolyraftError
-from transport.client.fleet import ASK_MS, BenchError, find_leader_address
+from transport.client.fleet import ASK_MS, BenchError, find_leader_address, pause
 from transport.client.kv import encode_add
 from transport.client.load import open_dealer
 from transport.client.own_cluster import OwnCluster
@@ -192,6 +192,7 @@ class Failover:
                 leader = find_leader_address(client, addresses, self._group)
                 if self._is_whole(client, leader, len(addresses)):
                     return
+            pause()
         raise BenchError(f"the replicas did not catch up within {RECOVERY_WAIT_S:g} s")
 
     def _is_whole(self, client: Client, leader: str, count: int) -> bool:
@@ -199,8 +200,6 @@ class Failover:
             metadata = client.admin(self._group, "metadata", address=leader, timeout_ms=ASK_MS)
             for address in self._cluster.addresses:
                 client.admin("", "status", address=address, timeout_ms=ASK_MS)
-                # Paces the loop, too: a write through the leader is the shortest useful wait.
-                client.write(self._group, "PUT", "bench/ready", b"", timeout_ms=ASK_MS)
         except PolyraftError:
             return False
         peers = metadata.get("peers")

@@ -9,12 +9,13 @@ the measurement: figures from a part of the clients would look like slow servers
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from transport.client.blocking import Client
-from transport.client.errors import OutcomeUnknown, PolyraftError
+from transport.client.errors import NoSuchGroup, OutcomeUnknown, PolyraftError
 from transport.client.load import Load, LoadPlan, Target, Window
 
 CLIENTS_MAX = 64
@@ -26,6 +27,10 @@ LEADER_WAIT_MS = 30_000
 ASK_MS = 2_000
 
 
+# Between two questions about something that happens in other processes.
+ASK_AGAIN_S = 0.05
+
+
 class BenchError(Exception):
     """The measurement cannot go on; the text is for the operator."""
 
@@ -35,22 +40,36 @@ def group_names(name: str, count: int) -> list[str]:
     return [name] if count == 1 else [f"{name}{number}" for number in range(1, count + 1)]
 
 
+def pause() -> None:
+    """A moment before a cluster is asked again; nothing of it is here to be waited on."""
+    threading.Event().wait(ASK_AGAIN_S)
+
+
 def wait_for_group(client: Client, group: str) -> None:
     """Return when the group takes a write; BenchError says why it does not."""
-    try:
-        client.write(group, "PUT", "bench/ready", b"", timeout_ms=LEADER_WAIT_MS)
-    except OutcomeUnknown:
-        # Fine as a sign of life; the measurement will show whether it stays so.
-        return
-    except PolyraftError as error:
-        raise BenchError(f"group {group}: {error}") from error
+    deadline = time.monotonic() + LEADER_WAIT_MS / 1000
+    while True:
+        try:
+            client.write(group, "PUT", "bench/ready", b"", timeout_ms=LEADER_WAIT_MS)
+        except NoSuchGroup as error:
+            # A young cluster creates the groups it was started with a moment after it is ready.
+            if time.monotonic() >= deadline:
+                raise BenchError(f"group {group}: {error}") from error
+            pause()
+        except OutcomeUnknown:
+            # Fine as a sign of life; the measurement will show whether it stays so.
+            return
+        except PolyraftError as error:
+            raise BenchError(f"group {group}: {error}") from error
+        else:
+            return
 
 
 def find_leader_address(client: Client, addresses: list[str], group: str) -> str:
     """The client address of the node that leads a group, as the first node that knows says."""
     deadline = time.monotonic() + LEADER_WAIT_MS / 1000
+    wait_for_group(client, group)
     while time.monotonic() < deadline:
-        wait_for_group(client, group)
         for address in addresses:
             try:
                 metadata = client.admin(group, "metadata", address=address, timeout_ms=ASK_MS)
@@ -59,6 +78,7 @@ def find_leader_address(client: Client, addresses: list[str], group: str) -> str
             leader_address = metadata.get("leader_address")
             if isinstance(leader_address, str) and leader_address:
                 return leader_address
+        pause()
     raise BenchError(f"nobody knows the leader of group {group}")
 
 

@@ -2,8 +2,8 @@
 
 They are ordinary `bin/node` processes with an identity, addresses and a data directory each. The
 bench starts them itself rather than through `--dev`, since it must be able to end one without
-warning and to start the same one again. A node is killed as a host would die: its supervisor, router
-and workers at once, by the process group that was made for it.
+warning and to start the same one again. A node is killed as a host would die: its supervisor,
+router and workers at once, by the process group that was made for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Ports:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Loopback addresses nobody listens on, all different; another program may be faster, though."""
+    """Loopback addresses that nobody listens on now, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for it in sockets:
@@ -111,7 +111,7 @@ class OwnNode:
         process = self._process
         if process is None:
             return
-        # The group outlives its leader while a child lives; once it is empty there is nobody to end.
+        # The group lives as long as any of its processes; an empty one has nobody to end.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         process.wait()
