@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from actors import cli
 from actors.config import from_file, node_config
+from actors.machines import Context
 from actors.version import VERSION
+from transport.polyraft_pb2 import ReadRequest, WriteRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -44,9 +47,17 @@ def test_the_command_lines_in_readme_are_understood() -> None:
         cli._parse(line.split())
 
 
-def test_the_python_in_readme_compiles() -> None:
-    for block in blocks("python"):
-        compile(block, "README.md", "exec")
+def test_the_machine_in_readme_counts_and_refuses() -> None:
+    client, machine = blocks("python")
+    compile(client, "README.md", "exec")
+    names: dict[str, Any] = {}
+    exec(compile(machine, "README.md", "exec"), names)
+    counter = names["Counter"]()
+    context = Context(index=1, time_ms=0, version=1, emit=lambda kind, values: None)
+    assert counter.apply(WriteRequest(data=b"four"), context).data == b"4"
+    assert not counter.apply(WriteRequest(), context).success
+    assert counter.read(ReadRequest()).data == b"4"
+    assert len(counter.digest()) == 8
 
 
 def test_the_changelog_knows_this_version_or_what_comes_after_it() -> None:
