@@ -180,7 +180,7 @@ class LinkProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return self._drop(length, control)
-        if not self._paused and not self._bulk and not self._control:
+        if not self._paused:  # then nothing waits
             self._write(transport, payload)
             return True
         if control:

@@ -377,9 +377,9 @@ class PeerLink:
             if self._leave_up(misfit):
                 self._ask_soon()
             return
-        self._cancel_retry()
         if self.state == UP:
             if other == (self.remote_incarnation, self.remote_epoch):
+                self._cancel_retry()
                 return
             self._leave_up("restarted")
         if self.state == CONNECTING:  # not closed by the callback

@@ -13,7 +13,26 @@ from transport.sockets import Context
 
 DEADLINE_S = 10.0  # far beyond what any condition here takes
 
-RUNNERS: list[Callable[[Coroutine[Any, Any, None]], None]] = [asyncio.run, uvloop.run]
+Story = Coroutine[Any, Any, None]
+
+
+def run_story(story: Story, run: Callable[[Story], None] = asyncio.run) -> None:
+    """Run to the end; an exception in a callback, which a loop only logs, fails the test."""
+
+    async def watched() -> None:
+        errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        await story
+        assert not errors, errors
+
+    run(watched())
+
+
+def run_story_on_uvloop(story: Story) -> None:
+    run_story(story, uvloop.run)
+
+
+RUNNERS: list[Callable[[Story], None]] = [run_story, run_story_on_uvloop]
 RUNNER_NAMES = ["asyncio", "uvloop"]
 
 

@@ -133,6 +133,7 @@ def test_peek_sees_class_and_timeout_of_the_first_request(
         b"\x0a" + b"\xff" * 11,
         b"\x0a\x03\x0d\x00\x00",  # a field of four bytes: not ours
         b"\x0a\x02\x52\x05",  # a body longer than its request
+        b"\x0a\x7f\x52\x7d",  # both longer than the batch
     ],
 )
 def test_peek_says_unclear_when_it_is(batch: bytes) -> None:
@@ -140,9 +141,14 @@ def test_peek_says_unclear_when_it_is(batch: bytes) -> None:
 
 
 def test_a_request_of_a_million_fields_does_not_hold_the_router_up() -> None:
-    fields = b"\x08\x01" * 1_000_000
+    fields = b"\x08\x01" * 1_000_000 + b"\x52\x00"
     batch = b"\x0a" + _varint(len(fields)) + fields
     assert frames.peek(batch) == (0, 0)
+
+
+def test_peek_does_not_take_an_unknown_body_for_one_of_ours() -> None:
+    assert frames.peek(b"\x0a\x04\x18\x05\x7a\x00") == (0, 5)
+    assert frames.peek(b"\x0a\x04\x18\x05\x4a\x00") == (0, 5)
 
 
 @given(st.binary(max_size=60))
@@ -244,6 +250,13 @@ def test_fields_added_at_the_end_of_a_header_are_ignored() -> None:
     assert PeerFrameParser().parse(data).header == HEADER
 
 
+def test_a_header_above_its_limit_is_refused_unread() -> None:
+    packed = msgpack.packb([*HEADER, "x" * frames.HEADER_BYTES_MAX])
+    data = struct.pack("<2sBBH", b"PR", 1, frames.PEER_RAFT, len(packed)) + packed
+    with pytest.raises(FrameError):
+        PeerFrameParser().parse(data)
+
+
 def test_pitfall_55_a_frame_for_another_cluster_node_or_disk_is_not_for_me() -> None:
     me = Endpoint(CLUSTER, "n2", 9, 100)
     assert frames.header_mismatch(me, HEADER) == ""
@@ -305,7 +318,7 @@ def test_an_array_header_that_promises_too_much_allocates_nothing() -> None:
     with pytest.raises(FrameError):  # deeply nested
         frames.unpack_raft(b"\x91" * 100_000)
     with pytest.raises(FrameError):  # ext types are not ours
-        frames.unpack_raft(b"\x91\xd6\xff\x00\x00\x00\x00")
+        frames.unpack_array(b"\x91\xd6\xff\x00\x00\x00\x00", 1, "array")
 
 
 def test_hello_comes_back_as_it_went() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.transport.helpers import RUNNER_NAMES, RUNNERS, until
+from tests.transport.helpers import RUNNER_NAMES, RUNNERS, run_story, until
 from transport import links
 from transport.frames import LINK_FRAME_BYTES_MAX, FrameError
 from transport.links import FrameParser, LinkProtocol
@@ -270,4 +270,4 @@ def test_a_socket_file_left_behind_is_replaced(tmp_path: Path) -> None:
         (await links.connect(loop, path, make)).close()
         server.close()
 
-    asyncio.run(story())
+    run_story(story())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.transport.helpers import RUNNER_NAMES, RUNNERS, FreshContext, turns, until
+from tests.transport.helpers import RUNNER_NAMES, RUNNERS, FreshContext, run_story, turns, until
 from transport import monitors, sockets
 from transport.monitors import SocketMonitor
 from transport.sockets import Socket
@@ -67,7 +67,7 @@ def test_a_handshake_that_fails_is_counted(noise: bytes, event: str) -> None:
             await until(lambda: monitor.counts[name])
             monitor.close()
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_callback_may_close_the_monitor_and_hears_nothing_more() -> None:
@@ -90,4 +90,4 @@ def test_a_callback_may_close_the_monitor_and_hears_nothing_more() -> None:
             assert len(heard) == 1
             monitor.close()  # twice is once
 
-    asyncio.run(story())
+    run_story(story())

@@ -105,7 +105,7 @@ GOOD = Append(A, B, 5, 7, 4, 6, RUNS)
         [replace(RUNS[0], count=0)],
         [replace(RUNS[0], term=3)],  # below the predecessor's term
         [replace(RUNS[0], term=6)],  # above the message's term
-        [RUNS[0], replace(RUNS[1], term=3)],
+        [replace(RUNS[0], term=5), replace(RUNS[1], term=4)],
         [replace(RUNS[0], crc=1 << 32)],
         [replace(RUNS[0], kind=256)],
     ],

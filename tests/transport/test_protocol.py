@@ -183,7 +183,12 @@ def test_pitfall_47_a_command_that_would_not_fit_the_log_is_refused_at_the_door(
     good(batch(Request(write=fits)))
 
 
-def test_eight_megabytes_of_empty_requests_are_counted_before_they_become_objects() -> None:
+def test_eight_megabytes_of_empty_requests_are_counted_before_they_become_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "RequestBatchView", None)  # nothing is decoded
+        assert "at most 1024" in refused(b"\x0a\x00" * (4 << 20))
     assert "at most 1024" in refused(b"\x0a\x00" * (4 << 20))
     assert protocol._has_too_many(b"\x0a\x00" * 1025)
     assert not protocol._has_too_many(b"\x0a\x00" * 1024)

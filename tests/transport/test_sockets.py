@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.transport.helpers import RUNNER_NAMES, RUNNERS, FreshContext, turns, until
+from tests.transport.helpers import RUNNER_NAMES, RUNNERS, FreshContext, run_story, turns, until
 from transport import sockets
 from transport.frames import MESSAGE_BYTES_MAX, split_client
 from transport.sockets import (
@@ -107,7 +107,7 @@ def test_messages_of_any_shape_are_taken_whole_and_in_order() -> None:
             assert await received.until(len(shapes)) == shapes
             assert len({identity for identity, _ in received.messages}) == 1
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_message_of_10_000_parts_is_swallowed_and_the_next_is_untouched() -> None:
@@ -123,7 +123,7 @@ def test_a_message_of_10_000_parts_is_swallowed_and_the_next_is_untouched() -> N
             assert not hasattr(malformed, "batch")
             assert short == [b"c", b"kv", b"batch"]
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_budget_in_messages_and_in_bytes_ends_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_budget_in_messages_and_in_bytes_ends_a_drain(monkeypatch: pytest.Monk
             assert not received.drain(2)
             assert len(received.messages) == 5
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_frames_of_a_dealer_are_drained_likewise() -> None:
@@ -170,7 +170,7 @@ def test_frames_of_a_dealer_are_drained_likewise() -> None:
             assert not sockets.drain_frames(client, got.append, 2)
             assert got[3:] == [[b"e"], [b"f"]]
 
-    asyncio.run(story())
+    run_story(story())
 
 
 # ------------------------------------------------------------------------------------------ sending
@@ -195,7 +195,7 @@ def test_dealer_and_req_both_get_their_replies() -> None:
             assert req.recv_multipart() == [b"r", b"reply"]
             assert (sender.sent, sender.gone, sender.full) == (2, 0, 0)
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_reply_to_a_client_that_has_gone_is_known_to_be_lost() -> None:
@@ -213,7 +213,7 @@ def test_a_reply_to_a_client_that_has_gone_is_known_to_be_lost() -> None:
             assert sender.gone == 2
             assert not sender.frame(b"never seen", b"answer")
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_client_that_does_not_read_loses_its_own_replies_only() -> None:
@@ -242,7 +242,7 @@ def test_a_client_that_does_not_read_loses_its_own_replies_only() -> None:
             await until(lambda: clients[1].poll(0))
             assert clients[1].recv_multipart() == [b"c", b"small"]
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_claimed_identity_does_not_take_over_the_replies_of_another() -> None:
@@ -265,7 +265,7 @@ def test_a_claimed_identity_does_not_take_over_the_replies_of_another() -> None:
             await until(lambda: twins[0].poll(0))
             assert not twins[1].poll(0)
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_dealer_without_a_connection_refuses_instead_of_queueing_for_nobody() -> None:
@@ -293,7 +293,7 @@ def test_a_subscriber_hears_its_topics() -> None:
             await until(heard)
             assert subscriber.recv_multipart() == [b"group/kv/leader", b"payload"]
 
-    asyncio.run(story())
+    run_story(story())
 
 
 # ---------------------------------------------------------------------------------------- strangers
@@ -312,7 +312,7 @@ def test_bytes_that_are_no_zmtp_and_frames_above_the_limit_hurt_only_their_sende
             honest.send(b"still served")
             assert await Received(router).until(1) == [[b"still served"]]
 
-    asyncio.run(story())
+    run_story(story())
 
 
 # ------------------------------------------------------------------------------------------ binding
@@ -327,7 +327,7 @@ def test_a_port_in_use_is_tried_again_until_it_is_free() -> None:
             asyncio.get_running_loop().call_later(0.08, holder.close)
             assert await sockets.bind(heir, address) == address
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_a_port_that_stays_in_use_is_named() -> None:
@@ -338,7 +338,7 @@ def test_a_port_that_stays_in_use_is_named() -> None:
             with pytest.raises(AddressInUse, match=address):
                 await sockets.bind(sockets.peer_router(context), address, wait_ms=60)
 
-    asyncio.run(story())
+    run_story(story())
 
 
 def test_an_address_of_another_machine_is_refused_at_once() -> None:
@@ -348,7 +348,7 @@ def test_an_address_of_another_machine_is_refused_at_once() -> None:
                 with pytest.raises(BindRefused, match=address):
                     await sockets.bind(sockets.peer_router(context), address)
 
-    asyncio.run(story())
+    run_story(story())
 
 
 # ----------------------------------------------------------------------------------------- watching
