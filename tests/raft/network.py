@@ -27,22 +27,35 @@ from raft.messages import (
     Output,
     PeerMessage,
     Persisted,
+    PreVote,
+    PreVoteReply,
     Propose,
     Read,
     Replica,
     Run,
     Save,
     Tick,
+    Vote,
+    VoteReply,
 )
 from raft.settings import RaftSettings
 
 Choice = Callable[[PeerMessage], bool]
 
 SETTLE_STEPS_MAX = 100_000
+VOTING = (PreVote, PreVoteReply, Vote, VoteReply)
 
 
 def everything(_: PeerMessage) -> bool:
     return True
+
+
+def to(name: str) -> Choice:
+    return lambda message: message.to.node == name
+
+
+def sent_by(name: str) -> Choice:
+    return lambda message: message.sender.node == name
 
 
 def make_run(
@@ -286,6 +299,19 @@ class Network:
         self.settle()
         assert self.core(name).is_leader, f"{name} did not win"
         return self.nodes[name]
+
+    def settle_until_leader(self, name: str, *, reach: tuple[str, ...] | None = None) -> None:
+        """Deliver votes and their answers until this node leads; its appends are not delivered.
+
+        ``reach``: the only ones that it reaches.
+        """
+
+        def is_vote(message: PeerMessage) -> bool:
+            other = message.to.node if message.sender.node == name else message.sender.node
+            return isinstance(message, VOTING) and (reach is None or other in reach)
+
+        while not self.core(name).is_leader:
+            assert self.deliver(is_vote, count=1), f"{name} does not win"
 
     # ------------------------------------------------------------------ inside
 
