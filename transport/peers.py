@@ -366,10 +366,11 @@ class PeerLink:
             return
         header = frame.header
         self.counts["hello_received"] += 1
+        lanes = self._lanes
         if self._on_hello is not None:
             self._on_hello(self, header, hello)
-        if self.state == DOWN:
-            return  # the callback has closed the link
+        if self._lanes is not lanes:
+            return  # the callback has closed the link, or moved it to where nobody answered yet
         misfit = self._misfit(header, hello)
         other = (header.sender_incarnation, header.sender_epoch)
         if misfit:

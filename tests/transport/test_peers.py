@@ -375,6 +375,51 @@ def test_a_node_that_moved_is_found_at_its_new_address() -> None:
     run_story(story())
 
 
+def test_a_hello_that_tells_of_a_new_address_does_not_count_for_it() -> None:
+    async def story() -> None:
+        with FreshContext() as context:
+            old, new = Node(context), Node(context)
+            new.answers = False
+            moved_to = await new.bind()
+            near = Near(context, await old.bind())
+            near.link._on_hello = lambda link, *_: link.set_address(moved_to)
+            await until(lambda: new.questions)
+            assert near.link.state == CONNECTING
+            near.link._on_hello = None
+            new.say_hello(*new.questions[0])
+            await near.until_up()
+            assert near.told == [(UP, 22, 222)]
+            near.link.close()
+
+    run_story(story())
+
+
+def test_a_closed_link_tells_nothing_of_what_was_already_received() -> None:
+    async def story() -> None:
+        with FreshContext() as context:
+            node = Node(context)
+            node.answers = False
+            near = Near(context, await node.bind())
+            await until(lambda: node.questions)
+            for _ in range(3):
+                node.say_hello(*node.questions[0])
+            lane = near.link._lanes[LANE_CONTROL]
+            lane.socket.poll(5_000)
+            heard: list[Hello] = []
+
+            def on_hello(link: PeerLink, _: PeerHeader, hello: Hello) -> None:
+                heard.append(hello)
+                link.close()
+
+            near.link._on_hello = on_hello
+            await until(lambda: heard)
+            await turns(5)
+            assert len(heard) == 1
+            assert near.told == []
+
+    run_story(story())
+
+
 def test_a_callback_may_close_the_link() -> None:
     async def story() -> None:
         with FreshContext() as context:
