@@ -33,6 +33,7 @@ from actors import machine as machines
 from actors.catalog import SYSTEM_GROUP
 from actors.machine import WRITE_TAG
 from actors.machines import DONE, Response, WriteRequest
+from actors.machines.registry import kind_error
 from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, RETRY_AFTER_MS
 from raft.core import Core
@@ -55,6 +56,7 @@ from transport.protocol import AdminOperation, BadBatch, Reads, SessionOperation
 
 RUN_BYTES_MAX = 1 << 20  # of commands in one run; a larger message has a run of its own
 PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group: then BUSY
+ANSWER_BYTES_MAX = 8 << 20  # of one reply message; above, the reads of the message are REJECTED
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
 
 
@@ -361,7 +363,12 @@ class GroupActor(Actor):
         self._gather_reads(pending, [protocol.ReadRequest(data=admin.command.encode())])
 
     def _admin_create_group(self, pending: Pending, admin: AdminOperation) -> None:
-        values = {"machine": admin.options.get("machine", "")}
+        machine = admin.options.get("machine", "")
+        error = kind_error(machine)
+        if error is not None:
+            self._refuse(pending.token, protocol.BAD_REQUEST, error)
+            return
+        values = {"machine": machine}
         self._admin_write(pending, "CREATE_GROUP", admin.value, values)
 
     def _admin_register_node(self, pending: Pending, admin: AdminOperation) -> None:
@@ -480,10 +487,20 @@ class GroupActor(Actor):
         pending: Pending = message.key
         if pending.answered:
             return
+        self._finish(pending, self._read_reply(message))
+
+    def _read_reply(self, message: machines.Answered) -> bytes:
         leader = self._leader_node() or ""
         index = message.index
+        if message.error is not None:
+            return protocol.encode_whole(
+                protocol.INTERNAL, message.error, maybe_applied=True, leader=leader
+            )
         payload = protocol.encode_batch([_reply(each, index, leader) for each in message.responses])
-        self._finish(pending, payload)
+        if len(payload) > ANSWER_BYTES_MAX:
+            text = f"the answers of this message exceed {ANSWER_BYTES_MAX} bytes; ask in several"
+            return protocol.encode_whole(protocol.REJECTED, text, leader=leader, index=index)
+        return payload
 
     def _on_quarantined(self, message: machines.Quarantined) -> None:
         self._machine_error = message.error

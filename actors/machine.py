@@ -33,6 +33,7 @@ from transport.protocol import parse_write
 
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
+SWEEP_QUERIES_MIN = 256  # so many waiting queries are looked through for answered ones
 WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
 
 
@@ -45,7 +46,10 @@ class Apply:
 
 @dataclass(slots=True)
 class Query:
-    """Answer ``requests`` once ``index`` is applied; ``key`` comes back with the answers."""
+    """Answer ``requests`` once ``index`` is applied; ``key`` comes back with the answers.
+
+    ``key.answered`` says that nobody waits for them any more.
+    """
 
     key: Any
     index: int
@@ -79,11 +83,12 @@ class Applied:
 
 @dataclass(slots=True)
 class Answered:
-    """The answers to one :class:`Query`, good for the state at ``index``."""
+    """The answers to one :class:`Query`, good for the state at ``index``; or why there are none."""
 
     key: Any
     index: int
     responses: list[Response]
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -144,6 +149,7 @@ class MachineActor(Actor):
         self._queue: deque[tuple[Run, list[WriteRequest] | None]] = deque()
         self._progress: _Progress | None = None
         self._waiting: list[Query] = []
+        self._sweep_at = SWEEP_QUERIES_MIN
         self._events: list[tuple[int, int, str, Mapping[str, Any]]] = []
         self._batched = type(machine).apply_batch is not Machine.apply_batch
         self._table: dict[type, Callable[[Any], list[object]]] = {
@@ -270,10 +276,7 @@ class MachineActor(Actor):
         self._queue.clear()
         self._progress = None
         waiting, self._waiting = self._waiting, []
-        refusal = Response.refuse(f"the machine is quarantined: {error}")
-        effects: list[object] = [
-            self._tell(Answered(query.key, 0, [refusal] * len(query.requests))) for query in waiting
-        ]
+        effects: list[object] = [self._unanswered(query) for query in waiting]
         effects.append(self._tell(Quarantined(index, error)))
         return effects
 
@@ -281,16 +284,21 @@ class MachineActor(Actor):
 
     def _on_query(self, query: Query) -> list[object]:
         if self.error is not None:
-            refusal = Response.refuse(f"the machine is quarantined: {self.error}")
-            return [self._tell(Answered(query.key, 0, [refusal] * len(query.requests)))]
+            return [self._unanswered(query)]
         if query.index > self.applied_index:
+            if len(self._waiting) >= self._sweep_at:
+                # Those whose deadline has passed were answered without us.
+                self._waiting = [each for each in self._waiting if not each.key.answered]
+                self._sweep_at = max(SWEEP_QUERIES_MIN, 2 * len(self._waiting))
             if len(self._waiting) >= WAITING_QUERIES_MAX:
-                refusal = Response.refuse("too many reads wait for this machine")
-                answered = Answered(query.key, 0, [refusal] * len(query.requests))
-                return [self._tell(answered)]
+                return [self._unanswered(query, "too many reads wait for this machine")]
             self._waiting.append(query)
             return []
         return [self._answer(query)]
+
+    def _unanswered(self, query: Query, error: str | None = None) -> object:
+        text = error or f"the machine is quarantined: {self.error}"
+        return self._tell(Answered(query.key, self.applied_index, [], text))
 
     def _answer_waiting(self) -> list[object]:
         due = [query for query in self._waiting if query.index <= self.applied_index]

@@ -118,6 +118,7 @@ class Node:
     # ------------------------------------------------------------------ life
 
     async def run(self) -> int:
+        self._loop.set_exception_handler(self._on_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         end_left_over(self._lock.left_over, self._clock)
@@ -146,6 +147,11 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(f"internal error: {task.exception()!r}")
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: a bug of ours, after which nothing here can be relied on."""
+        log.critical("%s", context.get("message"), exc_info=context.get("exception"))
+        self._fail(f"internal error: {context.get('exception')!r}")
 
     def _fail(self, reason: str) -> None:
         """Give up: one line, exit code 1."""

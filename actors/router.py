@@ -331,12 +331,12 @@ class Router:
                 self.counts["no_worker"] += 1
                 continue
             by_slot.setdefault(worker.slot, []).extend((flat[at], flat[at + 1]))
+        if self._peer_in_bytes + len(body) > GATHER_BYTES_MAX:
+            self._flush()
         for slot, messages in by_slot.items():
             out = self._peer_in.setdefault((slot, lane), [])
             out += (header.sender, header.sender_incarnation, messages)
         self._peer_in_bytes += len(body)
-        if self._peer_in_bytes > GATHER_BYTES_MAX:
-            self._flush()
 
     def _on_peer_forward(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
         self.routing.on_forward(header.sender, frames.unpack_forward(body))
@@ -507,10 +507,10 @@ class Router:
 
         worker = WorkerLink(slot, pid, epoch, send)
         self._workers[link] = worker
-        self.routing.on_worker(worker, [group for group, _ in rows])
+        self.routing.on_worker(worker, [group for group, summary in rows if _runs(summary)])
         send(wire.WELCOME, self.node, self.bound, control=True)
         self._take_summaries(rows)
-        self.to_node(wire.WORKER, slot, pid, True, [group for group, _ in rows])
+        self.to_node(wire.WORKER, slot, pid, True, sorted(worker.groups))
 
     def _pack(self, kind: int, to_epoch: int, *fields: Any) -> bytes:
         return frames.pack_link(kind, self.epoch, to_epoch, *fields)
@@ -543,7 +543,9 @@ class Router:
         worker = self._workers.get(link)
         if worker is None:
             return
-        new = [group for group, _ in frame[3] if group not in worker.groups]
+        new = [
+            group for group, summary in frame[3] if group not in worker.groups and _runs(summary)
+        ]
         if new:
             for group in new:
                 self.routing.add_host(worker, group)
@@ -651,6 +653,11 @@ class Router:
 
 _RAFT_KINDS: Final = {LANE_CONTROL: PEER_RAFT_CONTROL, LANE_BULK: PEER_RAFT}
 _HEADER_ROOM_BYTES: Final = 4 << 10  # header of the frame and array around the messages
+
+
+def _runs(summary: dict[str, Any]) -> bool:
+    """A replica that is broken is shown, but is not handed anything."""
+    return bool(summary["role"] != "none")
 
 
 def _by_lane(item: tuple[tuple[int, int], list[Any]]) -> int:

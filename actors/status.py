@@ -185,6 +185,8 @@ class Status:
         }
 
     def _state_of(self, route: Route) -> str:
+        if route.summary.get("role") == "none":
+            return str(route.summary["state"])
         if route.group not in self._router.routing.hosts:
             damaged = self.state.get("damaged", {})
             return "damaged" if str(route.slot) in damaged else "down"

@@ -218,12 +218,18 @@ class Worker:
             self._broken[group] = _broken_summary(trouble)
             self._summaries_out[group] = self._broken[group]
             return
+        try:
+            machine = self._make_machine(group, placed)
+        except UnknownMachine as error:
+            log.error("group %s: %s", placed.name, error)
+            self._broken[group] = _broken_summary(str(error))
+            self._summaries_out[group] = self._broken[group]
+            return
         if recovered is None:
             # A replica is born once.  After that its log may never be missing again.
             self._wal.add_group(group, placed.generation, _bootstrap(placed))
             self._unborn.add(group)
             recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
-        machine = self._make_machine(group, placed)
         actor = self._make_group(group, placed, recovered)
         self._groups[group] = actor
         machine_actor = MachineActor(
@@ -416,10 +422,13 @@ class Worker:
         self._wal.save(effect.group, effect.save)
 
     def _carry_replies(self, effect: Replies, address: object) -> None:
-        self._replies_out += effect.items
-        self._bulk_out_bytes += sum(map(len, effect.items[1::2]))
-        if self._bulk_out_bytes > GATHER_BYTES_MAX:
-            self._flush_bulk_early()
+        items = effect.items
+        for at in range(0, len(items), 2):
+            payload = items[at + 1]
+            self._replies_out += (items[at], payload)
+            self._bulk_out_bytes += len(payload)
+            if self._bulk_out_bytes > GATHER_BYTES_MAX:
+                self._flush_bulk_early()
 
     def _carry_hand_backs(self, effect: HandBacks, address: object) -> None:
         self._hand_backs_out += effect.items
@@ -678,7 +687,7 @@ def _broken_summary(error: str) -> dict[str, Any]:
         "term": 0,
         "leader": None,
         "state": "damaged",
-        "serves": False,
+        "current": False,
         "error": error,
     }
 
@@ -728,7 +737,7 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     loop.set_exception_handler(end_on_error)
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except (StoreError, UnknownMachine) as error:
+    except StoreError as error:
         log.critical("slot %d: %s", arguments.slot, error)
         said.send_bytes(str(error).encode())
         _end_process(EXIT_STORE)

@@ -15,17 +15,26 @@ class UnknownMachine(ValueError):
     """No such machine kind; the message names it."""
 
 
+def kind_error(kind: str) -> str | None:
+    """Why ``kind`` cannot name a machine anywhere, or None; whether it is here is another thing."""
+    if kind in BUILT_IN:
+        return None
+    module_name, _, class_name = kind.partition(":")
+    if class_name.isidentifier() and all(map(str.isidentifier, module_name.split("."))):
+        return None
+    known = ", ".join(sorted(BUILT_IN))
+    return f"no machine kind {kind[:64]!r}; built in: {known}; or package.module:Class"
+
+
 def make_machine(kind: str) -> Machine:
     """A new, empty machine.  Raises UnknownMachine with one line."""
     make = BUILT_IN.get(kind)
     if make is not None:
         return make()
-    module_name, colon, class_name = kind.partition(":")
-    if not colon:
-        known = ", ".join(sorted(BUILT_IN))
-        raise UnknownMachine(
-            f"no machine kind {kind!r}; built in: {known}; or package.module:Class"
-        )
+    error = kind_error(kind)
+    if error is not None:
+        raise UnknownMachine(error)
+    module_name, _, class_name = kind.partition(":")
     try:
         found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
