@@ -2,8 +2,9 @@
 
 One probe every few milliseconds, each a write of its own, whether or not earlier ones were
 answered: so neither a slow answer nor a client's retry policy is measured, and the resolution is
-that of the probes. They go to a node that was not killed (or, when all were, to the first). The
-time counts from the kill to the first OK for a probe that was sent after it.
+that of the probes. They go to a node that was not killed (or, when all were, to the first), begin a
+moment before the kill and go on a moment after the recovery, so that writes are in flight when it
+happens. The time counts from the kill to the first OK for a probe that was sent after it.
 
 Every probe adds one to a counter. In the end the counter must be at least the number of probes that
 were answered OK, and at most the number that were sent: an acknowledged write that is missing, or
@@ -23,7 +24,7 @@ import zmq
 from transport.client import wire
 from transport.client.blocking import Client
 from transport.client.errors import OutcomeUnknown, PolyraftError
-from transport.client.fleet import ASK_MS, BenchError, find_leader_address, pause
+from transport.client.fleet import ASK_MS, BenchError, find_leader_address, pause, wait_for_group
 from transport.client.kv import encode_add
 from transport.client.load import open_dealer
 from transport.client.own_cluster import OwnCluster
@@ -32,6 +33,8 @@ PROBE_EVERY_MS = 5
 PROBE_TIMEOUT_MS = 10_000
 # Without an acknowledged write for so long the cluster is taken to be stuck.
 RECOVERY_WAIT_S = 60.0
+# Probes go on for so long before the kill and after the recovery.
+STEADY_S = 0.5
 COUNTER_KEY = "bench/failover"
 
 NODE = "node"
@@ -61,20 +64,34 @@ class Probes:
         self._tally = tally
         request = wire.encode_write("ADD", COUNTER_KEY, encode_add(1))
         self._batch = wire.join_batch([request], PROBE_TIMEOUT_MS)
-        self._open: set[bytes] = set()
+        self._open: dict[bytes, int] = {}
         self._number = 0
+        self._acknowledged_number = 0
+        self._due = 0.0
 
     def wait_acknowledged(self) -> float:
-        """Probe until a write is acknowledged; the time of that."""
+        """Probe until a write that is sent from now on is acknowledged; the time of that."""
         deadline = time.monotonic() + RECOVERY_WAIT_S
-        due = time.monotonic()
-        while (now := time.monotonic()) < deadline:
-            if now >= due:
-                self._send()
-                due = now + PROBE_EVERY_MS / 1000
-            if self._receive(max(1, int((due - now) * 1000))):
+        before = self._number
+        while time.monotonic() < deadline:
+            self._probe()
+            if self._acknowledged_number > before:
                 return time.monotonic()
         raise BenchError(f"no write was acknowledged for {RECOVERY_WAIT_S:g} s")
+
+    def go_on(self, seconds: float) -> None:
+        """Probe for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._probe()
+
+    def _probe(self) -> None:
+        """Send one if it is time, and take in answers until it is time for the next."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._send()
+            self._due = now + PROBE_EVERY_MS / 1000
+        self._receive(max(1, int((self._due - now) * 1000)))
 
     def finish(self) -> None:
         """Wait for the answers that are still to come; what has none by then stays unknown."""
@@ -88,29 +105,27 @@ class Probes:
     def _send(self) -> None:
         self._number += 1
         correlation = b"%d" % self._number
-        self._open.add(correlation)
+        self._open[correlation] = self._number
         self._tally.sent_count += 1
         self._socket.send_multipart([correlation, self._group, self._batch])
 
-    def _receive(self, wait_ms: int) -> bool:
-        """Take in what was answered; whether a write was acknowledged."""
-        acknowledged = False
+    def _receive(self, wait_ms: int) -> None:
+        """Take in what was answered."""
         if not self._socket.poll(wait_ms, zmq.POLLIN):
-            return False
+            return
         while self._socket.poll(0, zmq.POLLIN):
             frames = self._socket.recv_multipart()
-            if len(frames) != 2 or frames[0] not in self._open:
+            number = self._open.pop(frames[0], None) if len(frames) == 2 else None
+            if number is None:
                 continue
-            self._open.remove(frames[0])
             outcome = wire.decode_replies(frames[1], 1)[0]
             if outcome.code == wire.OK:
-                acknowledged = True
+                self._acknowledged_number = max(self._acknowledged_number, number)
                 self._tally.acknowledged_count += 1
             elif outcome.maybe_applied:
                 self._tally.unknown_count += 1
             else:
                 self._tally.refused_count += 1
-        return acknowledged
 
 
 class Failover:
@@ -127,6 +142,7 @@ class Failover:
     def measure(self, count: int, on_kill: Callable[[str, float], None]) -> list[float]:
         """Milliseconds without writes after each of `count` kills."""
         with Client(self._cluster.addresses) as client:
+            wait_for_group(client, self._group)
             self._start_value = client.kv(self._group).add(COUNTER_KEY, 0)
         gaps_ms: list[float] = []
         for _ in range(count):
@@ -146,10 +162,8 @@ class Failover:
             pid = self._find_pid(client, leader)
         others = [address for address in cluster.addresses if address != leader]
         probes = Probes(others[0] if others else leader, self._group, self.tally)
-        # The connection stands and the path is warm before anything is killed.
         probes.wait_acknowledged()
-        probes.finish()
-        probes = Probes(others[0] if others else leader, self._group, self.tally)
+        probes.go_on(STEADY_S)
         start = time.monotonic()
         if self._target == ALL:
             for each in cluster.nodes.values():
@@ -161,6 +175,7 @@ class Failover:
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
         gap_ms = (probes.wait_acknowledged() - start) * 1000
+        probes.go_on(STEADY_S)
         probes.finish()
         if self._target == NODE:
             node.start()
