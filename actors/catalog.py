@@ -1,15 +1,16 @@
 """The catalog: which nodes and which groups a cluster has.  The machine of the group ``_system``.
 
-It is an ordinary state machine of an ordinary group; what is special is who listens: every node applies
-the same entries and brings its local groups into line with them.  The **group id** is the index of the
-entry that created the group, so it is unique for ever without any counter.
+It is an ordinary state machine of an ordinary group; what is special is who listens: every node
+applies the same entries and brings its local groups into line with them.  The **group id** is
+the index of the entry that created the group, so it is unique for ever without any counter.
 
 Commands (``operation``, key, msgpack data):
 
 * ``REGISTER_NODE``, node id, ``{"incarnation", "client", "peer", "events"}``: where a node can be
   reached.  Refused for a node that is no member, and for another disk under a member's name.
 * ``CREATE_GROUP``, group name, ``{"machine"}``: answers ``{"id", "created"}``.  Creating what is
-  there already with the same machine is no error; that is how ``--group`` on every node is safe.
+  there already with the same machine is no error; that is how ``--group`` on every node is
+  safe.
 
 Reads: data is ``b"nodes"`` or ``b"groups"``; the answer is JSON.
 """

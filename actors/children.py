@@ -1,15 +1,15 @@
 """Child processes of a node: forked from a warm parent, watched by descriptor, restarted by budget.
 
-Children come from multiprocessing's *forkserver*: a process without threads that has imported what a
-worker needs, so a worker is a fork of a few milliseconds whose memory is mostly shared.  The forkserver
-is their parent, not we; so
+Children come from multiprocessing's *forkserver*: a process without threads that has imported
+what a worker needs, so a worker is a fork of a few milliseconds whose memory is mostly shared.
+The forkserver is their parent, not we; so
 
-* a child's end is seen on a **pidfd**, which tells of the process itself.  Multiprocessing's own
-  sentinel is written by the forkserver and ends with it, while the children live on;
-* a child watches the pipe that multiprocessing gives it, whose other end only we hold, and exits at its
-  end (:func:`actors.worker.end_with_parent`); the forkserver's death ends nobody;
-* when the forkserver is gone, its orphans become ours to reap (we are a sub-reaper), and the next
-  start makes a new one.
+* a child's end is seen on a **pidfd**, which tells of the process itself.  Multiprocessing's
+  own sentinel is written by the forkserver and ends with it, while the children live on;
+* a child watches the pipe that multiprocessing gives it, whose other end only we hold, and
+  exits at its end (:func:`actors.worker.end_with_parent`); the forkserver's death ends nobody;
+* when the forkserver is gone, its orphans become ours to reap (we are a sub-reaper), and the
+  next start makes a new one.
 
 Every child has a pipe to say, in one line, why it could not go on.
 """

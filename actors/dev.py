@@ -1,8 +1,8 @@
 """``bin/node --dev N``: a cluster of N nodes on this machine, each a node as anywhere else.
 
-The nodes are ordinary ``bin/node`` processes; this one starts them, repeats their ready lines, says
-``ready cluster`` when every group has a leader, and ends them when it is told to.  It restarts nobody:
-to see what a cluster does without a node, kill one.
+The nodes are ordinary ``bin/node`` processes; this one starts them, repeats their ready lines,
+says ``ready cluster`` when every group has a leader, and ends them when it is told to.  It
+restarts nobody: to see what a cluster does without a node, kill one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transport.client import AsyncClient, PolyraftError
 ASK_AGAIN_MS: Final = 100
 STOP_NODES_MS_MAX: Final = 2 * STOP_MS_MAX
 _PR_SET_PDEATHSIG: Final = 1
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class DevCluster:
@@ -58,10 +59,9 @@ class DevCluster:
         return 0
 
     async def _start(self, config: NodeConfig) -> asyncio.subprocess.Process:
-        root = Path(__file__).resolve().parent.parent
         environment = dict(os.environ)
         path = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else str(root)
+        environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -75,7 +75,7 @@ class DevCluster:
         )
 
     async def _announce(self) -> bool:
-        """Ready lines as they come, then the cluster; False when a node ended before it was ready."""
+        """Ready lines as they come, then the cluster; False when a node ended before that."""
         for node in self._nodes:
             assert node.stdout is not None
             line = (await node.stdout.readline()).decode()
@@ -88,7 +88,7 @@ class DevCluster:
         groups = {name for config in self._configs for name in config.groups}
         async with AsyncClient(self._addresses) as client:
             for group in (SYSTEM_GROUP, *sorted(groups)):
-                while not await _has_leader(client, group):
+                while not await _has_leader(client, group):  # noqa: ASYNC110 - of other processes
                     await asyncio.sleep(ASK_AGAIN_MS / 1_000)
         sys.stdout.write("ready cluster\n")
         sys.stdout.flush()

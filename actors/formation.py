@@ -1,15 +1,16 @@
 """Formation: how nodes with blank disks become a cluster, and how nothing else ever does.
 
-A blank disk draws an incarnation and writes it down before it says a word.  Then it asks *every* listed
-member who it is.  Four answers are possible:
+A blank disk draws an incarnation and writes it down before it says a word.  Then it asks
+*every* listed member who it is.  Four answers are possible:
 
-* all members are blank and were given the same list: the cluster forms.  Its voters are all (node id,
-  incarnation) pairs, and its id is the first 16 bytes of SHA-256 over them, sorted, so every member
-  computes the same id without asking again.  The id is durable before the first vote;
-* a member is *formed* and its cluster has exactly our pair: we were part of it and crashed in between,
-  or were a moment late; its cluster is ours;
-* a member is formed and knows our name with another incarnation: our disk is new, and what the old one
-  promised is lost.  We refuse (pitfalls 19, 20); an operator replaces the node;
+* all members are blank and were given the same list: the cluster forms.  Its voters are all
+  (node id, incarnation) pairs, and its id is the first 16 bytes of SHA-256 over them, sorted,
+  so every member computes the same id without asking again.  The id is durable before the first
+  vote;
+* a member is *formed* and its cluster has exactly our pair: we were part of it and crashed in
+  between, or were a moment late; its cluster is ours;
+* a member is formed and knows our name with another incarnation: our disk is new, and what the
+  old one promised is lost.  We refuse (pitfalls 19, 20); an operator replaces the node;
 * a member is silent: we wait.  Forming with those present could make two clusters of one list.
 
 Pure: hellos in, a decision out.  The node process carries decisions out.

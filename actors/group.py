@@ -1,22 +1,25 @@
-"""The group actor: one replica of one group, between its clients, its peers, its disk and its machine.
+"""The group actor: one replica of one group, between clients, peers, disk and machine.
 
-It owns the consensus core (:mod:`raft.core`) and carries out, as effects, what the core wants done.  It
-does no I/O and reads no clock but the injected ones, so production and simulation run the same object.
+It owns the consensus core (:mod:`raft.core`) and carries out, as effects, what the core wants
+done.  It does no I/O and reads no clock but the injected ones, so production and simulation run
+the same object.
 
-**One turn.**  The scheduler hands over everything that has arrived (client messages, peer messages, news
-from disk and machine); :meth:`GroupActor.end_turn` then proposes all gathered commands as one run,
-starts one ReadIndex round for all gathered reads, and takes the core's output once.  The effects keep
-the core's order: peer messages, save, apply, answers.
+**One turn.**  The scheduler hands over everything that has arrived (client messages, peer
+messages, news from disk and machine); :meth:`GroupActor.end_turn` then proposes all gathered
+commands as one run, starts one ReadIndex round for all gathered reads, and takes the core's
+output once.  The effects keep the core's order: peer messages, save, apply, answers.
 
-**Bookkeeping of a write.**  ``_gathered`` (accepted this turn, not yet in the log) -> ``_appended``
-(by first index of their run) -> answered when their run is applied, when the leader steps down
-(NOT_LEADER, unknown) or when the deadline passes (TIMEOUT, unknown).  A message never spans two runs.
+**Bookkeeping of a write.**  ``_gathered`` (accepted this turn, not yet in the log) ->
+``_appended`` (by first index of their run) -> answered when their run is applied, when the
+leader steps down (NOT_LEADER, unknown) or when the deadline passes (TIMEOUT, unknown).  A
+message never spans two runs.
 
-**Bookkeeping of a read.**  ``_reads_gathered`` -> ``_reads_pending`` (by ReadIndex token) -> query of
-the machine -> answered.  Reads that lose their leader were never accepted: they are handed back.
+**Bookkeeping of a read.**  ``_reads_gathered`` -> ``_reads_pending`` (by ReadIndex token) ->
+query of the machine -> answered.  Reads that lose their leader were never accepted: they are
+handed back.
 
-**Log time** advances on the leader by its own monotonic clock, from the highest that its log holds; it
-stands still without a leader, so expiry may be late, never early.
+**Log time** advances on the leader by its own monotonic clock, from the highest that its log
+holds; it stands still without a leader, so expiry may be late, never early.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ class Replies:
 
 @dataclass(slots=True)
 class HandBacks:
-    """Flat ``[token, leader's node or None, term, reason, ...]``: messages that were not accepted."""
+    """Flat ``[token, leader's node or None, term, reason, ...]`` of messages not accepted."""
 
     items: list[Any]
 
@@ -162,8 +165,8 @@ ROLE_NAMES = ("follower", "pre_candidate", "candidate", "leader")
 class GroupActor(Actor):
     """One replica of one group.
 
-    ``core`` is built by the worker from what the disk holds; ``leader_address`` is this node's client
-    address, told to clients while this replica leads.
+    ``core`` is built by the worker from what the disk holds; ``leader_address`` is this node's
+    client address, told to clients while this replica leads.
     """
 
     def __init__(

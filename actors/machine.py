@@ -1,18 +1,20 @@
 """The state-machine actor: applies what is committed, answers reads, and bears its own failures.
 
-One per group, beside the group actor and behind a mailbox, so that consensus never waits for an apply
-and a machine that fails takes nobody with it.
+One per group, beside the group actor and behind a mailbox, so that consensus never waits for an
+apply and a machine that fails takes nobody with it.
 
-**Order.**  Runs arrive in log order and are applied in slices of at most :data:`APPLY_SLICE_ENTRIES_MAX`
-entries or :data:`APPLY_SLICE_MS_MAX` ms; between slices the scheduler serves whoever else is waiting, the
-control lane first (pitfall 10: a long apply must not look like a dead node).  A query names the index
-that must have been applied before it is answered; until then it waits here (pitfall 31).
+**Order.**  Runs arrive in log order and are applied in slices of at most
+:data:`APPLY_SLICE_ENTRIES_MAX` entries or :data:`APPLY_SLICE_MS_MAX` ms; between slices the
+scheduler serves whoever else is waiting, the control lane first (pitfall 10: a long apply must
+not look like a dead node).  A query names the index that must have been applied before it is
+answered; until then it waits here (pitfall 31).
 
-**Decoding is total.**  A command that does not parse is refused on all replicas alike; it never raises.
+**Decoding is total.**  A command that does not parse is refused on all replicas alike; it never
+raises.
 
-**Quarantine.**  An exception of the machine, or a kind of run that this version does not know, ends
-applying for good: skipping an entry would make this replica differ from the others without anybody
-noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.
+**Quarantine.**  An exception of the machine, or a kind of run that this version does not know,
+ends applying for good: skipping an entry would make this replica differ from the others without
+anybody noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.
 """
 
 from __future__ import annotations

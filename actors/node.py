@@ -1,19 +1,21 @@
 """The node process: who this node is, which processes it has, and which groups live here.
 
-It owns DATA: takes its lock, keeps ``node.json`` and ``placement``, and is the only one to change them.
-It does no consensus and carries no request; if it dies, the others end with it, and the next one finds
-everything on disk.
+It owns DATA: takes its lock, keeps ``node.json`` and ``placement``, and is the only one to
+change them. It does no consensus and carries no request; if it dies, the others end with it,
+and the next one finds everything on disk.
 
 ::
 
-    lock DATA -> identity -> left-over children -> router -> (formed?) -> workers of the placement
+    lock DATA -> identity -> left-over children -> router -> (formed?) -> workers of the
+    placement
                                                      |
-                                          blank: formation -> placement, then node.json -> _system
+                                          blank: formation -> placement, then node.json ->
+                                          _system
 
-The **catalog** comes from the local replica of ``_system`` by way of the router.  Reconciling is one
-direction only: a group in the catalog that has this replica among its members and is not placed gets a
-slot, durably, before its worker hears of it.  Groups start from placement and disk without asking
-anybody.
+The **catalog** comes from the local replica of ``_system`` by way of the router.  Reconciling
+is one direction only: a group in the catalog that has this replica among its members and is not
+placed gets a slot, durably, before its worker hears of it.  Groups start from placement and
+disk without asking anybody.
 """
 
 from __future__ import annotations
@@ -450,7 +452,7 @@ class Node:
         self._maybe_ready()
 
     def _mark_born(self, groups: list[int]) -> None:
-        """The log of these groups is on disk; from now on a missing one is a loss, not a beginning."""
+        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
         placed = self._placement.groups
         born = {
             group: replace(placed[group], options={**placed[group].options, "born": True})
@@ -569,7 +571,7 @@ class Node:
 
     async def _until(self, done: Callable[[], bool], ms: int) -> None:
         deadline_ms = self._clock.now_ms() + ms
-        while not done() and self._clock.now_ms() < deadline_ms:
+        while not done() and self._clock.now_ms() < deadline_ms:  # noqa: ASYNC110 - many conditions
             await asyncio.sleep(0.01)
 
     def _on_drained(self, frame: list[Any]) -> None:

@@ -7,12 +7,13 @@
     peers    <-  DEALERs ---+                    +---- Unix link  <-> node process
     events   <-  PUB -------+
 
-It never looks into a request or a Raft message.  What a drain of a socket brought goes on as one frame
-per worker; what a worker's round brought goes on as one message per peer and lane, peers first, then
-replies.  It always reads, and refuses: a router that stopped reading clients would stop reading peers.
+It never looks into a request or a Raft message.  What a drain of a socket brought goes on as
+one frame per worker; what a worker's round brought goes on as one message per peer and lane,
+peers first, then replies.  It always reads, and refuses: a router that stopped reading clients
+would stop reading peers.
 
-A frame on a Unix link carries both ends' epochs, a frame between nodes both ends' identities: what was
-meant for an earlier life of somebody is dropped and counted (pitfalls 21 and 55).
+A frame on a Unix link carries both ends' epochs, a frame between nodes both ends' identities:
+what was meant for an earlier life of somebody is dropped and counted (pitfalls 21 and 55).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Routing: which process gets a client message, and what the client hears if none does.
 
-What may live here: the route table, the messages under way, and the rules of the client contract about
-both (docs/protocol.md).  No socket and no event loop: the router hands in what arrives, together with
-the ways out, so a test can do the same.
+What may live here: the route table, the messages under way, and the rules of the client
+contract about both (docs/protocol.md).  No socket and no event loop: the router hands in what
+arrives, together with the ways out, so a test can do the same.
 
 One message, from receipt to reply::
 
@@ -14,9 +14,11 @@ One message, from receipt to reply::
                             v
                          NO_LEADER
 
-* Whole messages are passed on undecoded, and never held: no worker right now is NO_LEADER at once.
-* Whoever accepted a message answers it.  A message is never given to a second one after that: if the
-  link to who has it ends, its outcome is unknown and the client hears so at once (pitfall 54).
+* Whole messages are passed on undecoded, and never held: no worker right now is NO_LEADER at
+  once.
+* Whoever accepted a message answers it.  A message is never given to a second one after that:
+  if the link to who has it ends, its outcome is unknown and the client hears so at once
+  (pitfall 54).
 * What a stuck worker never answers, :meth:`Routing.expire` answers: TIMEOUT, outcome unknown.
 """
 

@@ -1,11 +1,12 @@
 """What a node says of itself: the Admins ``status``, ``metadata`` and ``why``.
 
-They are answered by the node that received them, from the router, within a second, also when a worker is
-dead or stuck: the router asks the workers concerned, and takes what it last heard of those that do not
-answer in time, with its age.  Unknown values are null; keys are added, never removed.
+They are answered by the node that received them, from the router, within a second, also when a
+worker is dead or stuck: the router asks the workers concerned, and takes what it last heard of
+those that do not answer in time, with its age.  Unknown values are null; keys are added, never
+removed.
 
-``why`` is for the person at whom a client shouts "no leader": it names the one reason that comes first,
-in the order in which one would look for it.
+``why`` is for the person at whom a client shouts "no leader": it names the one reason that
+comes first, in the order in which one would look for it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """What the processes of one node say to each other over their Unix links.
 
-Every frame is ``[kind, from epoch, to epoch, fields...]`` (:mod:`transport.frames`); this file names the
-kinds and their fields.  *R* is the router, *W* a worker, *N* the node process.  "Flat" is one array with
-the fields of all items in a row: cheaper than an array for each.
+Every frame is ``[kind, from epoch, to epoch, fields...]`` (:mod:`transport.frames`); this file
+names the kinds and their fields.  *R* is the router, *W* a worker, *N* the node process.
+"Flat" is one array with the fields of all items in a row: cheaper than an array for each.
 
-A ``token`` is the router's number for a client message that it handed over; it means nothing to anybody
-else and is good for one life of the router, which the epochs see to.  A ``summary`` is the map of
-:meth:`actors.group.GroupActor.summary`.
+A ``token`` is the router's number for a client message that it handed over; it means nothing to
+anybody else and is good for one life of the router, which the epochs see to.  A ``summary`` is
+the map of :meth:`actors.group.GroupActor.summary`.
 """
 
 from __future__ import annotations

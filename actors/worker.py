@@ -7,17 +7,18 @@
          +--------------------------------------------------------+      disk thread
                                                                   <--Persisted--+
 
-**A round.**  What one read of the socket brought goes into the mailboxes; the scheduler runs a turn;
-at its end the worker sends what the turn made as one frame per lane, *then* hands the gathered batch to
-the disk thread, so peers work while our own disk does (they are told to append before we have; what we
-*promise* waits for the disk inside the core).
+**A round.**  What one read of the socket brought goes into the mailboxes; the scheduler runs a
+turn; at its end the worker sends what the turn made as one frame per lane, *then* hands the
+gathered batch to the disk thread, so peers work while our own disk does (they are told to
+append before we have; what we *promise* waits for the disk inside the core).
 
-**One unsynced batch.**  While the disk thread has one, the next gathers.  Its end is brought back by
-``call_soon_threadsafe`` and becomes a Persisted message for each group in it.
+**One unsynced batch.**  While the disk thread has one, the next gathers.  Its end is brought
+back by ``call_soon_threadsafe`` and becomes a Persisted message for each group in it.
 
-**Ending.**  A failed write or sync is final: the process stops at once, without answering anything, and
-the supervisor starts another (pitfall 44).  So does the failure of a group actor: its core can only be
-rebuilt from disk.  When the node process ends, the pipe that only it holds ends too, and so do we.
+**Ending.**  A failed write or sync is final: the process stops at once, without answering
+anything, and the supervisor starts another (pitfall 44).  So does the failure of a group actor:
+its core can only be rebuilt from disk.  When the node process ends, the pipe that only it holds
+ends too, and so do we.
 
 No ZeroMQ here: a worker has no I/O thread and no TCP socket.
 """
@@ -561,7 +562,7 @@ class Worker:
                     log.error("a message of %s does not parse: %s", node, error)
                     continue
                 if type(message) is Append:
-                    # All appends stay in one lane: an empty one that overtook others would be refused.
+                    # All appends in one lane: an empty one that overtook others would be refused.
                     if not all(map(check_run, message.runs)):
                         self.counts["bad_runs"] += 1
                         log.error("an append of %s has a run with a wrong checksum", node)
@@ -625,8 +626,8 @@ class _Describing:
 class DiskThread:
     """The thread that writes: one batch at a time, in the order given.  A second one prepares.
 
-    Preparing the next segment writes and syncs megabytes of zeros; in the first thread it would make
-    a batch wait for it.
+    Preparing the next segment writes and syncs megabytes of zeros; in the first thread it would
+    make a batch wait for it.
     """
 
     def __init__(
@@ -669,7 +670,7 @@ class DiskThread:
             try:
                 preparation()
             except OSError as error:
-                # Not fatal: the segment is made in line when it is needed, and fails there if it must.
+                # Not fatal: the writer makes the segment when it needs it, or fails there.
                 log.warning("the next WAL segment could not be prepared: %s", error)
 
 

@@ -21,11 +21,11 @@ A machine of forty lines::
         def digest(self):
             return self.total.to_bytes(8, "big")
 
-**Refusing.**  ``apply`` says no with ``Response.refuse(reason)``; the entry stays in the log and the client
-gets REJECTED.  Any exception means that this replica can no longer be trusted to equal the
-others: the machine is quarantined, while consensus goes on without it.  A machine that raises
-only *before* it changes anything may say so with ``atomic_apply``; then the entry is skipped on
-all replicas alike.
+**Refusing.**  ``apply`` says no with ``Response.refuse(reason)``; the entry stays in the log
+and the client gets REJECTED.  Any exception means that this replica can no longer be trusted to
+equal the others: the machine is quarantined, while consensus goes on without it.  A machine
+that raises only *before* it changes anything may say so with ``atomic_apply``; then the entry
+is skipped on all replicas alike.
 """
 
 from __future__ import annotations

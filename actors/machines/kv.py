@@ -11,12 +11,13 @@ Writes, by ``operation``:
 Reads: data is a msgpack map, ``{"get": key}``, ``{"range": [start, end|nil], "limit": n}`` or
 ``{"size": true}``.  An answer above :data:`ANSWER_BYTES_MAX` is refused.
 
-**Order.**  Ranges are in the byte order of UTF-8, which is the code-point order of Python strings.  The
-sorted list of keys is brought up to date by the first range after a change, not by each write:
-writes are many, ranges few, and merging two sorted runs is what list.sort does fastest.
+**Order.**  Ranges are in the byte order of UTF-8, which is the code-point order of Python
+strings.  The sorted list of keys is brought up to date by the first range after a change, not
+by each write: writes are many, ranges few, and merging two sorted runs is what list.sort does
+fastest.
 
-**Digest.**  A sum over all entries, modulo 2**64, of a number made from key, value and version; so it
-changes by one subtraction and one addition per write and does not depend on any order.
+**Digest.**  A sum over all entries, modulo 2**64, of a number made from key, value and version;
+so it changes by one subtraction and one addition per write and does not depend on any order.
 """
 
 from __future__ import annotations
