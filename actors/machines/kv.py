@@ -48,7 +48,8 @@ Entry = tuple[bytes, int, int]
 
 def _share(key: str, value: bytes, version: int) -> int:
     content = crc32(value, crc32(key.encode())) | len(value) << 32
-    return content * _MIX_CONTENT + version * _MIX_VERSION & _MASK
+    mixed = (content ^ version * _MIX_VERSION) * _MIX_CONTENT & _MASK
+    return mixed ^ mixed >> 32  # not linear: exchanged values or versions do not cancel out
 
 
 def key_error(key: str) -> str | None:
