@@ -479,7 +479,7 @@ def encode_whole(
     return b"\x0a" + varint(len(reply)) + reply + _BATCH_WHOLE
 
 
-# ------------------------------------------------------------------------------ this node as a client
+# ------------------------------------------------------------------------- this node as a client
 
 
 def encode_admin(command: str, value: str, options: Mapping[str, str], timeout_ms: int) -> bytes:
@@ -499,4 +499,6 @@ def first_outcome(payload: bytes) -> tuple[int, str]:
         replies = ReplyBatch.FromString(payload).replies
     except DecodeError:
         return INTERNAL, "the answer is no ReplyBatch"
-    return (int(replies[0].code), replies[0].response.errMsg) if replies else (INTERNAL, "no answer")
+    return (
+        (int(replies[0].code), replies[0].response.errMsg) if replies else (INTERNAL, "no answer")
+    )

@@ -119,3 +119,14 @@ def test_a_runtime_directory_that_is_a_link_is_refused(runtime: Path) -> None:
     (runtime / "polyraft").symlink_to(runtime / "elsewhere")
     with pytest.raises(AddressError, match="not a directory of this user"):
         addresses.runtime_directory()
+
+
+def test_a_chosen_directory_goes_before_the_environment(runtime: Path) -> None:
+    chosen = runtime / "chosen"
+    chosen.mkdir()
+    assert addresses.runtime_directory(chosen) == chosen / "polyraft"
+    assert addresses.runtime_socket_path("/data", directory=chosen).startswith(f"{chosen}/")
+    deep = runtime / ("d" * 90)
+    deep.mkdir()
+    with pytest.raises(AddressError, match="longer than 100 bytes"):
+        addresses.runtime_socket_path("/data", directory=deep)

@@ -312,3 +312,22 @@ def test_an_opened_session_is_told() -> None:
 def test_varints_are_those_of_protobuf(value: int) -> None:
     expected = Reply(index=value).SerializeToString()[1:] if value else b"\0"
     assert protocol.varint(value) == expected
+
+
+# ---------------------------------------------------------------------------- a node as a client
+
+
+def test_a_node_asks_its_own_cluster_as_any_client_would() -> None:
+    data = protocol.encode_admin("createGroup", "g", {"machine": "kv"}, 7_000)
+    decoded = good(data, "_system")
+    assert decoded == AdminOperation(
+        "createGroup", "g", {"machine": "kv"}, 7_000, protocol.RIGHT_ADMIN
+    )
+
+
+def test_an_answer_to_a_node_is_its_code_and_reason_whatever_comes() -> None:
+    refusal = protocol.encode_whole(protocol.BUSY, "later")
+    assert protocol.first_outcome(refusal) == (protocol.BUSY, "later")
+    assert protocol.first_outcome(protocol.ok_batch(1, 1, "")) == (protocol.OK, "")
+    assert protocol.first_outcome(b"")[0] == protocol.INTERNAL
+    assert protocol.first_outcome(b"\xff")[0] == protocol.INTERNAL
