@@ -210,9 +210,10 @@ def make_plans(options: argparse.Namespace, addresses: list[str]) -> list[LoadPl
     leaders: dict[str, str] = {}
     with Client(addresses) as client:
         for group in groups:
-            wait_for_group(client, group)
             if options.find == "leader":
                 leaders[group] = find_leader_address(client, addresses, group)
+            else:
+                wait_for_group(client, group)
     return [
         LoadPlan(
             client=client,

@@ -16,7 +16,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import msgpack
+import zmq
 
 from transport.client.blocking import Client
 from transport.client.errors import PolyraftError
@@ -27,6 +31,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 SYSTEM_GROUP = "_system"
+EVENT_BYTES_MAX = 1 << 20
 
 Options = argparse.Namespace
 Command = Callable[[Client, Options], int]
@@ -227,6 +232,102 @@ def do_metadata(client: Client, options: Options) -> int:
     return EXIT_DONE
 
 
+def do_write(client: Client, options: Options) -> int:
+    """Write to any machine: an operation on a key."""
+    result = client.write(options.group, options.operation, options.key, options.data.encode())
+    if options.json:
+        show_json({"index": result.index, "data": result.data.decode(errors="replace")})
+    else:
+        print(f"index {result.index}")
+        _show_data(result.data)
+    return EXIT_DONE
+
+
+def do_read(client: Client, options: Options) -> int:
+    """Read from any machine, linearizably."""
+    result = client.read(options.group, options.data.encode())
+    if options.json:
+        show_json({"index": result.index, "data": result.data.decode(errors="replace")})
+    else:
+        _show_data(result.data)
+    return EXIT_DONE
+
+
+def _show_data(data: bytes) -> None:
+    if data:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data + b"\n")
+        sys.stdout.flush()
+
+
+def do_admin(client: Client, options: Options) -> int:
+    """Give a group one of the commands below."""
+    command = GROUP_COMMANDS[options.command].command
+    answer = client.admin(options.group, command, options.value)
+    text = f"{options.command} {options.group} {options.value}".rstrip()
+    return show_done(answer, f"{text}: done", as_json=options.json)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCommand:
+    """A change of a group, by one Admin command with one value."""
+
+    command: str
+    value: str
+    text: str
+
+
+GROUP_COMMANDS = {
+    "transfer-leader": GroupCommand("transferLeader", "node", "let another node lead"),
+    "change-peers": GroupCommand("changePeers", "nodes", "make these nodes the members"),
+    "remove-peer": GroupCommand("removePeer", "node", "remove a member"),
+    "remove-peers": GroupCommand("removePeers", "nodes", "remove members, one by one"),
+    "add-learner": GroupCommand("addLearner", "node", "add a member without a vote"),
+    "snapshot": GroupCommand("doSnapshot", "node", "let a node take a snapshot"),
+    "reset-peers": GroupCommand(
+        "resetPeers", "nodes", "unsafe, for a lost majority: on the asked node alone"
+    ),
+}
+
+
+def do_watch(client: Client, options: Options) -> int:
+    """Print events of all given nodes as they come."""
+    places = []
+    for address in options.addresses:
+        events = (client.admin("", "status", address=address).get("addresses") or {}).get("events")
+        if not isinstance(events, str):
+            raise CtlError(f"{address} does not say where its events are")
+        places.append(events)
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, EVENT_BYTES_MAX)
+        socket.setsockopt_string(zmq.SUBSCRIBE, options.topic)
+        for events in places:
+            socket.connect(events)
+        shown = 0
+        while options.count is None or shown < options.count:
+            frames = socket.recv_multipart()
+            if len(frames) == 2:
+                show_event(frames[0], frames[1], as_json=options.json)
+                shown += 1
+    return EXIT_DONE
+
+
+def show_event(topic: bytes, payload: bytes, *, as_json: bool) -> None:
+    """One event on one line; one that cannot be read is shown as what it is."""
+    try:
+        event = msgpack.unpackb(payload)
+    except (ValueError, msgpack.UnpackException) as error:
+        event = {"error": f"no MessagePack: {error}"}
+    fields = event if isinstance(event, dict) else {"event": event}
+    if as_json:
+        print(json.dumps({"topic": topic.decode(errors="replace"), **fields}, default=repr))
+    else:
+        rest = "  ".join(f"{name}={text_of(value)}" for name, value in fields.items())
+        print(f"{topic.decode(errors='replace')}  {rest}")
+    sys.stdout.flush()
+
+
 # -- the command line ----------------------------------------------------------------------------
 
 
@@ -244,6 +345,15 @@ def make_parser() -> argparse.ArgumentParser:
     _add(commands, "get", do_get, "group", "key")
     _add(commands, "why", do_why, "group")
     _add(commands, "metadata", do_metadata, "group")
+    write = _add(commands, "write", do_write, "group", "operation", "key")
+    write.add_argument("data", nargs="?", default="")
+    _add(commands, "read", do_read, "group", "data")
+    for name, it in GROUP_COMMANDS.items():
+        change = _add(commands, name, do_admin, "group", text=it.text)
+        change.add_argument("value", metavar=it.value.upper(), help=it.value)
+    watch = _add(commands, "watch", do_watch)
+    watch.add_argument("topic", nargs="?", default="", help="the beginning of a topic")
+    watch.add_argument("--count", type=int, metavar="N", help="end after N events")
     group = commands.add_parser("group", help="create or delete a group")
     changes = group.add_subparsers(dest="change", required=True, metavar="create|delete")
     create = _add(changes, "create", do_group_create, "name")
@@ -263,9 +373,10 @@ def _add(
     name: str,
     run: Command,
     *arguments: str,
+    text: str = "",
 ) -> argparse.ArgumentParser:
-    documentation = (run.__doc__ or "").rstrip(".").lower()
-    command = commands.add_parser(name, help=documentation, description=run.__doc__)
+    documentation = text or (run.__doc__ or "").rstrip(".").lower()
+    command = commands.add_parser(name, help=documentation, description=documentation)
     for argument in arguments:
         command.add_argument(argument)
     # After the command too; a default here would undo a --json given before it.

@@ -54,10 +54,10 @@ def whole(one: pb.Reply) -> pb.ReplyBatch:
 class FakeNode:
     """A node in a thread; stop() leaves its port free, start() takes the same one again."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, address: str = "") -> None:
         self.script = script
         self.messages: list[tuple[str, pb.RequestBatch]] = []
-        self.address = ""
+        self.address = address
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import msgpack
 import pytest
+import zmq
 
 from tests.transport.client.fake_node import Answer, FakeNode, KVMachine, each, reply, whole
 from transport import polyraft_pb2 as pb
@@ -125,6 +128,62 @@ def test_groups_are_created_and_deleted(capfd: pytest.CaptureFixture[str]) -> No
         ("_system", "createGroup", "names", {"machine": "naming"}),
         ("_system", "deleteGroup", "names", {}),
     ]
+
+
+def test_any_machine_can_be_written_and_read(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(lambda group, batch: each(reply(index=4, data=b"answer"))) as node:
+        connect = ["--connect", node.address]
+        assert ctl.main([*connect, "write", "names", "REGISTER", "a", "data"]) == 0
+        assert ctl.main([*connect, "read", "names", "question"]) == 0
+        assert ctl.main([*connect, "read", "names", "question", "--json"]) == 0
+        write, read, _ = (batch.requests[0] for _, batch in node.messages)
+    assert (write.write.operation, write.write.data) == ("REGISTER", b"data")
+    assert read.read.request.data == b"question"
+    assert capfd.readouterr().out.splitlines() == [
+        "index 4",
+        "answer",
+        "answer",
+        '{"data": "answer", "index": 4}',
+    ]
+
+
+def test_changes_of_a_group_are_one_admin_command_each(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(lambda group, batch: each(reply())) as node:
+        for name in ctl.GROUP_COMMANDS:
+            assert ctl.main(["--connect", node.address, name, "kv", "n2"]) == 0
+        admins = [(group, batch.requests[0].admin) for group, batch in node.messages]
+    assert {(group, it.value) for group, it in admins} == {("kv", "n2")}
+    assert [it.command for _, it in admins][:2] == ["transferLeader", "changePeers"]
+    assert capfd.readouterr().out.startswith("transfer-leader kv n2: done\n")
+
+
+def test_events_are_shown_as_they_come(capfd: pytest.CaptureFixture[str]) -> None:
+    machine = KVMachine()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as events:
+        events.setsockopt(zmq.LINGER, 0)
+        events.bind("tcp://127.0.0.1:*")
+        place = events.getsockopt_string(zmq.LAST_ENDPOINT)
+        machine.admin = {"status": json.dumps({"addresses": {"events": place}}).encode()}
+
+        def publish() -> None:
+            assert events.poll(5_000)
+            assert events.recv() == b"\x01group/kv"
+            events.send_multipart([b"group/kv/leader", msgpack.packb({"node": "n1", "term": 4})])
+            events.send_multipart([b"group/kv/leader", b"\xc1"])
+
+        with FakeNode(machine) as node, ThreadPoolExecutor(1) as executor:
+            published = executor.submit(publish)
+            watch = ["--connect", node.address, "watch", "group/kv", "--count", "2"]
+            assert ctl.main(watch) == 0
+            published.result()
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "group/kv/leader  node=n1  term=4"
+    assert lines[1].startswith("group/kv/leader  error=no MessagePack")
+
+
+def test_a_node_without_events_cannot_be_watched(run: Run) -> None:
+    code, _, err = run("watch")
+    assert (code, "does not say where its events are" in err) == (1, True)
 
 
 def _why(answer: object) -> Callable[[str, pb.RequestBatch], Answer]:
