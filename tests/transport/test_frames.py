@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import msgpack
 import pytest
@@ -50,6 +51,10 @@ def test_three_frames_are_a_request() -> None:
 
 def test_an_empty_first_frame_is_a_delimiter() -> None:
     assert split_client([b"", b"c", b"kv", b"x"]) == ClientMessage(True, b"c", b"kv", b"x")
+
+
+def test_a_group_of_any_alphabet_passes() -> None:
+    assert type(split_client([b"c", "grüße".encode(), b""])) is ClientMessage
 
 
 def test_group_and_batch_may_be_empty() -> None:
@@ -336,6 +341,32 @@ def test_forward_and_its_reply_come_back_as_they_went() -> None:
         ForwardReply(1, 2, False, b"", None, 12),
     ):
         assert frames.unpack_forward_reply(frames.pack_forward_reply(reply)) == reply
+
+
+@pytest.mark.parametrize(
+    ("read", "fields"),
+    [
+        (frames.unpack_raft, [0, b"x"]),
+        (frames.unpack_raft, [1]),
+        (frames.unpack_raft, [1, "x"]),
+        (frames.unpack_forward, [1, 2, 3, 4, 5, "batch"]),
+        (frames.unpack_forward, [1, 2, 3, 4, 5, bytes(frames.BATCH_BYTES_MAX + 1)]),
+        (frames.unpack_forward, [1, 2, 3, -4, 5, b"batch"]),
+        (frames.unpack_forward_reply, [1, 2, 1, b""]),
+        (frames.unpack_forward_reply, [1, 2, True, ["n1", 1]]),
+        (frames.unpack_forward_reply, [1, 2, False, b"replies"]),
+        (frames.unpack_forward_reply, [1, 2, False, ["n1"]]),
+        (frames.unpack_forward_reply, [1, 2, False, [1, 1]]),
+        (frames.unpack_forward_reply, [1, 2, False, [None, None]]),
+        (frames.unpack_hello, ["other", b"", "", "", "", 1, 1, []]),
+        (frames.unpack_hello, ["blank", b"", "", "", None, 1, 1, []]),
+    ],
+)
+def test_a_body_with_a_wrong_field_is_a_frame_error(
+    read: Callable[[bytes], object], fields: list[object]
+) -> None:
+    with pytest.raises(FrameError):
+        read(msgpack.packb(fields))
 
 
 # -------------------------------------------------------------------------------------- link frames

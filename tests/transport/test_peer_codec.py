@@ -115,6 +115,19 @@ def test_runs_that_cannot_follow_one_another_are_a_frame_error(runs: list[Run]) 
         peer_codec.decode(peer_codec.encode(replace(GOOD, runs=runs)), A, B)
 
 
+def test_a_run_with_a_wrong_or_missing_field_is_a_frame_error() -> None:
+    array = msgpack.unpackb(peer_codec.encode(GOOD))
+    flat = array[5]
+    for damaged in (
+        flat[:-1],
+        [*flat[:-1], "text"],
+        [True, *flat[1:]],
+        [*flat[:2], 8.0, *flat[3:]],
+    ):
+        with pytest.raises(FrameError):
+            peer_codec.decode(msgpack.packb([*array[:5], damaged]), A, B)
+
+
 def test_a_predecessor_that_cannot_be_is_a_frame_error() -> None:
     for prev_index, prev_term in ((0, 1), (1, 0), (7, 6)):
         message = Append(A, B, 5, prev_index, prev_term, 0, [])

@@ -193,6 +193,8 @@ def test_eight_megabytes_of_empty_requests_are_counted_before_they_become_object
     assert protocol._has_too_many(b"\x0a\x00" * 1025)
     assert not protocol._has_too_many(b"\x0a\x00" * 1024)
     assert not protocol._has_too_many(b"\x12\x00" * 1024)  # unknown fields count alike
+    assert not protocol._has_too_many(b"\xa2\x06\x00" * 1024)
+    assert protocol._has_too_many(b"\x08\x01" * 1025)
     assert protocol._has_too_many(b"\x13\x0a\x00")  # but not those of an unknown form
     assert not protocol._has_too_many(b"\x0a\xff")  # cut short: left to the decoder
     assert "not a RequestBatch" in refused(b"\x0a\xff\xff\xff\x7f" + bytes(100_000))
