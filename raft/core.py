@@ -123,6 +123,8 @@ class Core(State):
         """Whether a peer's message is for us, counts, and belongs to the present term."""
         if message.to != self.me:
             return self._ignore("addressed to another replica")
+        if message.sender == self.me:
+            return self._ignore("sent by this replica itself")
         kind = type(message)
         if kind in _ANSWERS and message.sender not in self.configuration:
             return self._ignore("answer of a replica that is no member")

@@ -105,6 +105,9 @@ def _check_role(core: Core) -> None:
         assert core.leader is None, f"a candidate that follows {core.leader}"
     else:
         assert core.leader != core.me, "a follower of itself"
+    has_ballot, has_leadership = core.holds
+    assert has_ballot == (core.role in (PRE_CANDIDATE, CANDIDATE)), "a ballot without a campaign"
+    assert has_leadership == (core.role == LEADER), "a leadership without a leader"
     if core.role in (CANDIDATE, LEADER):
         assert core.vote == core.me, f"stands in term {core.term} and voted for {core.vote}"
         assert core.me in core.configuration.voters, "stands without being a voter"

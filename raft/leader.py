@@ -151,6 +151,8 @@ class Leadership:
         """Step back to where the logs may agree, at once and not entry by entry."""
         refused = message.match
         log = self._log
+        if refused <= peer.match:
+            return  # it has acknowledged that entry since
         if refused <= log.base_index:
             peer.state = SNAPSHOT  # what it lacks is in no log any more
             return

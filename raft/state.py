@@ -156,6 +156,11 @@ class State:
         return self._uncommitted_bytes
 
     @property
+    def holds(self) -> tuple[bool, bool]:
+        """Whether there is a ballot, and a leadership: each belongs to some roles alone."""
+        return (self._ballot is not None, self._leadership is not None)
+
+    @property
     def settings(self) -> RaftSettings:
         return self._settings
 

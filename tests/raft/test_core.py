@@ -184,6 +184,16 @@ def test_messages_for_somebody_else_are_not_listened_to() -> None:
     assert core.status().ignored == {"addressed to another replica": 2}
 
 
+def test_a_message_that_came_back_is_not_listened_to() -> None:
+    network = Network(3)
+    network.elect("n1")
+    me = network.core("n1").me
+    network.step("n1", AppendReply(me, me, 1, 1))
+    network.step("n1", Vote(me, me, 5, 9, 9))
+    assert network.core("n1").status().ignored["sent by this replica itself"] == 2
+    assert network.core("n1").term == 1
+
+
 def test_answers_of_strangers_do_not_count() -> None:
     """Pitfall 21: the former n2, before it was removed and added again."""
     network = Network(3)

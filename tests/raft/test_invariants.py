@@ -8,6 +8,7 @@ import pytest
 
 from raft import invariants
 from raft.core import Core
+from raft.election import Ballot
 from raft.roles import CANDIDATE, FOLLOWER
 from tests.raft.network import Network, make_run, replica
 
@@ -101,6 +102,7 @@ def test_a_leader_without_its_own_vote_is_noticed() -> None:
 def test_a_candidate_with_a_leader_is_noticed() -> None:
     core = settled().core("n2")
     core.role = CANDIDATE
+    core._ballot = Ballot(core.configuration.voters)
     with pytest.raises(AssertionError, match="a candidate that follows n1"):
         invariants.check(None, core)
 
@@ -116,7 +118,11 @@ def test_leftovers_of_a_leadership_are_noticed() -> None:
     core = settled().core("n1")
     core.role = FOLLOWER
     core.leader = None
-    with pytest.raises(AssertionError, match="serves without leading"):
+    with pytest.raises(AssertionError, match="a leadership without a leader"):
+        invariants.check(None, core)
+    core = settled().core("n2")
+    core._ballot = Ballot(core.configuration.voters)
+    with pytest.raises(AssertionError, match="a ballot without a campaign"):
         invariants.check(None, core)
     core = settled().core("n2")
     core._uncommitted_bytes = 5

@@ -217,6 +217,33 @@ def test_pitfall_8_a_group_of_one_waits_for_its_own_disk() -> None:
     assert [each.first for each in network["n1"].applied] == [1, 2]
 
 
+def test_pitfall_8_an_older_save_does_not_make_the_own_vote_durable() -> None:
+    network = Network(2)
+    network.hold_disk("n1")
+    network.step("n1", Append(N2, N1, 1, 0, 0, 0, [run(1, 1)]))
+    network.step("n1", LinkClosed("n2"))
+    network.tick("n1")
+    network.step("n1", PreVoteReply(N2, N1, 2, True))
+    network.persist("n1", count=1)
+    network.step("n1", VoteReply(N2, N1, 2, True))
+    assert network.core("n1").role == CANDIDATE
+    network.persist("n1")
+    assert network.core("n1").is_leader
+
+
+def test_one_refusal_hastens_the_next_attempt_and_late_grants_still_win() -> None:
+    """A split vote with the third voter dead: nobody has lost, and nobody will ever win."""
+    network = Network(3)
+    network.tick("n1")
+    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    network.step("n1", VoteReply(N2, N1, 1, False))
+    core = network.core("n1")
+    assert core.role == CANDIDATE
+    assert 50 <= core.next_deadline() - network.now <= 300
+    network.step("n1", VoteReply(N3, N1, 1, True))
+    assert core.is_leader
+
+
 def test_pitfall_9_every_attempt_draws_its_own_timeout() -> None:
     network = Network(3)
     network.isolate("n1")
@@ -562,6 +589,33 @@ def test_pitfall_48_a_leader_whose_disk_stands_still_steps_down() -> None:
     network.release_disk("n1")
     network.run(500)
     assert network["n1"].log == leader.log
+
+
+def test_pitfall_48_a_replica_whose_disk_stands_still_does_not_stand_for_election() -> None:
+    network = Network(3)
+    network.elect("n1")
+    network.hold_disk("n2")
+    network.propose("n1")
+    network.settle()
+    network.isolate("n2")
+    sent = len(network["n2"].sent)
+    network.run(5_000)
+    assert (network.core("n2").role, network.core("n2").leader) == (FOLLOWER, None)
+    assert network["n2"].sent[sent:] == []
+    network.persist("n2")
+    network.run(2_500)
+    assert network.core("n2").role == PRE_CANDIDATE
+
+
+def test_pitfall_48_a_candidate_whose_disk_stands_still_gives_up() -> None:
+    network = Network(3)
+    network.hold_disk("n1")
+    network.tick("n1")
+    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    assert network.core("n1").role == CANDIDATE
+    network.now += 2_001
+    network.step("n1", Tick())
+    assert (network.core("n1").role, network.core("n1").term) == (FOLLOWER, 1)
 
 
 def test_pitfall_48_a_group_of_one_waits_for_its_disk() -> None:

@@ -1,0 +1,212 @@
+"""A leadership by itself: who is asked again and when, what counts, and whom no log can help."""
+
+from __future__ import annotations
+
+from raft.configuration import Configuration
+from raft.leader import Leadership
+from raft.log import Log
+from raft.messages import (
+    COMMAND,
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    Replica,
+)
+from raft.outbox import Outbox
+from raft.progress import REPLICATE, SNAPSHOT
+from raft.settings import RaftSettings
+from tests.raft.network import make_run, replica
+
+N1, N2, N3, N4, N5 = (replica(f"n{number}") for number in range(1, 6))
+SETTINGS = RaftSettings()
+
+
+class Lead:
+    """n1 leads term 5 from time 0 on; ``log`` is what it starts with."""
+
+    def __init__(
+        self, log: Log, voters: tuple[Replica, ...], learners: tuple[Replica, ...]
+    ) -> None:
+        self.log = log
+        self.outbox = Outbox(log.last_index)
+        self.commit = log.base_index
+        self.leadership = Leadership(
+            me=N1,
+            term=5,
+            configuration=Configuration.of(*voters, learners=learners),
+            log=log,
+            outbox=self.outbox,
+            settings=SETTINGS,
+            now=0,
+        )
+        self.append()
+
+    def append(self) -> None:
+        self.log.append([make_run(COMMAND, 5, self.log.last_index + 1)])
+
+    def flush(self, now: int) -> list[PeerMessage]:
+        self.leadership.flush(self.commit, now)
+        return self.take()
+
+    def take(self) -> list[PeerMessage]:
+        messages, self.outbox.messages = self.outbox.messages, []
+        return messages
+
+    def acknowledge(self, sender: Replica, match: int, now: int) -> None:
+        self.leadership.on_append_reply(AppendReply(sender, N1, 5, match), now)
+
+    def beat(self, sender: Replica, now: int, round_: int = 1) -> list[PeerMessage]:
+        self.leadership.on_heartbeat_reply(HeartbeatReply(sender, N1, 5, round_), self.commit, now)
+        return self.take()
+
+
+def lead(
+    log: Log | None = None,
+    *,
+    voters: tuple[Replica, ...] = (N1, N2, N3),
+    learners: tuple[Replica, ...] = (),
+) -> Lead:
+    return Lead(log or Log(), voters, learners)
+
+
+def test_the_first_flush_announces_the_leader_and_sends_its_first_entry() -> None:
+    messages = lead().flush(0)
+    assert [type(message) for message in messages] == [Heartbeat, Heartbeat, Append, Append]
+
+
+def test_an_idle_peer_is_not_asked_the_moment_something_new_is_sent() -> None:
+    """It was quiet for long because there was nothing to say."""
+    each = lead()
+    each.flush(0)
+    each.acknowledge(N2, 1, 5)
+    each.append()
+    each.flush(60_000)
+    assert each.beat(N2, 60_001) == []
+    assert each.beat(N2, 60_099) == []
+    (probe,) = each.beat(N2, 60_100)
+    assert probe == Append(N1, N2, 5, 2, 5, 0, [])
+    assert each.beat(N2, 60_150) == [], "asked once for each interval"
+
+
+def test_a_peer_that_acknowledges_steadily_is_not_asked_however_far_behind() -> None:
+    each = lead()
+    each.flush(0)
+    each.acknowledge(N2, 1, 0)
+    for now in range(0, 1_000, 50):
+        each.append()
+        each.append()
+        each.flush(now)
+        each.acknowledge(N2, now // 50 + 2, now)
+        assert each.beat(N2, now + 10) == []
+
+
+def test_a_probe_that_is_answered_starts_the_stream() -> None:
+    each = lead(Log([make_run(COMMAND, 1, 1, 10)]))
+    each.flush(0)
+    (probe,) = each.beat(N2, 100)
+    assert probe == Append(N1, N2, 5, 10, 1, 0, [])
+    each.acknowledge(N2, 10, 101)
+    assert each.leadership.progress[N2].state == REPLICATE
+    (append,) = each.flush(102)
+    assert isinstance(append, Append)
+    assert [run.first for run in append.runs] == [11]
+
+
+def test_learners_count_neither_for_reads_nor_for_commits_nor_for_check_quorum() -> None:
+    each = lead(learners=(N4, N5))
+    each.flush(0)
+    each.commit = 1
+    assert each.leadership.maybe_add_read(7, 1)
+    each.flush(10)
+    for learner in (N4, N5):
+        each.acknowledge(learner, 1, 5_000)
+        each.beat(learner, 5_000, round_=2)
+    assert each.leadership.take_safe_reads(1) == []
+    assert each.leadership.quorum_match(1) == 0
+    assert each.leadership.quorum_heard_ms(5_000) == 0
+    each.acknowledge(N2, 1, 5_000)
+    each.beat(N2, 5_000, round_=2)
+    assert each.leadership.take_safe_reads(1) == [(7, 1)]
+    assert each.leadership.quorum_match(1) == 1
+    assert each.leadership.quorum_heard_ms(5_000) == 5_000
+
+
+def test_a_round_that_was_never_started_confirms_nothing() -> None:
+    each = lead()
+    each.flush(0)
+    each.beat(N2, 1, round_=99)
+    assert each.leadership.progress[N2].round == 0
+
+
+def test_the_last_heartbeat_before_the_next_is_due_tells_only_who_has_not_heard() -> None:
+    each = lead()
+    each.flush(0)
+    each.acknowledge(N2, 1, 1)
+    each.commit = 1
+    each.leadership.note_commit(1)
+    assert each.leadership.next_deadline_ms == 11
+    each.leadership.on_time(1, 11)
+    assert each.take() == [Heartbeat(N1, N2, 5, 1, 1)]
+    assert each.leadership.next_deadline_ms == 100
+
+
+def test_news_moves_the_notice_on_but_never_past_the_heartbeat() -> None:
+    each = lead()
+    each.flush(0)
+    for now in (1, 5, 9):
+        each.leadership.note_commit(now)
+    assert each.leadership.next_deadline_ms == 19
+    each.leadership.note_commit(99)
+    assert each.leadership.next_deadline_ms == 100
+
+
+def behind_a_snapshot() -> Lead:
+    each = lead(Log([make_run(COMMAND, 4, 51)], base_index=50, base_term=3))
+    each.flush(0)
+    return each
+
+
+def test_a_peer_that_lacks_what_no_log_has_waits_for_a_snapshot() -> None:
+    each = behind_a_snapshot()
+    peer = each.leadership.progress[N2]
+    each.leadership.on_append_reply(AppendReply(N2, N1, 5, 51, True, 20, 2), 1)
+    assert peer.next == 51
+    (append,) = each.flush(2)
+    assert isinstance(append, Append)
+    assert (append.prev_index, append.prev_term) == (50, 3)
+    each.leadership.on_append_reply(AppendReply(N2, N1, 5, 50, True, 20, 2), 3)
+    assert peer.state == SNAPSHOT
+    assert peer.is_paused
+    assert each.flush(4) == []
+    assert each.beat(N2, 5_000) == []
+    each.acknowledge(N2, 51, 5_001)
+    assert peer.state == REPLICATE, "it has got there by other means"
+
+
+def test_a_refusal_of_what_was_acknowledged_since_is_old_news() -> None:
+    each = lead()
+    each.flush(0)
+    each.acknowledge(N2, 1, 1)
+    for refused in (0, 1):
+        each.leadership.on_append_reply(AppendReply(N2, N1, 5, refused, True, 0, 0), 2)
+    peer = each.leadership.progress[N2]
+    assert (peer.state, peer.match, peer.next) == (REPLICATE, 1, 2)
+
+
+def test_a_link_that_closes_sends_nobody_back_behind_the_log() -> None:
+    each = behind_a_snapshot()
+    peer = each.leadership.progress[N2]
+    each.acknowledge(N2, 52, 1)
+    peer.match = 7  # it fell behind long ago
+    each.leadership.on_link_closed("n2")
+    assert peer.next == 8
+    assert each.beat(N2, 500) == []
+    assert peer.state == SNAPSHOT
+    each = behind_a_snapshot()
+    peer = each.leadership.progress[N2]
+    peer.probe_sent = False
+    peer.next = 8
+    assert each.flush(1) == []
+    assert peer.state == SNAPSHOT
