@@ -116,7 +116,9 @@ class Routing:
         self._epoch = epoch
         self._out = outcomes
         self._now_ms = now_ms
-        self._token = 0
+        # Beginning at the epoch, which is random: a worker that still holds a token of an earlier
+        # life of the router can never answer a message of this one with it.
+        self._token = epoch
         self._in_flight_bytes: dict[bytes, int] = {}
         self._forwards: dict[str, dict[int, Pending]] = {}
         self._forwards_count = 0
