@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ import zmq
 
 from transport.client.blocking import Client
 from transport.client.errors import PolyraftError
+from transport.client.fleet import pause
 from transport.client.wire import TIMEOUT_MS_MAX
 
 EXIT_DONE = 0
@@ -145,6 +147,11 @@ def do_nodes(client: Client, options: Options) -> int:
 def do_groups(client: Client, options: Options) -> int:
     """All groups of the cluster."""
     answer = client.admin(SYSTEM_GROUP, "groups")
+    if not options.json:
+        for record in _records(answer, "groups"):
+            # A member is a node id with its incarnation; people need the first.
+            members = record.get("members") or []
+            record["members"] = [it[0] if isinstance(it, list) and it else it for it in members]
     columns = ("id", "name", "machine", "members")
     return show_records(answer, "groups", columns, as_json=options.json)
 
@@ -162,8 +169,15 @@ def show_records(
 
 
 def do_group_create(client: Client, options: Options) -> int:
-    """Create a group on the cluster."""
+    """Create a group on the cluster, and wait until all given nodes see it led."""
     answer = client.admin(SYSTEM_GROUP, "createGroup", options.name, {"machine": options.machine})
+    deadline = time.monotonic() + options.timeout_ms / 1000
+    for address in options.addresses:
+        while not (why := client.admin(options.name, "why", address=address)).get("ok"):
+            if time.monotonic() >= deadline:
+                text = f"{text_of(why.get('reason'))}: {text_of(why.get('text'))}"
+                raise CtlError(f"{options.name} is created, but does not work yet: {text}")
+            pause()
     return show_done(answer, f"created {options.name}", as_json=options.json)
 
 

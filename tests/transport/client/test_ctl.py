@@ -26,9 +26,7 @@ ADMIN = {
     },
     "nodes": {"nodes": [{"id": "n1", "incarnation": "aa", "client": "c", "peer": "p"}]},
     "groups": {
-        "groups": [
-            {"id": 2, "name": "kv", "machine": "kv", "members": [{"id": "n1"}, {"id": "n2"}]}
-        ]
+        "groups": [{"id": 2, "name": "kv", "machine": "kv", "members": [["n1", 5], ["n2", 6]]}]
     },
     "metadata": {"group": "kv", "leader": None, "peers": {"n2": {"match": 5}}, "voters": ["n1"]},
 }
@@ -118,7 +116,8 @@ def test_metadata_shows_what_is_unknown_as_a_dash(run: Run) -> None:
 
 
 def test_groups_are_created_and_deleted(capfd: pytest.CaptureFixture[str]) -> None:
-    with FakeNode(lambda group, batch: each(reply())) as node:
+    answers = iter([b"{}", b'{"ok": false}', b'{"ok": true}', b"{}"])
+    with FakeNode(lambda group, batch: each(reply(data=next(answers)))) as node:
         connect = ["--connect", node.address]
         assert ctl.main([*connect, "group", "create", "names", "--machine", "naming"]) == 0
         assert ctl.main([*connect, "group", "delete", "names"]) == 0
@@ -126,6 +125,8 @@ def test_groups_are_created_and_deleted(capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr().out == "created names\ndeleted names\n"
     assert [(group, it.command, it.value, dict(it.options)) for group, it in admins] == [
         ("_system", "createGroup", "names", {"machine": "naming"}),
+        ("names", "why", "", {}),
+        ("names", "why", "", {}),
         ("_system", "deleteGroup", "names", {}),
     ]
 
@@ -184,6 +185,16 @@ def test_events_are_shown_as_they_come(capfd: pytest.CaptureFixture[str]) -> Non
 def test_a_node_without_events_cannot_be_watched(run: Run) -> None:
     code, _, err = run("watch")
     assert (code, "does not say where its events are" in err) == (1, True)
+
+
+def test_a_new_group_that_does_not_work_in_time_is_a_failure(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with FakeNode(_why({"ok": False, "reason": "electing", "text": "no leader yet"})) as node:
+        connect = ["--connect", node.address, "--timeout-ms", "100"]
+        assert ctl.main([*connect, "group", "create", "names", "--machine", "naming"]) == 1
+    said = "ctl: names is created, but does not work yet: electing: no leader yet\n"
+    assert capfd.readouterr().err == said
 
 
 def _why(answer: object) -> Callable[[str, pb.RequestBatch], Answer]:
