@@ -23,7 +23,6 @@ removed yet: segments stay until the log can be compacted.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from array import array
@@ -536,9 +535,9 @@ class Wal:
 def _settle(files: Files, directory: str, found: Recovered) -> None:
     """Bring the disk to exactly what recovery says is there, before anything is built on it."""
     for name in found.discard:
-        with contextlib.suppress(FileNotFoundError):
-            files.unlink(os.path.join(directory, name))
-    files.fsync_dir(directory)
+        files.unlink(os.path.join(directory, name))
+    if found.discard:
+        files.fsync_dir(directory)  # gone before the same name is made again
     if found.number == 0:
         return
     descriptor = files.open(os.path.join(directory, segment_name(found.number)))

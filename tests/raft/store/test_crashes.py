@@ -1,8 +1,10 @@
-"""Crash after crash, by seed: what was completed is found, and a batch is there as a whole or not at all.
+"""Crash after crash, by seed: what was completed is found, and a batch is there as a whole or not
+at all.
 
-Each history writes random saves of some groups, and the power goes off, the process dies or the disk
-fails at a random operation: also inside recovery itself.  The model knows two states of the disk that are
-right: all batches up to the last completed one, or those and the one under way.  Anything else is a bug.
+Each history writes random saves of some groups, and the power goes off, the process dies or the
+disk fails at a random operation: also inside recovery itself.  The model knows two states of the
+disk that are right: all batches up to the last completed one, or those and the one under
+way.  Anything else is a bug.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.recovery import RecoveredGroup
 from tests.raft.store.kit import N1, N2, Slot, run_of
 
+ATTEMPTS_MAX = 100
 Model = dict[int, tuple[int, HardState, tuple[Run, ...]]]  # group -> (gseq, hard state, runs)
 
 
@@ -55,7 +58,7 @@ class History:
 
     def _start(self) -> None:
         """Come back, however often it takes, and check what is found."""
-        while True:
+        for _ in range(ATTEMPTS_MAX):
             self.crashes += 1
             self.files.repair()
             if self.rng.random() < 0.7:
@@ -68,8 +71,9 @@ class History:
                 found = self.slot.open()
             except (PowerLoss, WalPoisoned, OSError):
                 continue
-            break
-        self._check(found)
+            self._check(found)
+            return
+        raise AssertionError("the slot cannot be opened any more")
 
     def _check(self, found: dict[int, RecoveredGroup]) -> None:
         state = {

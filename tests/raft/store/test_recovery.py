@@ -1,4 +1,4 @@
-"""Reading back: a torn tail is cut, lost durable bytes are refused, and never one taken for the other."""
+"""Reading back: a torn tail is cut, lost bytes are refused, never one taken for the other."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_a_missing_segment_is_refused_by_name() -> None:
 def test_a_segment_of_another_slot_or_time_is_refused() -> None:
     segments = many_segments()
     others = many_segments(ids_from=100)
-    first, second, *_ = segments
+    _, second, *_ = segments
     with pytest.raises(WalDamaged, match="it follows"):
         a_disk({**segments, second: others[second]}).open()
     slot = a_disk(segments)
@@ -400,6 +400,27 @@ def test_a_hole_in_the_log_is_refused() -> None:
     script.write((3, 1, b"first"), (4, 3, b"third"))
     with pytest.raises(WalDamaged, match="run of 1 from 3 behind index 1"):
         recover(script.slot.files, DIRECTORY, 0)
+
+
+def test_a_segments_table_that_contradicts_the_records_before_it_is_refused() -> None:
+    """It would show records that are lost without a trace."""
+    slot = a_slot(7, 8)
+    slot.wal._groups[8].term = 5
+    slot.wal.save(7, Save(2, None, None, [run_of(1, body=bytes(4000))]))
+    slot.write()
+    with pytest.raises(WalDamaged, match="its table says") as caught:
+        slot.reopen()
+    assert caught.value.group == 8
+
+
+def test_a_batch_out_of_the_chain_is_refused() -> None:
+    slot = a_slot(7)
+    slot.wal._chain ^= 1
+    slot.begin(8)
+    slot.write()
+    with pytest.raises(WalDamaged, match="of another batch") as caught:
+        slot.reopen()
+    assert caught.value.group == 8
 
 
 # --------------------------------------------------------------------------- what is on the disk
