@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.config import NodeConfig, dev_configs
+from actors.dev import end_with_parent
 from actors.ports import PORTS_PER_NODE, free_loopback_ports
 from transport.client import Client, PolyraftError
 from transport.client.kv import decode_range, encode_range
@@ -30,7 +31,8 @@ NODES: Final = 3
 READY_S_MAX: Final = 30.0
 STOP_S_MAX: Final = 15.0
 LEADER_S_MAX: Final = 20.0
-CATCH_UP_MS_MAX: Final = 30_000
+READ_MS_MAX: Final = 30_000
+CATCH_UP_S_MAX: Final = 30.0
 STREAM_WRITE_MS_MAX: Final = 2_000
 LOG_LINES_SHOWN: Final = 15
 
@@ -62,6 +64,7 @@ class NodeProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
+                preexec_fn=end_with_parent,
             )
 
     def wait_ready(self) -> None:
@@ -277,21 +280,22 @@ class Story:
             f"{stream.unknown} with an unknown outcome, {stream.refused} refused"
         )
         for name, address in self.addresses.items():
-            with Client(address, timeout_ms=CATCH_UP_MS_MAX) as client:
+            with Client(address, timeout_ms=READ_MS_MAX) as client:
                 missing = self._missing(client, stream)
             if missing:
                 raise NotTrueError(f"{name} lost {len(missing)} writes, {missing[0]} the first")
-            self.say(f"{name} has every one of them in its own copy")
+            self.say(f"read every one of them back through {name}")
+        index, digest = self._wait_equal_copies()
+        self.say(f"all three copies are equal at log index {index}: digest {digest}")
 
     def _missing(self, client: Client, stream: Stream) -> list[str]:
-        """Acknowledged keys that the node's own copy lacks once it has applied the last of them."""
+        """Acknowledged keys that a read through this node does not find."""
         found: set[str] = set()
         start = "stream/"
         while True:
             result = client.read(
                 GROUP,
                 encode_range(start, "stream0", 10_000),
-                consistency="stale",
                 min_index=stream.last_index,
             )
             page = decode_range(result.data)
@@ -299,6 +303,20 @@ class Story:
             if not page:
                 return sorted(stream.acknowledged.keys() - found)
             start = page[-1][0] + "\0"
+
+    def _wait_equal_copies(self) -> tuple[int, str]:
+        """(applied index, digest) once each node says the same of its own replica."""
+        deadline = time.monotonic() + CATCH_UP_S_MAX
+        while time.monotonic() < deadline:
+            copies = set()
+            for address in self.addresses.values():
+                with Client(address) as client:
+                    answer = client.admin(GROUP, "metadata")
+                copies.add((answer["applied_index"], answer["digest"]))
+            if len(copies) == 1:
+                return copies.pop()
+            time.sleep(0.05)
+        raise NotTrueError(f"the copies differ: {sorted(copies)}")
 
     def _stop_all(self) -> None:
         for node in self.nodes.values():

@@ -71,7 +71,7 @@ class DevCluster:
             stdin=asyncio.subprocess.DEVNULL,
             env=environment,
             start_new_session=True,  # an interrupt at the terminal comes to us, and we end them
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
 
     async def _announce(self) -> bool:
@@ -114,7 +114,7 @@ async def _has_leader(client: AsyncClient, group: str) -> bool:
     return bool(answer["ok"])
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child: SIGTERM when this process is gone, however it went."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 

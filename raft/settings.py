@@ -1,7 +1,7 @@
 """Timing and limits of one group's consensus, with units in their names.
 
 Times are milliseconds of the injected monotonic clock. Key names of other systems are translated by
-the configuration (``actors/settings.py``), never here.
+the configuration (``actors/raft_keys.py``), never here.
 """
 
 from __future__ import annotations
