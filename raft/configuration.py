@@ -59,8 +59,7 @@ class Configuration:
 
     @property
     def members(self) -> tuple[Replica, ...]:
-        """All replicas, sorted: never iterate over the sets, their order differs between
-        processes."""
+        """All replicas, sorted: the order of the sets differs from process to process."""
         return tuple(sorted(self.voters | self.learners))
 
     @property

@@ -138,8 +138,7 @@ class Core(State):
         return answer(self, message)
 
     def _admit_newer_term(self, message: PeerMessage) -> bool:
-        """Whoever is behind catches up (paper 5.1), except where that would let a stranger
-        depose."""
+        """Whoever is behind catches up (paper 5.1), unless that would depose a living leader."""
         if type(message) is PreVoteReply and message.granted:
             return True  # carries the term of the campaign, which nobody is in yet
         if type(message) is Vote and not message.transfer and not self._may_vote():
@@ -226,8 +225,7 @@ class Core(State):
         )
 
     def _store_missing(self, runs: list[Run]) -> None:
-        """Skip what is here, cut at the first real conflict and only there (pitfall 14), add the
-        rest.
+        """Skip what is here, cut at the first real conflict, add the rest (pitfall 14).
 
         A short or late append finds everything in place and changes nothing.
         """
@@ -289,8 +287,7 @@ class Core(State):
         )
 
     def _on_vote(self, message: Vote) -> None:
-        """One vote per term, first come first served, to a log that is no worse (paper 5.2,
-        5.4.1)."""
+        """One vote per term, to the first who asks with a log that is no worse (5.2, 5.4.1)."""
         granted = (
             self.vote in (None, message.sender)
             and self.leader is None

@@ -110,6 +110,5 @@ class ElectionTimer:
         return now < self._alive_until_ms
 
     def may_vote(self, now: int) -> bool:
-        """Whether a vote given now breaks no promise to a leader, of this life or the one
-        before."""
+        """Whether a vote given now breaks no promise to a leader, of this life or the last."""
         return now >= self._alive_until_ms and now >= self._votes_from_ms

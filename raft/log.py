@@ -123,8 +123,7 @@ class Log:
         self._last_term = self._runs[-1].term if self._runs else self._base_term
 
     def slice(self, from_index: int, bytes_max: int) -> list[Run]:
-        """Runs from ``from_index`` on, up to so many bytes of bodies, but at least one if any is
-        there."""
+        """Runs from ``from_index`` on, up to so many bytes of bodies, but one at least."""
         taken: list[Run] = []
         size_bytes = 0
         for position in range(self._position(from_index), len(self._runs)):

@@ -147,11 +147,9 @@ class AppendReply:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The leader lives. ``commit`` is min(commit, match of the receiver): lanes overtake each
-    other.
+    """The leader lives. ``commit`` is min(commit, match of the receiver), as lanes overtake.
 
-    ``round`` numbers the leader's rounds within its term; the reply repeats it (ReadIndex, pitfall
-    30).
+    ``round`` numbers the leader's rounds within its term; the reply repeats it (pitfall 30).
     """
 
     sender: Replica
@@ -194,8 +192,7 @@ class Tick:
 
 @dataclass(slots=True)
 class Propose:
-    """Append these runs. Only to a leader, built for exactly ``core.next_index`` and
-    ``core.term``."""
+    """Append these runs. Only to a leader, for its ``next_index`` and ``term`` exactly."""
 
     runs: list[Run]
 

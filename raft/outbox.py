@@ -110,8 +110,7 @@ class Outbox:
         self._runs.extend(runs)
 
     def record_truncation(self, index: int) -> None:
-        """The log was cut at ``index``: entries never given out are forgotten, others cut on
-        disk."""
+        """The log was cut at ``index``: forget what was not given out, cut the rest on disk."""
         self._runs = [run for run in self._runs if run.first < index]
         if index <= self._disk_index:
             self._truncate_from = index

@@ -57,8 +57,7 @@ class Window:
 
     @property
     def is_full(self) -> bool:
-        """Bytes may be exceeded once, by the append that fills the window: a large run must get
-        through."""
+        """The append that fills the window may exceed its bytes: a large run must get through."""
         return len(self._appends) >= self._messages_max or self._bytes >= self._bytes_max
 
     def add(self, last_index: int, size_bytes: int) -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, frozen=True)
 class RaftSettings:
-    """Defaults of the design; ``election_timeout_ms`` is randomised up to twice for each
-    attempt."""
+    """Defaults of the design; every attempt draws up to twice ``election_timeout_ms``."""
 
     election_timeout_ms: int = 1_000
     heartbeat_ms: int = 100

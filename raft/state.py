@@ -121,8 +121,7 @@ class State:
 
     @property
     def can_serve(self) -> bool:
-        """Leader, and knows all that was ever committed: an entry of its own term is (pitfall
-        29)."""
+        """Leader with a committed entry of its own term: it knows all commits (pitfall 29)."""
         leadership = self._leadership
         return leadership is not None and self.commit_index >= leadership.noop_index
 
