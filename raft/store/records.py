@@ -48,11 +48,9 @@ RECORD_KINDS = frozenset((RUN, HARD_STATE, TRUNCATE, BOOTSTRAP, COMMIT, SEGMENT,
 GROUP_KINDS = RECORD_KINDS - {COMMIT, SEGMENT}
 
 ALIGNMENT_BYTES = 8
-# Held on write and on read alike (pitfall 47).  Above the largest client batch and peer frame.
+# Refused when written.  Reading has no limit, so what was written can be read (pitfall 47).
+# Above the largest client batch and peer frame.
 RECORD_BODY_BYTES_MAX = 16 << 20
-# A segment's table of groups is written by this process alone; 1,000,000 groups fit.
-SEGMENT_BODY_BYTES_MAX = 64 << 20
-COMMIT_BODY_BYTES_MAX = 64 << 20
 
 _HEADER = struct.Struct("<4sBBBxIIQQQQIIII")
 _UNSIGNED = struct.Struct("<4sBBBxIIQQQQIII")  # the same without the header's CRC
@@ -193,12 +191,6 @@ def foreign_format(data: bytes, offset: int) -> int | None:
         return None
     format_ = data[offset + 4]
     return None if format_ in (0, FORMAT) else format_
-
-
-def body_limit(kind: int) -> int:
-    if kind == SEGMENT:
-        return SEGMENT_BODY_BYTES_MAX
-    return COMMIT_BODY_BYTES_MAX if kind == COMMIT else RECORD_BODY_BYTES_MAX
 
 
 def encode_hard_state(state: HardState) -> bytes:

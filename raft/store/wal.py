@@ -196,19 +196,23 @@ class Wal:
             lock.write({**me(), "slot": slot})
             found = recover(files, directory, slot)
             _settle(files, directory, found)
-            wal = cls(
-                files,
-                directory,
-                lock,
-                slot=slot,
-                random_id=random_id,
-                segment_bytes_first=segment_bytes_first,
-                segment_bytes_max=segment_bytes_max,
-                sync=sync,
-            )
-            wal._continue_from(found)
         except BaseException:
             lock.close()
+            raise
+        wal = cls(
+            files,
+            directory,
+            lock,
+            slot=slot,
+            random_id=random_id,
+            segment_bytes_first=segment_bytes_first,
+            segment_bytes_max=segment_bytes_max,
+            sync=sync,
+        )
+        try:
+            wal._continue_from(found)
+        except BaseException:
+            wal._release()
             raise
         return wal, found.groups
 
@@ -238,6 +242,9 @@ class Wal:
         if self._closed:
             return
         assert self._in_flight is None or self._poisoned, "a batch is under way"
+        self._release()
+
+    def _release(self) -> None:
         self._closed = True
         if self._job is not None:
             prepared = self._job.take(0)

@@ -64,15 +64,17 @@ def test_every_flipped_bit_is_refused() -> None:
     files = MemoryFiles(recording=False)
     Placement.load(files, ".").replace({1: KV})
     good = files.content("./placement")
+    refused = 0
     for position in range(len(good) * 8):
         files.flip("./placement", position // 8, position % 8)
         try:
             groups = Placement.load(files, ".").groups
-        except (DamagedDocument, UnknownFormat) as error:
-            assert "./placement" in str(error)
+        except (DamagedDocument, UnknownFormat):
+            refused += 1
         else:
             assert groups == {1: KV}  # white space, or the case of a digit
         files.flip("./placement", position // 8, position % 8)
+    assert refused > len(good) * 8 - 20
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]\n{}\n", b'{"polyraft": "node"}\n{}\n'])

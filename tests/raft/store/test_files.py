@@ -188,7 +188,6 @@ def test_the_power_goes_off_in_the_middle_and_stays_off() -> None:
     with pytest.raises(PowerLoss):
         files.fdatasync(descriptor)
     with pytest.raises(PowerLoss):
-        files.open("./file")
         files.pread(descriptor, 1, 0)
     files.close(descriptor)
     files.crash(LOSE)
