@@ -37,6 +37,7 @@ import zmq.backend
 
 from transport.addresses import TcpAddress, parse_tcp
 from transport.frames import MESSAGE_BYTES_MAX
+from transport.unsent import TRACKED_BYTES_MIN, Unsent
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -218,7 +219,7 @@ def drain_frames(
 # ------------------------------------------------------------------------------------------ sending
 
 
-def bind_send(socket: Socket) -> Callable[[bytes, int], Any]:
+def bind_send(socket: Socket) -> Callable[[bytes | zmq.Frame, int], Any]:
     """``send`` of the base class, bound once; the method of ``zmq.Socket`` wraps it at a price."""
     return MethodType(zmq.backend.Socket.send, socket)
 
@@ -227,19 +228,25 @@ class RouterSender:
     """Replies through a ROUTER, in two to four plain sends.
 
     Only the first of them, the identity, can be refused: libzmq looks for the connection and for
-    room in its queue there, and nowhere else in a message.
+    room in its queue there, and nowhere else in a message.  It counts messages; the bytes of large
+    replies are counted by :mod:`transport.unsent`, and a reply beyond its bound is dropped too.
     """
 
-    __slots__ = ("_send", "full", "gone", "sent")
+    __slots__ = ("_send", "_unsent", "full", "gone", "sent")
 
     def __init__(self, socket: Socket) -> None:
         self._send = bind_send(socket)
+        self._unsent = Unsent()
         self.sent = 0
         self.gone = 0  # dropped: the client has disconnected
         self.full = 0  # dropped: the client does not read
 
     def reply(self, identity: bytes, delimited: bool, correlation: bytes, body: bytes) -> bool:
         send = self._send
+        is_large = len(body) >= TRACKED_BYTES_MIN
+        if is_large and not self._unsent.has_room(identity, len(body)):
+            self.full += 1
+            return False
         try:
             send(identity, _NOBLOCK_MORE)
         except zmq.ZMQError as error:
@@ -247,7 +254,7 @@ class RouterSender:
         if delimited:
             send(b"", _NOBLOCK_MORE)
         send(correlation, _NOBLOCK_MORE)
-        send(body, _NOBLOCK)
+        send(self._unsent.track(identity, body) if is_large else body, _NOBLOCK)
         self.sent += 1
         return True
 
