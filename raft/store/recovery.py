@@ -19,38 +19,27 @@ whose sync has failed may hold it in pages marked clean that never reached the d
 44).  So who opens the WAL writes the last batch again, in place and bit for bit, and syncs it,
 before anything is built on it.
 
-Within a group records are put in the order of their gseq, never of their position.
+Bytes become batches in :mod:`raft.store.reader`, records become groups in :mod:`raft.store.replay`;
+here batches are held against each other, and what is not whole is judged.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from google_crc32c import value as crc32c
 
-from raft.messages import KINDS, HardState, Run
 from raft.store import records
-from raft.store.errors import UnknownFormat, WalDamaged
+from raft.store.errors import WalDamaged
 from raft.store.files import Files, read_whole
-from raft.store.records import HEADER_BYTES, Commit, Header, Record, SegmentInfo, padded
+from raft.store.reader import SegmentReader, Stop
+from raft.store.records import Commit, Header, Record, SegmentInfo
+from raft.store.replay import RecoveredGroup, Replay
 from raft.store.segments import segment_name, segment_number
 
-SECTOR_BYTES = 512
-
-
-@dataclass(slots=True)
-class RecoveredGroup:
-    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked."""
-
-    group: int
-    generation: int
-    bootstrap: bytes | None
-    hard_state: HardState
-    runs: list[Run]
-    last_gseq: int
-    damaged: str | None = None
+__all__ = ["Recovered", "RecoveredGroup", "recover"]
 
 
 @dataclass(slots=True)
@@ -69,213 +58,6 @@ class Recovered:
     bytes_read: int = 0
 
 
-@dataclass(slots=True)
-class Stop:
-    """The first record of a batch that is not whole.  ``header``: if at least that was right."""
-
-    offset: int
-    header: Header | None
-    reason: str
-    before: list[Record]  # the records of its batch that stand before it
-
-    @property
-    def end(self) -> int:
-        length = 0 if self.header is None else self.header.length
-        return self.offset + HEADER_BYTES + padded(length)
-
-
-@dataclass(slots=True)
-class SegmentReader:
-    """The batches of one segment.  ``offset``: where the last whole batch ended."""
-
-    path: str
-    data: bytes
-    used: int = 0  # the last byte that is not zero, plus one
-    offset: int = 0
-    batch_offset: int = 0  # where the last whole batch began
-    stop: Stop | None = None
-
-    def __post_init__(self) -> None:
-        self.used = len(self.data.rstrip(b"\0"))
-
-    def next_batch(self) -> tuple[list[Record], Record] | None:
-        """Records and commit frame; None at the end, with ``stop`` set if something is there."""
-        position = self.offset
-        if position >= self.used:
-            return None
-        found: list[Record] = []
-        while True:
-            record = self._record(position, found)
-            if record is None:
-                return None
-            position += HEADER_BYTES + padded(record.header.length)
-            if record.header.kind == records.COMMIT:
-                self.batch_offset, self.offset = self.offset, position
-                return found, record
-            found.append(record)
-
-    def _record(self, offset: int, before: list[Record]) -> Record | None:
-        data = self.data
-        foreign = records.foreign_format(data, offset)
-        if foreign is not None:
-            raise UnknownFormat(self.path, f"record of format {foreign}", offset)
-        header = records.decode_header(data, offset)
-        if header is None:
-            self.stop = Stop(offset, None, "no valid record header", before)
-            return None
-        if header.kind not in records.RECORD_KINDS:
-            raise UnknownFormat(self.path, f"record of unknown kind {header.kind}", offset)
-        start = offset + HEADER_BYTES
-        body = data[start : start + header.length]
-        if len(body) != header.length or crc32c(body) != header.body_crc:
-            self.stop = Stop(offset, header, "the body's checksum is wrong", before)
-            return None
-        return Record(header, data[offset:start], body, offset)
-
-    def looks_torn(self, stop: Stop) -> bool:
-        """Does the record at ``stop`` look unwritten, rather than changed?"""
-        header = stop.header
-        if header is None:
-            ended_early = self.used <= stop.end
-        elif header.kind == records.COMMIT:
-            # A commit frame ends in a byte that is never zero.
-            ended_early = self.used < stop.end
-        else:
-            # Behind any other record there would have to be a commit frame.
-            ended_early = self.used <= stop.end
-        return ended_early or self._has_unwritten_sector(stop)
-
-    def _has_unwritten_sector(self, stop: Stop) -> bool:
-        """Sectors as they were before this batch: the first may end the batch before it."""
-        sector = stop.offset - stop.offset % SECTOR_BYTES
-        while sector < stop.end:
-            part = self.data[max(sector, self.offset) : sector + SECTOR_BYTES]
-            if not part.strip(b"\0"):
-                return True
-            sector += SECTOR_BYTES
-        return False
-
-    def later_commits(self, stop: Stop, segment_id: int) -> list[tuple[int, Commit, int]]:
-        """(offset, frame, end) of each valid commit frame from ``stop`` on that is of this segment.
-
-        The random id keeps a client's bytes that happen to look like a frame from counting.
-        """
-        found = []
-        position = self.data.find(records.MAGIC, stop.offset)
-        while position != -1:
-            header = None
-            if position % records.ALIGNMENT_BYTES == 0:
-                header = records.decode_header(self.data, position)
-            if header is not None and header.kind == records.COMMIT:
-                start = position + HEADER_BYTES
-                body = self.data[start : start + header.length]
-                commit = _commit_or_none(body, header)
-                if commit is not None and segment_id in (0, commit.segment_id):
-                    found.append((position, commit, start + padded(header.length)))
-            position = self.data.find(records.MAGIC, position + 1)
-        return found
-
-
-def _commit_or_none(body: bytes, header: Header) -> Commit | None:
-    if crc32c(body) != header.body_crc:
-        return None
-    try:
-        return records.decode_commit(body)
-    except ValueError:
-        return None
-
-
-@dataclass(slots=True)
-class _Replay:
-    """One group under one generation, its records applied up to ``gseq``."""
-
-    group: int
-    generation: int
-    gseq: int = 0
-    bootstrap: bytes | None = None
-    hard_state: HardState = field(default_factory=HardState)
-    runs: list[Run] = field(default_factory=list)
-    damaged: str | None = None
-    pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
-
-    def add(self, path: str, record: Record) -> None:
-        gseq = record.header.gseq
-        if gseq <= self.gseq:
-            return  # a copy, written forward, of what came before
-        if gseq != self.gseq + 1:
-            self.pending[gseq] = (path, record)
-            return
-        self._apply(path, record)
-        while self.pending:
-            following = self.pending.pop(self.gseq + 1, None)
-            if following is None:
-                return
-            self._apply(*following)
-
-    def _apply(self, path: str, record: Record) -> None:
-        header = record.header
-        try:
-            if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
-                raise ValueError("a group begins with its bootstrap record, and only there")
-            _APPLY[header.kind](self, header, record.body)
-        except UnknownFormat as error:
-            raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
-        except ValueError as error:
-            raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
-        self.gseq = header.gseq
-
-    def _on_bootstrap(self, header: Header, body: bytes) -> None:
-        self.bootstrap = body
-
-    def _on_hard_state(self, header: Header, body: bytes) -> None:
-        state = records.decode_hard_state(body)
-        if state.term < self.hard_state.term:
-            raise ValueError(f"term {state.term} after term {self.hard_state.term}")
-        self.hard_state = state
-
-    def _on_run(self, header: Header, body: bytes) -> None:
-        if header.run_kind not in KINDS:
-            raise UnknownFormat(f"run of unknown kind {header.run_kind}", "")
-        last = self.runs[-1].last if self.runs else 0
-        if header.first != last + 1 or header.entries < 1:
-            raise ValueError(f"run of {header.entries} from {header.first} behind index {last}")
-        self.runs.append(
-            Run(header.run_kind, header.term, header.first, header.entries, body, header.body_crc)
-        )
-
-    def _on_truncate(self, header: Header, body: bytes) -> None:
-        runs = self.runs
-        while runs and runs[-1].first >= header.first:
-            runs.pop()
-        last = runs[-1].last if runs else 0
-        if last != header.first - 1:
-            raise ValueError(f"truncation from {header.first} is on no border, last is {last}")
-
-    def _on_damaged(self, header: Header, body: bytes) -> None:
-        self.damaged = body.decode("utf-8", "replace")
-
-    def result(self) -> RecoveredGroup:
-        return RecoveredGroup(
-            self.group,
-            self.generation,
-            self.bootstrap,
-            self.hard_state,
-            self.runs,
-            self.gseq,
-            self.damaged,
-        )
-
-
-_APPLY = {
-    records.BOOTSTRAP: _Replay._on_bootstrap,
-    records.HARD_STATE: _Replay._on_hard_state,
-    records.RUN: _Replay._on_run,
-    records.TRUNCATE: _Replay._on_truncate,
-    records.DAMAGED: _Replay._on_damaged,
-}
-assert frozenset(_APPLY) == records.GROUP_KINDS
-
-
 class _Recovery:
     """One pass over the segments, oldest first."""
 
@@ -284,7 +66,7 @@ class _Recovery:
         self._directory = directory
         self._slot = slot
         self._result = Recovered({}, [])
-        self._replays: dict[int, _Replay] = {}
+        self._replays: dict[int, Replay] = {}
 
     def run(self) -> Recovered:
         result = self._result
@@ -441,14 +223,14 @@ class _Recovery:
                 reason = f"its table says {row} of the group, the records before it {found}"
                 raise WalDamaged(path, 0, (group,), reason)
 
-    def _replay(self, header: Header) -> _Replay:
+    def _replay(self, header: Header) -> Replay:
         """Of several generations the highest counts: it is a copy that replaced the others."""
         replay = self._replays.get(header.group)
         if replay is None or replay.generation < header.generation:
-            replay = _Replay(header.group, header.generation)
+            replay = Replay(header.group, header.generation)
             self._replays[header.group] = replay
         elif replay.generation > header.generation:
-            return _Replay(header.group, header.generation, gseq=header.gseq)
+            return Replay(header.group, header.generation, gseq=header.gseq)
         return replay
 
     def _finish(self) -> None:
