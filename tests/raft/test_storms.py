@@ -42,6 +42,7 @@ class Storm:
             self.double_one: 4,
             self.crash: 1,
             self.restart: 3,
+            self.fail_power: 1,
             self.close_link: 1,
             self.cut: 2,
             self.heal: 2,
@@ -123,6 +124,13 @@ class Storm:
                 self.network.restart(name)
                 self.network[name].persists_at_once = False
                 return
+
+    def fail_power(self) -> None:
+        """All at once: what was acknowledged without being durable has no other copy either."""
+        for name in self.up():
+            self.network.crash(name)
+        for _ in self.names:
+            self.restart()
 
     def close_link(self) -> None:
         one, other = self.random.sample(self.names, 2)
