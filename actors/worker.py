@@ -248,6 +248,8 @@ class Worker:
             if placed.options.get("born"):
                 return "its log is gone; this replica must be replaced, it may never vote again"
             return None
+        if recovered.damaged is not None:
+            return f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
         if recovered.generation != placed.generation:
             return (
                 f"the log has generation {recovered.generation}, "
