@@ -55,6 +55,7 @@ class RunFigures:
     p99_ms: float | None
     p999_ms: float | None
     lost_messages: int
+    overdue_messages: int
     refused: dict[str, int]
     client_cpu_us_per_command: float | None
 
@@ -69,6 +70,7 @@ class RunFigures:
             p99_ms=_ms(window.histogram.percentile_us(99)),
             p999_ms=_ms(window.histogram.percentile_us(99.9)),
             lost_messages=window.lost_count,
+            overdue_messages=window.overdue_count,
             refused=dict(sorted(window.refused.items())),
             client_cpu_us_per_command=window.cpu_s * 1e6 / count if count else None,
         )
@@ -85,6 +87,8 @@ class RunFigures:
         )
         if self.lost_messages:
             text += f"   lost {self.lost_messages}"
+        if self.overdue_messages:
+            text += f"   unanswered for a second {self.overdue_messages}"
         if self.refused:
             text += "   refused " + " ".join(f"{k}={v}" for k, v in self.refused.items())
         return text
@@ -118,6 +122,7 @@ def median_of(runs: list[RunFigures]) -> RunFigures:
         p99_ms=middle("p99_ms"),
         p999_ms=middle("p999_ms"),
         lost_messages=sum(run.lost_messages for run in runs),
+        overdue_messages=sum(run.overdue_messages for run in runs),
         refused=refused,
         client_cpu_us_per_command=middle("client_cpu_us_per_command"),
     )
@@ -265,6 +270,8 @@ def measure(options: argparse.Namespace, addresses: list[str]) -> int:
         print(json.dumps(answer))
     else:
         print(f"median {median.line()}")
+    if not all(run.commands_per_s for run in runs):
+        raise BenchError("a run without a single command answered OK")
     return EXIT_DONE
 
 

@@ -249,7 +249,7 @@ class Engine:
             self._flush_lane(lane, now_ms)
 
     def _flush_lane(self, lane: Lane, now_ms: int) -> None:
-        link = self._routes.choose(lane.group, lane.address, lane.turn, now_ms)
+        link = self._routes.choose(lane, now_ms)
         if link is None or link.state != UP:
             return
         in_flight_max = self._settings.messages_in_flight_max
@@ -390,7 +390,8 @@ class Engine:
     def _expire(self, now_ms: int) -> None:
         """Walk over all that is pending and end what is past its deadline."""
         self._earliest_ms = None
-        earliest: list[int] = []
+        # Messages first: what they give back to their lanes is then seen there.
+        earliest = self._expire_messages(now_ms)
         for lane in list(self._waiting.values()):
             overdue = [call for call in lane.queue if call.deadline_ms <= now_ms]
             if overdue:
@@ -400,7 +401,6 @@ class Engine:
                 self._drop_if_idle(lane)
             if lane.queue:
                 earliest.append(min(call.deadline_ms for call in lane.queue))
-        earliest += self._expire_messages(now_ms)
         if earliest:
             self._watch(max(min(earliest), now_ms + DEADLINE_STEP_MS))
 
@@ -425,7 +425,7 @@ class Engine:
         """Why a call that waited in its queue came to its deadline."""
         if call.refusal is not None:
             return error_of(call.refusal, maybe_applied=False)
-        link = self._routes.choose(lane.group, lane.address, lane.turn, now_ms)
+        link = self._routes.choose(lane, now_ms)
         if link is None or link.state == CONNECTING:
             return Unreachable("no node could be reached within the time limit")
         return TimedOut("the call waited behind others until its time limit")

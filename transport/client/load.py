@@ -34,6 +34,7 @@ REPLY_GRACE_MS = 2_000
 # How long one receive waits: rests, lost messages and the end of a window are seen this late.
 RECEIVE_WAIT_MS = 20
 LOST_CHECK_NS = 500_000_000
+OVERDUE_NS = 1_000_000_000
 # Ready-made bodies per group and client; also the number of different keys each client writes.
 BODIES_COUNT = 256
 BODIES_BYTES_MAX = 64 << 20
@@ -79,6 +80,8 @@ class Window:
     completed_count: int = 0
     message_count: int = 0
     lost_count: int = 0
+    # In flight for long when the run ended: what a stuck server looks like before anything is lost.
+    overdue_count: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     histogram: Histogram = field(default_factory=Histogram)
     cpu_s: float = 0.0
@@ -88,6 +91,7 @@ class Window:
         self.completed_count += other.completed_count
         self.message_count += other.message_count
         self.lost_count += other.lost_count
+        self.overdue_count += other.overdue_count
         for name, count in other.refused.items():
             self.refused[name] = self.refused.get(name, 0) + count
         self.histogram.merge(other.histogram)
@@ -336,6 +340,8 @@ class Load:
     def _close_window(self) -> None:
         cpu_s = time.process_time()
         self._window.cpu_s = cpu_s - self._cpu_start_s
+        limit_ns = self._window_end_ns - OVERDUE_NS
+        self._window.overdue_count = sum(slot.sent_ns < limit_ns for slot in self._waiting.values())
         self._cpu_start_s = cpu_s
         self._on_window(self._window)
         self._window = Window()

@@ -9,7 +9,9 @@ taken for one of the new link's. Its states:
         +---- lost -----+---------------- lost, or nothing in flight: closed
 
 The usual node is the same for all groups until it fails; then the next address in the list becomes
-it. A group whose leader is known is sent there instead, for as long as that address does not fail.
+it. A group whose leader is known is sent there instead, for as long as that address does not fail;
+while a connection to it is still being made, the usual node forwards, unless it just refused to.
+So a leader's address that this client cannot reach costs a try now and then, but no call its time.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from transport.client.calls import ClientSettings, LaneKey
+from transport.client.calls import ClientSettings, Lane, LaneKey
 
 CONNECTING = 0
 UP = 1
@@ -127,15 +129,18 @@ class Routes:
         """Where a group is believed to be led."""
         return self._leaders.get(group)
 
-    def choose(self, group: str, fixed: str, turn: int, now_ms: int) -> Link | None:
-        """The link for a group's next message; None while every candidate pauses."""
-        if fixed:
-            return self._link_to(fixed, now_ms)
-        leader = self._leaders.get(group)
-        if leader is not None:
-            link = self._link_to(leader, now_ms)
-            if link is not None:
-                return link
+    def choose(self, lane: Lane, now_ms: int) -> Link | None:
+        """The link for a lane's next message; None while every candidate pauses."""
+        if lane.address:
+            return self._link_to(lane.address, now_ms)
+        leader = self._leaders.get(lane.group)
+        link = None if leader is None else self._link_to(leader, now_ms)
+        if link is not None and (link.state == UP or lane.refusals):
+            return link
+        usual = self._usual_link(lane.turn, now_ms)
+        return link if link is not None and (usual is None or usual.state != UP) else usual
+
+    def _usual_link(self, turn: int, now_ms: int) -> Link | None:
         count = len(self._addresses)
         for step in range(count):
             position = (self._home + turn + step) % count

@@ -176,6 +176,21 @@ def test_bench_loads_the_leader_when_told_to_find_it() -> None:
         assert len(leader.messages) > 2
 
 
+def test_a_run_without_an_answer_is_a_failure_and_says_what_hangs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transport.client.load.OVERDUE_NS", 10_000_000)
+
+    def only_ready(group: str, batch: pb.RequestBatch) -> Answer:
+        return ok(group, batch) if batch.requests[0].write.key == "bench/ready" else None
+
+    with FakeNode(only_ready) as node:
+        assert bench.main(["--connect", node.address, *QUICK, "--in-flight", "4"]) == 1
+    out, err = capfd.readouterr()
+    assert "unanswered for a second 4" in out.splitlines()[1]
+    assert err == "bench: a run without a single command answered OK\n"
+
+
 def test_a_group_that_is_not_there_is_one_line_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -283,11 +283,27 @@ def test_after_an_answer_that_names_the_leader_the_next_call_goes_there() -> Non
     world = connected(A)
     world.call(WRITE)
     world.turn()
+    usual = world.sent[-1][0]
     world.answer(each(reply(leader_address=C)))
+    world.call(WRITE, "meanwhile")
+    world.turn()
+    assert (world.sent[-1][0], world.keys()) == (usual, ["meanwhile"])
+    link = world.up(C)
     world.call(WRITE, "next")
     world.turn()
-    link = world.up(C)
     assert (world.sent[-1][0], world.keys()) == (link, ["next"])
+
+
+def test_a_leader_that_cannot_be_reached_from_here_delays_nobody() -> None:
+    world = connected(A)
+    for _ in range(50):
+        world.call(WRITE)
+        world.turn()
+        assert world.links[world.sent[-1][0]] == A
+        world.answer(each(reply(leader_address=C)))
+        world.pass_ms(100)
+    assert len(world.sent) == 50
+    assert 2 <= len(world.closed) <= 8, "tried now and then"
 
 
 def test_a_leader_address_that_is_none_is_not_believed() -> None:
@@ -585,6 +601,7 @@ def test_the_address_of_a_lost_leader_is_forgotten() -> None:
     world.answer(each(reply(leader_address=C)))
     world.call(WRITE)
     world.turn()
+    world.answer(each(reply()))
     world.down(world.up(C))
     world.pass_ms(5_000)
     world.call(WRITE)
