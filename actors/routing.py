@@ -406,11 +406,12 @@ class Routing:
         self._pending_count -= 1
         if pending.origin == CLIENT:
             identity = pending.source
-            left = self._in_flight_bytes[identity] - len(pending.batch)
+            # An empty batch counts nothing, so it may outlive the entry.
+            left = self._in_flight_bytes.get(identity, 0) - len(pending.batch)
             if left > 0:
                 self._in_flight_bytes[identity] = left
             else:
-                del self._in_flight_bytes[identity]
+                self._in_flight_bytes.pop(identity, None)
         self.counts["replies"] += 1
         self._out.reply(pending, payload)
 
