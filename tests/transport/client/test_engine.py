@@ -496,6 +496,20 @@ def test_what_else_is_in_flight_to_a_silent_node_may_still_be_answered() -> None
     assert link in world.closed
 
 
+def test_a_read_given_back_by_its_neighbours_deadline_still_has_its_own() -> None:
+    world = connected(A, B)
+    world.pass_ms(5)
+    first = world.call(READ, timeout_ms=10_000)
+    second = world.call(READ, timeout_ms=11_000)
+    world.turn()
+    world.pass_ms(10_300)
+    assert isinstance(world.error(first), errors.TimedOut)
+    world.up(B)
+    assert (len(world.sent), second in world.ended) == (2, False)
+    world.pass_ms(1_000)
+    assert isinstance(world.error(second), errors.TimedOut)
+
+
 def test_a_reply_after_the_end_of_its_call_is_nobodys() -> None:
     world = connected()
     world.pass_ms(5)
@@ -758,7 +772,7 @@ class Chaos(World):
         self.answer(whole(reply(code, maybe=maybe, leader_address=hint)), position)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(60))
 def test_whatever_happens_every_call_ends_once_and_no_write_is_risked_twice(seed: int) -> None:
     world = Chaos(seed)
     for number in range(400):
