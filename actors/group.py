@@ -455,7 +455,8 @@ class GroupActor(Actor):
             payload = protocol.encode_whole(
                 protocol.TIMEOUT,
                 "the deadline passed",
-                maybe_applied=pending.appended,
+                # What is gathered will be in the log at the end of this turn.
+                maybe_applied=pending.count > 0,
                 leader=self._leader_node() or "",
             )
             self._finish(pending, payload)
@@ -505,8 +506,9 @@ class GroupActor(Actor):
             return protocol.encode_whole(protocol.REJECTED, text, leader=leader, index=index)
         return payload
 
-    def _on_quarantined(self, message: machines.Quarantined) -> None:
+    def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
+        self._refuse_gathered()
         payload = protocol.encode_whole(
             protocol.INTERNAL, f"the machine is quarantined: {message.error}", maybe_applied=True
         )
@@ -516,6 +518,19 @@ class GroupActor(Actor):
                     self._finish(pending, payload)
         self._appended.clear()
         self._requests.clear()
+        return self._on_changed(self._clock.now_ms())
+
+    def _refuse_gathered(self) -> None:
+        """Commands that are not in the log yet: nobody would ever apply and answer them."""
+        gathered, self._gathered = self._gathered, []
+        self._gathered_bytes = 0
+        payload = protocol.encode_whole(
+            protocol.READ_ONLY, f"the machine is quarantined: {self._machine_error}"
+        )
+        for each in gathered:
+            for pending in each.messages:
+                if not pending.answered:
+                    self._finish(pending, payload)
 
     # ------------------------------------------------------------------ the turn's end
 
@@ -574,7 +589,8 @@ class GroupActor(Actor):
         if not core.is_leader:
             for each in gathered:
                 for pending in each.messages:
-                    self._unaccept(pending)
+                    if not pending.answered:
+                        self._unaccept(pending)
             return
         time_ms, wall_ms = self._time_ms(now), self._wall_ms()
         first = core.next_index
