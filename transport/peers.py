@@ -135,7 +135,7 @@ class Lane:
         return count
 
     def after_sends(self) -> None:
-        self._watcher.after_send()
+        self._watcher.after_send(waits_for_room=bool(self._queue))
 
     def close(self) -> None:
         if self._is_open:
@@ -151,6 +151,8 @@ class Lane:
         for frames in messages:
             if self._is_open:  # a callback may close the link
                 self._on_frame(frames[0] if len(frames) == 1 else b"")
+        if self._is_open:
+            self.after_sends()
         return more and self._is_open
 
     def _flush(self) -> None:

@@ -80,6 +80,7 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _NOBLOCK_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
+_POLLOUT: Final = int(zmq.POLLOUT)
 _EAGAIN: Final = errno.EAGAIN
 _EHOSTUNREACH: Final = errno.EHOSTUNREACH
 
@@ -322,8 +323,10 @@ class SocketWatcher:
         if self._handle is None and self._fd >= 0:
             self._handle = self._loop.call_soon(self._again)
 
-    def after_send(self) -> None:
-        if int(self._socket.get(_EVENTS)) & _POLLIN:
+    def after_send(self, waits_for_room: bool = False) -> None:
+        """Asking takes the news of both kinds; ``waits_for_room``: something is not sent yet."""
+        wanted = _POLLIN | _POLLOUT if waits_for_room else _POLLIN
+        if int(self._socket.get(_EVENTS)) & wanted:
             self.again()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -339,6 +340,36 @@ def test_a_node_that_does_not_read_fills_its_queue_in_bytes_and_delays_no_contro
     run_story(story())
 
 
+def test_what_waits_goes_on_when_there_is_room_though_nobody_sends_any_more() -> None:
+    """The news of room can be eaten by the look that follows a send; then none would ever come."""
+
+    async def story() -> None:
+        with FreshContext() as context:
+            node = Node(context)
+            near = Near(context, await node.bind())
+            await near.until_up()
+            lane = near.link._lanes[LANE_BULK]
+            sent = 0
+            while not lane.queue_bytes:
+                assert near.link.send(LANE_BULK, PEER_RAFT, b"%06d" % sent + bytes(2_000))
+                sent += 1
+            poll = select.poll()
+            poll.register(int(lane.socket.get(zmq.FD)), select.POLLIN)
+            assert poll.poll(10_000), "the I/O thread tells of room"
+            while poll.poll(50):
+                lane.after_sends()
+            await until(lambda: len(node.frames) == sent)
+            bodies = [bytes(frame.body[:6]) for frame in node.frames]
+            assert bodies == [b"%06d" % number for number in range(sent)]
+            near.link.close()
+
+    run_story(story())
+
+
+def no_room(data: object, flags: int) -> None:
+    raise zmq.Again
+
+
 def test_what_waits_when_the_link_goes_down_is_dropped_and_counted() -> None:
     async def story() -> None:
         with FreshContext() as context:
@@ -346,7 +377,8 @@ def test_what_waits_when_the_link_goes_down_is_dropped_and_counted() -> None:
             near = Near(context, await node.bind())
             await near.until_up()
             lane = near.link._lanes[LANE_BULK]
-            lane._queue.append(b"waits")  # as if libzmq had no room
+            lane._send = no_room
+            assert near.link.send(LANE_BULK, PEER_RAFT, b"waits")
             assert near.link.send(LANE_BULK, PEER_RAFT, b"behind it")
             assert len(lane._queue) == 2  # nothing overtakes within a lane
             node.close()
