@@ -12,7 +12,8 @@ Commands (``operation``, key, msgpack data):
   there already with the same machine is no error; that is how ``--group`` on every node is
   safe.
 
-Reads: data is ``b"nodes"`` or ``b"groups"``; the answer is JSON.
+Reads: data is ``b"nodes"``, ``b"groups"``, or a JSON list of group names, of which those that
+exist are answered; the answer is JSON.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class CatalogMachine(Machine):
             return Response(json.dumps({"nodes": list(self.nodes.values())}).encode())
         if what == b"groups":
             return Response(json.dumps({"groups": list(self.groups.values())}).encode())
-        return Response.refuse("a read of the catalog asks for nodes or groups")
+        names = _unpack_names(what)
+        if names is not None:
+            return Response(json.dumps([name for name in names if name in self.groups]).encode())
+        return Response.refuse("a read of the catalog asks for nodes, groups, or names in JSON")
 
     def table(self) -> dict[str, Any]:
         """Everything, for who was not listening when it happened."""
@@ -120,6 +124,16 @@ class CatalogMachine(Machine):
         rows = [sorted(node.items()) for _, node in sorted(self.nodes.items())]
         rows += [sorted(group.items()) for _, group in sorted(self.groups.items())]
         return crc32(msgpack.packb(rows)).to_bytes(8, "big")
+
+
+def _unpack_names(data: bytes) -> list[str] | None:
+    try:
+        names = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    return None
 
 
 def _unpack_map(data: bytes) -> dict[str, Any]:

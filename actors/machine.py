@@ -19,12 +19,13 @@ anybody noticing (pitfall 18).  The group actor is told and goes on voting and a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.machines import Context, Contexts, Machine, Response, WriteRequest
+from actors.machines import DONE, Context, Contexts, Machine, Response, WriteRequest
 from actors.runtime import Actor, Clock, Effects, Tell
 from actors.settings import APPLY_SLICE_ENTRIES_MAX, APPLY_SLICE_MS_MAX
 from raft.messages import COMMAND, NOOP, Run
@@ -32,6 +33,8 @@ from raft.store.errors import DamagedRun
 from raft.store.runs import decode_run
 from transport.frames import FrameError
 from transport.protocol import parse_write
+
+log = logging.getLogger("polyraft.machine")
 
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
@@ -56,6 +59,7 @@ class Query:
     key: Any
     index: int
     requests: Sequence[Any]
+    deadline_ms: int = 1 << 62  # past it nobody wants the answer any more
 
 
 @dataclass(slots=True)
@@ -237,8 +241,9 @@ class MachineActor(Actor):
         first = run.first + done
         try:
             responses = self._apply(requests, first, progress.time_ms)
+            _check_responses(responses, len(requests))
         except Exception as error:  # noqa: BLE001 - whatever a machine raises, it is quarantined
-            self.machine.on_error(error)
+            self._tell_machine(self.machine.on_error, error)
             effects += self._quarantine(first, f"{type(error).__name__}: {error}")
             return len(requests)
         progress.responses += responses
@@ -255,10 +260,7 @@ class MachineActor(Actor):
         version = self.machine.version
         if self._batched and None not in requests:
             contexts = Contexts(first, len(requests), time_ms, version, self._emitter(first))
-            responses = self.machine.apply_batch(requests, contexts)  # type: ignore[arg-type]
-            if len(responses) != len(requests):
-                raise ValueError(f"{len(responses)} responses to {len(requests)} commands")
-            return responses
+            return self.machine.apply_batch(requests, contexts)  # type: ignore[arg-type]
         apply = self.machine.apply
         return [
             _NOT_A_COMMAND
@@ -269,7 +271,9 @@ class MachineActor(Actor):
 
     def _emitter(self, index: int) -> Callable[[str, Mapping[str, Any]], None]:
         def emit(kind: str, values: Mapping[str, Any]) -> None:
-            self._events.append((index, len(self._events), kind, dict(values)))
+            events = self._events
+            ordinal = events[-1][1] + 1 if events and events[-1][0] == index else 0
+            events.append((index, ordinal, kind, dict(values)))
 
         return emit
 
@@ -302,6 +306,11 @@ class MachineActor(Actor):
         text = error or f"the machine is quarantined: {self.error}"
         return self._tell(Answered(query.key, self.applied_index, [], text))
 
+    def _forget_overdue(self) -> None:
+        """An index that never comes must not keep the room of others."""
+        now = self._clock.now_ms()
+        self._waiting = [query for query in self._waiting if query.deadline_ms > now]
+
     def _answer_waiting(self) -> list[object]:
         due = [query for query in self._waiting if query.index <= self.applied_index]
         if not due:
@@ -315,23 +324,50 @@ class MachineActor(Actor):
 
     def _read(self, request: Any) -> Response:
         try:
-            return self.machine.read(request)
+            response = self.machine.read(request)
+            _check_responses([response], 1)
+            return response
         except Exception as error:  # noqa: BLE001 - a read changes nothing; its fault is its own
             return Response.refuse(f"the read failed: {type(error).__name__}: {error}")
 
     # ------------------------------------------------------------------ the rest
 
     def _on_describe(self, message: Describe) -> list[object]:
-        digest = None if self.error is not None else self.machine.digest()
+        digest = None
+        if self.error is None:
+            try:
+                digest = bytes(self.machine.digest())
+            except Exception as error:  # noqa: BLE001 - shown to people, decides nothing
+                log.error("group %d: the digest failed: %r", self._group, error)
         described = Described(message.key, self.applied_index, digest, self.error)
         return [self._tell(described)]
 
     def _on_leadership(self, message: Leadership) -> list[object]:
-        if message.leads:
-            self.machine.on_leader_start(message.term)
-        else:
-            self.machine.on_leader_stop(message.term)
+        hook = self.machine.on_leader_start if message.leads else self.machine.on_leader_stop
+        self._tell_machine(hook, message.term)
         return []
+
+    def _tell_machine(self, hook: Callable[[Any], None], value: object) -> None:
+        """Call what a machine may override; its failure there changes no state, and ends nobody."""
+        try:
+            hook(value)
+        except Exception as error:  # noqa: BLE001 - a bug of the machine, told and borne
+            log.error("group %d: the machine's %s failed: %r", self._group, hook, error)
+
+
+def _check_responses(responses: Any, count: int) -> None:
+    """What a machine answers goes to clients; what cannot is its failure, not the group's."""
+    if type(responses) is not list or len(responses) != count:
+        raise TypeError(f"not a list of {count} responses: {responses!r:.200}")
+    if responses.count(DONE) == count:
+        return
+    for each in responses:
+        if not (
+            isinstance(each, Response)
+            and isinstance(each.data, bytes)
+            and isinstance(each.error, str)
+        ):
+            raise TypeError(f"not a Response with bytes and text: {each!r:.200}")
 
 
 def _parse(data: bytes) -> WriteRequest | None:

@@ -533,7 +533,7 @@ class Node:
         self._requests[self._request_number] = future
         self._send(wire.REQUEST, self._request_number, group, batch)
         try:
-            return protocol.first_outcome(await future)
+            return protocol.first_reply(await future)[:2]
         except ConnectionResetError as error:
             return protocol.UNAVAILABLE, str(error)
 

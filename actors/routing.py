@@ -24,10 +24,12 @@ One message, from receipt to reply::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from actors.catalog import SYSTEM_GROUP
 from actors.settings import (
     CLIENT_IN_FLIGHT_BYTES_MAX,
     FORWARDS_IN_FLIGHT_MAX,
@@ -38,6 +40,8 @@ from transport import protocol
 from transport.frames import BODY_ADMIN, Forward, ForwardReply, peek
 
 FORWARD_NODES_MAX: Final = 2  # nodes that a message is tried on beyond its own
+UNKNOWN_GROUPS_MAX: Final = 10_000  # messages that wait for word of the catalog; then BUSY
+CATALOG_TIMEOUT_MS: Final = 3_000  # for that word; then NO_LEADER
 EXPIRE_GRACE_MS: Final = 1_000  # a worker that turns answers first; this is for those that do not
 EXPIRE_AFTER_MS_MIN: Final = 100  # a message younger than this is not looked at
 
@@ -45,6 +49,7 @@ EXPIRE_AFTER_MS_MIN: Final = 100  # a message younger than this is not looked at
 CLIENT: Final = 0
 PEER: Final = 1  # forwarded by another node
 OWN: Final = 2  # this node's own process
+CATALOG: Final = 3  # this router: does a group exist?
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +125,8 @@ class Routing:
         # life of the router can never answer a message of this one with it.
         self._token = epoch
         self._in_flight_bytes: dict[bytes, int] = {}
+        self._unknown: list[tuple[Pending, str]] = []  # messages for groups not in the table
+        self._asked: list[tuple[Pending, str]] = []  # those whose names the catalog is asked for
         self._forwards: dict[str, dict[int, Pending]] = {}
         self._forwards_count = 0
         self._pending_count = 0
@@ -181,7 +188,7 @@ class Routing:
             return
         route = self.routes.get(group)
         if route is None:
-            self._unknown_group(pending, group)
+            self.on_unknown_group(pending, group.decode())
             return
         pending.group = route.group
         worker = self.hosts.get(route.group)
@@ -208,16 +215,42 @@ class Routing:
         self.counts["busy"] += 1
         self.refuse(pending, protocol.BUSY, text, retry_after_ms=RETRY_AFTER_MS)
 
-    def _unknown_group(self, pending: Pending, group: bytes) -> None:
-        name = group.decode()
+    def on_unknown_group(self, pending: Pending, name: str) -> None:
+        """Not in our table.  Whether it exists only the catalog's leader can say."""
         if not name:
             self.refuse(pending, protocol.BAD_REQUEST, "the group frame is empty")
-        elif self.catalog_is_current:
-            self.counts["no_such_group"] += 1
-            self.refuse(pending, protocol.NO_SUCH_GROUP, f"there is no group {name!r}")
+        elif SYSTEM_GROUP.encode() not in self.routes:
+            self._no_leader(pending, None, f"no group {name!r} is known here yet")
+        elif len(self._unknown) >= UNKNOWN_GROUPS_MAX:
+            self._busy(pending, "too many messages name groups that are not known here")
         else:
-            text = f"no group {name!r} is known here, and the catalog may be behind"
-            self._no_leader(pending, None, text)
+            self._unknown.append((pending, name))
+            self._ask_catalog()
+
+    def _ask_catalog(self) -> None:
+        """One linearizable read for all names that wait; those that come meanwhile wait for the
+        next one, for a read tells nothing of what was asked after it."""
+        if self._asked or not self._unknown:
+            return
+        self._asked, self._unknown = self._unknown, []
+        names = sorted({name for _, name in self._asked})
+        batch = protocol.encode_read(json.dumps(names).encode(), CATALOG_TIMEOUT_MS)
+        self.on_message(CATALOG, names, False, b"", SYSTEM_GROUP.encode(), batch)
+
+    def _on_catalog_answer(self, payload: bytes) -> None:
+        asked, self._asked = self._asked, []
+        code, text, data = protocol.first_reply(payload)
+        existing: set[str] = set(json.loads(data)) if code == protocol.OK else set()
+        for pending, name in asked:
+            if code != protocol.OK:
+                why = f"no group {name!r} is known here, and the catalog does not answer: {text}"
+                self._no_leader(pending, None, why)
+            elif name in existing:
+                self._no_leader(pending, None, f"group {name!r} is just being created")
+            else:
+                self.counts["no_such_group"] += 1
+                self.refuse(pending, protocol.NO_SUCH_GROUP, f"there is no group {name!r}")
+        self._ask_catalog()
 
     # ------------------------------------------------------------------ in: workers
 
@@ -412,6 +445,9 @@ class Routing:
                 self._in_flight_bytes[identity] = left
             else:
                 self._in_flight_bytes.pop(identity, None)
+        if pending.origin == CATALOG:
+            self._on_catalog_answer(payload)
+            return
         self.counts["replies"] += 1
         self._out.reply(pending, payload)
 

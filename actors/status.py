@@ -138,20 +138,10 @@ class Status:
     def _on_metadata(self, pending: Pending, group: str) -> None:
         route = self._router.routing.routes.get(group.encode())
         if route is None:
-            self._refuse_unknown(pending, group)
+            self._router.routing.on_unknown_group(pending, group)
             return
         found = route
         self._ask(pending, [route.group], lambda: _dump(self._metadata(found)))
-
-    def _refuse_unknown(self, pending: Pending, group: str) -> None:
-        routing = self._router.routing
-        if not group:
-            routing.refuse(pending, protocol.BAD_REQUEST, "metadata wants the name of a group")
-        elif routing.catalog_is_current:
-            routing.refuse(pending, protocol.NO_SUCH_GROUP, f"there is no group {group!r}")
-        else:
-            text = f"no group {group!r} is known here, and the catalog may be behind"
-            routing.refuse(pending, protocol.NO_LEADER, text, retry_after_ms=100)
 
     def _metadata(self, route: Route) -> dict[str, Any]:
         router = self._router

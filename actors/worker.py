@@ -175,11 +175,10 @@ class Worker:
         self._arm()
         connecting = self._loop.create_task(self._keep_connected())
         await self._stopped
+        # What is not on disk now was promised to nobody: the process may just end.
         connecting.cancel()
         if self._link is not None:
             self._link.close()
-        self._disk.close()
-        self._wal.close()
 
     def _open_wal(self) -> None:
         """Wait for the lock, then recover.  Who holds it is named while we wait."""
@@ -639,8 +638,8 @@ class DiskThread:
     ) -> None:
         self._on_done = on_done
         self._loop = loop
-        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
-        self._preparations: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._batches: SimpleQueue[Batch] = SimpleQueue()
+        self._preparations: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="wal", daemon=True)
         self._preparer = threading.Thread(target=self._prepare, name="wal-next", daemon=True)
         self._writer.start()
@@ -652,14 +651,9 @@ class DiskThread:
     def prepare(self, preparation: Callable[[], None]) -> None:
         self._preparations.put(preparation)
 
-    def close(self) -> None:
-        self._batches.put(None)
-        self._preparations.put(None)
-        self._writer.join()
-        self._preparer.join()
-
     def _write(self) -> None:
-        while (batch := self._batches.get()) is not None:
+        while True:
+            batch = self._batches.get()
             error: BaseException | None = None
             try:
                 batch.run()
@@ -668,7 +662,8 @@ class DiskThread:
             self._loop.call_soon_threadsafe(self._on_done, batch, error)
 
     def _prepare(self) -> None:
-        while (preparation := self._preparations.get()) is not None:
+        while True:
+            preparation = self._preparations.get()
             try:
                 preparation()
             except OSError as error:

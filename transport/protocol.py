@@ -493,12 +493,22 @@ def encode_admin(command: str, value: str, options: Mapping[str, str], timeout_m
     return batch.SerializeToString()
 
 
-def first_outcome(payload: bytes) -> tuple[int, str]:
-    """(code, reason) of the first Reply in a ReplyBatch."""
+def encode_read(data: bytes, timeout_ms: int) -> bytes:
+    """RequestBatch with one linearizable Read."""
+    batch = RequestBatch()
+    request = batch.requests.add()
+    request.timeout_ms = timeout_ms
+    request.read.request.data = data
+    return batch.SerializeToString()
+
+
+def first_reply(payload: bytes) -> tuple[int, str, bytes]:
+    """(code, reason, data) of the first Reply in a ReplyBatch."""
     try:
         replies = ReplyBatch.FromString(payload).replies
     except DecodeError:
-        return INTERNAL, "the answer is no ReplyBatch"
-    return (
-        (int(replies[0].code), replies[0].response.errMsg) if replies else (INTERNAL, "no answer")
-    )
+        return INTERNAL, "the answer is no ReplyBatch", b""
+    if not replies:
+        return INTERNAL, "no answer", b""
+    response = replies[0].response
+    return int(replies[0].code), response.errMsg, response.data

@@ -329,7 +329,7 @@ def test_a_node_asks_its_own_cluster_as_any_client_would() -> None:
 
 def test_an_answer_to_a_node_is_its_code_and_reason_whatever_comes() -> None:
     refusal = protocol.encode_whole(protocol.BUSY, "later")
-    assert protocol.first_outcome(refusal) == (protocol.BUSY, "later")
-    assert protocol.first_outcome(protocol.ok_batch(1, 1, "")) == (protocol.OK, "")
-    assert protocol.first_outcome(b"")[0] == protocol.INTERNAL
-    assert protocol.first_outcome(b"\xff")[0] == protocol.INTERNAL
+    assert protocol.first_reply(refusal) == (protocol.BUSY, "later", b"")
+    assert protocol.first_reply(protocol.ok_batch(1, 1, "")) == (protocol.OK, "", b"")
+    assert protocol.first_reply(b"")[0] == protocol.INTERNAL
+    assert protocol.first_reply(b"\xff")[0] == protocol.INTERNAL
