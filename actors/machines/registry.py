@@ -31,14 +31,22 @@ def make_machine(kind: str) -> Machine:
     make = BUILT_IN.get(kind)
     if make is not None:
         return make()
-    error = kind_error(kind)
-    if error is not None:
-        raise UnknownMachine(error)
+    trouble = kind_error(kind)
+    if trouble is not None:
+        raise UnknownMachine(trouble)
     module_name, _, class_name = kind.partition(":")
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownMachine(f"machine kind {kind!r}: {error}") from error
+    except Exception as error:  # a module of a user may raise anything
+        raise UnknownMachine(_line(kind, error)) from error
     if not (isinstance(found, type) and issubclass(found, Machine)):
         raise UnknownMachine(f"machine kind {kind!r} is no class derived from Machine")
-    return found()
+    try:
+        return found()
+    except Exception as error:  # and so may its constructor
+        raise UnknownMachine(_line(kind, error)) from error
+
+
+def _line(kind: str, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"machine kind {kind!r}: {type(error).__name__}: {said}"
