@@ -200,6 +200,31 @@ def test_the_leader_stands_still_for_a_while(
         wait_until(has_stepped_down, "it has stepped down")
 
 
+def test_the_leader_is_left_alone_and_dies(cluster: Cluster) -> None:
+    """The others stand still, so whatever it appends is nowhere else, and gone with it."""
+    leader = cluster.leader("kv")
+    loyal = Workload([leader.client], first_client=100, call_ms=20_000)
+    with under_load(cluster, loyal) as workload:
+        workers = [node.worker_of("kv") for node in cluster.others(leader)]
+        for worker in workers:
+            worker.signal(signal.SIGSTOP)
+        wait_until(lambda: all(worker.is_stopped() for worker in workers), "they stand still")
+        began = time.monotonic()
+        wait_until(lambda: cluster.leader_now("kv") is None, "it has stepped down")
+        answered = [
+            operation
+            for one in (workload, loyal)
+            for operation in one.history
+            if operation.asked >= began and not operation.is_unknown
+        ]
+        assert not answered, "it answered without a majority"
+        leader.kill_all()
+        for worker in workers:
+            worker.signal(signal.SIGCONT)
+        workload.wait_acknowledged()
+        leader.start()
+
+
 def holder_of_lock(node: Node, slot: int) -> int | None:
     content = json.loads((node.data / "wal" / str(slot) / "lock").read_text() or "{}")
     pid = content.get("pid")

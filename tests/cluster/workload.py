@@ -51,9 +51,9 @@ COUNTERS: Final = ("c1", "c2")  # get, add
 AMOUNT_MAX: Final = 1_000_000
 
 # What a definite error may say while processes are killed.
-EXPECTED: Final = frozenset(
-    ("NO_LEADER", "BUSY", "TIMEOUT", "SHUTTING_DOWN", "UNREACHABLE", "CLIENT_CLOSED")
-)
+EXPECTED: Final = frozenset(("NO_LEADER", "BUSY", "TIMEOUT", "SHUTTING_DOWN", "UNREACHABLE"))
+# And what a read may, to which nothing can have happened.
+EXPECTED_OF_READS: Final = EXPECTED | {"UNAVAILABLE", "NOT_LEADER"}
 
 
 class Workload:
@@ -169,9 +169,10 @@ class Workload:
                 self.history.append(asked)
             return
         except PolyraftError as error:
-            if error.code not in EXPECTED:
+            is_read = asked.action == "get"
+            if error.code not in (EXPECTED_OF_READS if is_read else EXPECTED):
                 self.surprises.append(f"{asked}: {error}")
-            if asked.action != "get":
+            if not is_read:
                 self.refused[tag] = error
             return
         self.history.append(
