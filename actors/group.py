@@ -623,7 +623,6 @@ class GroupActor(Actor):
                     pending,
                     max(index, pending.min_index),
                     pending.reads,
-                    pending.deadline_ms,
                 ),
                 control=True,
             )

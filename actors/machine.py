@@ -59,7 +59,6 @@ class Query:
     key: Any
     index: int
     requests: Sequence[Any]
-    deadline_ms: int = 1 << 62  # past it nobody wants the answer any more
 
 
 @dataclass(slots=True)
@@ -305,11 +304,6 @@ class MachineActor(Actor):
     def _unanswered(self, query: Query, error: str | None = None) -> object:
         text = error or f"the machine is quarantined: {self.error}"
         return self._tell(Answered(query.key, self.applied_index, [], text))
-
-    def _forget_overdue(self) -> None:
-        """An index that never comes must not keep the room of others."""
-        now = self._clock.now_ms()
-        self._waiting = [query for query in self._waiting if query.deadline_ms > now]
 
     def _answer_waiting(self) -> list[object]:
         due = [query for query in self._waiting if query.index <= self.applied_index]
