@@ -38,6 +38,7 @@ import zmq
 from actors.catalog import SYSTEM_GROUP
 from actors.ports import PORTS_PER_NODE, free_loopback_ports
 from tests.cluster import processes
+from tests.cluster.network import Network
 from tests.cluster.processes import MARK, Process
 from transport import polyraft_pb2 as pb
 
@@ -96,10 +97,16 @@ class Node:
     """One node: its arguments, its directory, and its process while it runs."""
 
     def __init__(
-        self, name: str, ports: list[int], directory: Path, mark: str, arguments: list[str]
+        self,
+        name: str,
+        addresses: list[str],
+        directory: Path,
+        mark: str,
+        arguments: list[str],
+        prefix: list[str],
     ) -> None:
         self.name = name
-        self.client, self.peer, self.events = (f"tcp://127.0.0.1:{port}" for port in ports)
+        self.client, self.peer, self.events = addresses
         self.data = directory / name
         self.log = directory / f"{name}.log"
         self.lives = 0
@@ -107,6 +114,7 @@ class Node:
         self._mark = f"{mark}/{name}/"
         self._output = directory / f"{name}.out"
         self._arguments = arguments
+        self._prefix = prefix
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -115,6 +123,7 @@ class Node:
 
     def command(self) -> list[str]:
         return [
+            *self._prefix,
             *(sys.executable, "-m", "actors.cli", "--id", self.name, "--data", str(self.data)),
             *("--client", self.client, "--peer", self.peer, "--events", self.events),
             *self._arguments,
@@ -269,25 +278,30 @@ class Cluster:
         groups: Mapping[str, str] | None = None,
         groups_per_worker: int = 1,
         raft: Mapping[str, object] | None = None,
-        arguments: tuple[str, ...] = (),
+        network: Network | None = None,
     ) -> None:
         self.groups = dict({"kv": "kv"} if groups is None else groups)
         self.mark = secrets.token_hex(8)
         ports = free_loopback_ports(PORTS_PER_NODE * nodes)
-        drawn = [ports[at : at + PORTS_PER_NODE] for at in range(0, len(ports), PORTS_PER_NODE)]
-        names = [f"n{number}" for number in range(1, nodes + 1)]
-        members = ",".join(
-            f"{name}=tcp://127.0.0.1:{own[1]}" for name, own in zip(names, drawn, strict=True)
-        )
+        drawn: dict[str, list[str]] = {}
+        prefixes: dict[str, list[str]] = {}
+        for number in range(1, nodes + 1):
+            name = f"n{number}"
+            host = "127.0.0.1" if network is None else network.address(number)
+            own, ports = ports[:PORTS_PER_NODE], ports[PORTS_PER_NODE:]
+            drawn[name] = [f"tcp://{host}:{port}" for port in own]
+            prefixes[name] = [] if network is None else network.enter(number)
+        members = ",".join(f"{name}={addresses[1]}" for name, addresses in drawn.items())
         common = ["--members", members, "--groups-per-worker", str(groups_per_worker)]
         for name, machine in self.groups.items():
             common += ["--group", f"{name}={machine}"]
         for key, value in (raft or {}).items():
             common += ["--raft", f"{key}={value}"]
-        common += arguments
+        if network is not None:
+            common.append("--insecure")
         self.nodes = [
-            Node(name, own, directory, self.mark, common)
-            for name, own in zip(names, drawn, strict=True)
+            Node(name, addresses, directory, self.mark, common, prefixes[name])
+            for name, addresses in drawn.items()
         ]
 
     def __getitem__(self, name: str) -> Node:

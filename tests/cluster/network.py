@@ -1,0 +1,126 @@
+"""A network for the nodes of one test: each in a namespace of its own, on one bridge.
+
+A packet between two nodes can be dropped without a word, in one direction or both, as a broken
+switch does it: no reset, no refusal. The tests themselves stay where they are and reach every
+node, so clients of a node that is cut off go on talking to it.
+
+::
+
+    host .254 ---- bridge --+-- veth --- namespace of n1: .1
+                            +-- veth --- namespace of n2: .2     blackhole .1/32 in here:
+                            +-- veth --- namespace of n3: .3     nothing from n2 reaches n1
+
+Needs root and iproute2; where they are missing, :meth:`Network.why_not` says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+
+
+class Network:
+    """``with Network(3) as network``; hosts are numbered from 1."""
+
+    def __init__(self, hosts: int) -> None:
+        self.hosts = range(1, hosts + 1)
+        self._name = f"prt{secrets.token_hex(3)}"
+        self._subnet = f"198.18.{secrets.randbelow(254) + 1}"  # a range that is for benchmarks
+        self._blocked: set[tuple[int, int]] = set()
+
+    @staticmethod
+    def why_not() -> str:
+        """Why there can be no network here; empty if there can."""
+        if os.geteuid() != 0:
+            return "namespaces need root"
+        missing = [name for name in ("ip", "nsenter") if shutil.which(name) is None]
+        if missing:
+            return f"there is no {' and no '.join(missing)}"
+        name = f"prt{secrets.token_hex(3)}"
+        made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+        if made.returncode != 0:
+            return f"no namespace can be made: {made.stderr.strip()}"
+        bridge = subprocess.run(
+            ["ip", "-n", name, "link", "add", name, "type", "bridge"],
+            capture_output=True,
+            text=True,
+        )
+        _ip("netns", "del", name)
+        return f"no bridge can be made: {bridge.stderr.strip()}" if bridge.returncode else ""
+
+    def address(self, host: int) -> str:
+        return f"{self._subnet}.{host}"
+
+    def enter(self, host: int) -> list[str]:
+        """What is put before a command to run it on a host."""
+        return ["nsenter", f"--net=/var/run/netns/{self._namespace(host)}"]
+
+    def __enter__(self) -> Network:
+        try:
+            _ip("link", "add", self._name, "type", "bridge")
+            _ip("addr", "add", f"{self._subnet}.254/24", "dev", self._name)
+            _ip("link", "set", self._name, "up")
+            for host in self.hosts:
+                self._add(host)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def block(self, source: int, target: int) -> None:
+        """Drop what ``source`` sends to ``target``."""
+        if (source, target) not in self._blocked:
+            self._blocked.add((source, target))
+            self._route(source, "add", target)
+
+    def cut(self, some: Sequence[int], others: Sequence[int]) -> None:
+        """Drop everything between the two sides."""
+        for one, other in itertools.product(some, others):
+            self.block(one, other)
+            self.block(other, one)
+
+    def heal(self) -> None:
+        for source, target in self._blocked:
+            self._route(source, "del", target)
+        self._blocked.clear()
+
+    # ------------------------------------------------------------------ carried out
+
+    def _namespace(self, host: int) -> str:
+        return f"{self._name}-{host}"
+
+    def _add(self, host: int) -> None:
+        namespace, link = self._namespace(host), f"{self._name}v{host}"
+        _ip("netns", "add", namespace)
+        _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip("link", "set", link, "master", self._name, "up")
+        _ip("-n", namespace, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
+        for device in ("eth0", "lo"):
+            _ip("-n", namespace, "link", "set", device, "up")
+
+    def _route(self, host: int, action: str, target: int) -> None:
+        route = ("route", action, "blackhole", f"{self.address(target)}/32")
+        _ip("-n", self._namespace(host), *route)
+
+    def _remove(self) -> None:
+        """What there is of it; a namespace takes its links along."""
+        for host in self.hosts:
+            if os.path.exists(f"/var/run/netns/{self._namespace(host)}"):
+                _ip("netns", "del", self._namespace(host))
+        if os.path.exists(f"/sys/class/net/{self._name}"):
+            _ip("link", "del", self._name)
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()}"
