@@ -338,11 +338,11 @@ class Worker:
             self._flush_link(link)
         else:
             # Nobody to tell: peers resend, and clients were answered by the router's own end.
+            # Summaries are kept: what changes between HELLO and WELCOME stands in neither.
             self._control_out.clear()
             self._bulk_out.clear()
             self._replies_out.clear()
             self._hand_backs_out.clear()
-            self._summaries_out.clear()
         self._bulk_out_bytes = 0
         self._write()
 
@@ -491,6 +491,7 @@ class Worker:
             [group, actor.summary()] for group, actor in self._groups.items() if group not in unborn
         ]
         rows += [[group, summary] for group, summary in self._broken.items()]
+        self._summaries_out = {}
         link.send(
             self._pack(wire.HELLO, "worker", self._arguments.slot, os.getpid(), rows), control=True
         )
@@ -516,6 +517,7 @@ class Worker:
 
     def _on_welcome(self, frame: list[Any]) -> None:
         self._router_epoch = frame[1]
+        self._ask_for_turn()
         catalog = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
         if isinstance(catalog, MachineActor):
             assert isinstance(catalog.machine, CatalogMachine)
