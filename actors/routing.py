@@ -44,8 +44,6 @@ UNKNOWN_GROUPS_MAX: Final = 10_000  # messages that wait for word of the catalog
 CATALOG_TIMEOUT_MS: Final = 3_000  # for that word; then NO_LEADER
 EXPIRE_GRACE_MS: Final = 1_000  # a worker that turns answers first; this is for those that do not
 EXPIRE_AFTER_MS_MIN: Final = 100  # a message younger than this is not looked at
-TOKEN_COUNT_BITS: Final = 24  # of a token are counted up; above them stands a part of the epoch
-TOKEN_LIFE_MASK: Final = (1 << 38) - 1  # so a token has at most 63 bits however long a life is
 
 # Where a message came from.
 CLIENT: Final = 0

@@ -5,8 +5,8 @@ names the kinds and their fields.  *R* is the router, *W* a worker, *N* the node
 "Flat" is one array with the fields of all items in a row: cheaper than an array for each.
 
 A ``token`` is the router's number for a client message that it handed over; it means nothing to
-anybody else and is good for one life of the router: each life begins at another number.  A ``summary`` is
-the map of :meth:`actors.group.GroupActor.summary`.
+anybody else and is good for one life of the router: each life begins at another number.
+A ``summary`` is the map of :meth:`actors.group.GroupActor.summary`.
 """
 
 from __future__ import annotations
