@@ -62,6 +62,7 @@ class Leadership:
         "_settings",
         "_term",
         "_votes",
+        "_watch_due_ms",
         "noop_index",
         "progress",
     )
@@ -105,15 +106,19 @@ class Leadership:
         self._reads: deque[PendingRead] = deque()
         self._heartbeat_due_ms = now if self._peers else NEVER_MS
         self._notice_due_ms = NEVER_MS
+        # When to look at quorum and disk: rounds that reads start put heartbeats off, but not this.
+        self._watch_due_ms = now + settings.heartbeat_ms if self._peers else NEVER_MS
 
     # ------------------------------------------------------------------ time
 
     @property
     def next_deadline_ms(self) -> int:
-        return min(self._heartbeat_due_ms, self._notice_due_ms)
+        return min(self._heartbeat_due_ms, self._notice_due_ms, self._watch_due_ms)
 
     def on_time(self, commit: int, now: int) -> None:
         """Start the round that is due, or tell of a commit index that no append has carried."""
+        if now >= min(self._heartbeat_due_ms, self._watch_due_ms):
+            self._watch_due_ms = now + self._settings.heartbeat_ms
         if now >= self._heartbeat_due_ms:
             self._round_wanted = True
         elif now >= self._notice_due_ms:
