@@ -113,7 +113,7 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = f"{mark}/{name}/"
         self._output = directory / f"{name}.out"
-        self._arguments = arguments
+        self.arguments = list(arguments)  # of its next start, beside identity and addresses
         self._prefix = prefix
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class Node:
             *self._prefix,
             *(sys.executable, "-m", "actors.cli", "--id", self.name, "--data", str(self.data)),
             *("--client", self.client, "--peer", self.peer, "--events", self.events),
-            *self._arguments,
+            *self.arguments,
         ]
 
     def start(self, *, wait: bool = True) -> None:

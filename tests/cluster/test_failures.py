@@ -36,11 +36,10 @@ def under_load(cluster: Cluster, *others: Workload) -> Iterator[Workload]:
     with contextlib.ExitStack() as stack:
         for workload in workloads:
             stack.enter_context(workload)
-            workload.wait_acknowledged()
+            workload.wait_alive()
         yield workloads[0]
         for workload in workloads:
-            workload.wait_acknowledged()
-            workload.wait_read()
+            workload.wait_alive()
             workload.stop()
     assert len(cluster.running) == len(cluster.nodes)
     cluster.wait_equal("kv")

@@ -67,6 +67,7 @@ class Workload:
         clients: int = CLIENTS,
         call_ms: int = CALL_MS,
         first_client: int = 0,
+        writes: bool = True,
     ) -> None:
         self.history: list[Operation] = []
         self.acknowledged: dict[str, int] = {}  # tag -> log index
@@ -77,6 +78,7 @@ class Workload:
         self._group = group
         self.clients = range(first_client, first_client + clients)
         self._call_ms = call_ms
+        self._writes = writes
         self._seen: dict[str, State] = {}  # what somebody read last, for cas
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
@@ -97,6 +99,12 @@ class Workload:
         self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "a call does not end"
         assert not self.surprises, self.surprises[:10]
+
+    def wait_alive(self) -> None:
+        """Return when whatever these clients ask for is answered again."""
+        if self._writes:
+            self.wait_acknowledged()
+        self.wait_read()
 
     def wait_acknowledged(self, count: int = 30, deadline_s: float = 10.0) -> None:
         """Return when so many writes that were asked from now on are acknowledged."""
@@ -143,7 +151,9 @@ class Workload:
 
     def _draw(self, draw: random.Random, number: int, tag: str) -> Operation:
         argument: bytes | int | tuple[State, State] | None = None
-        if draw.random() < 0.3:
+        if not self._writes:
+            key, action = draw.choice((*REGISTERS, *COUNTERS)), "get"
+        elif draw.random() < 0.3:
             key = draw.choice(COUNTERS)
             action = draw.choice(("add", "add", "get"))
             argument = draw.randint(-AMOUNT_MAX, AMOUNT_MAX) if action == "add" else None
