@@ -393,3 +393,23 @@ def test_more_than_64_mib_in_flight_of_one_client(three: Cluster, make_wire: Mak
     replies = greedy.receive_all(8)
     assert set(replies) == {b"%d" % number for number in range(8)}
     wait_until(lambda: greedy.one("side", get("k")).code == pb.OK, "it may send again")
+
+
+def test_empty_batches_in_flight(three: Cluster, make_wire: MakeWire) -> None:
+    """They count no bytes, so nothing may be taken off for them either."""
+    node = three.leader("side")
+    worker, router = node.worker_of("side"), node.router()
+    wire = make_wire(node.client)
+    worker.signal(signal.SIGSTOP)
+    try:
+        for number in range(3):
+            wire.send_frames(b"%d" % number, b"side", b"")
+        wire.send_frames(b"full", b"side", ONE_PUT)
+        assert wire.one("kv", put("k")).code == pb.OK
+    finally:
+        worker.signal(signal.SIGCONT)
+    found = wire.receive_all(4)
+    assert found[b"full"].replies[0].code == pb.OK, describe(found[b"full"].replies[0])
+    for number in range(3):
+        assert found[b"%d" % number].replies[0].code == pb.BAD_REQUEST
+    assert router.is_alive()
