@@ -470,12 +470,18 @@ def test_a_leader_whose_disk_stalls_steps_down() -> None:
 
 
 def test_a_leader_that_was_stopped_does_not_answer_as_if_nothing_had_been() -> None:
-    """Pitfall 33: it steps down before it looks at anything, a read included."""
-    cluster, leader, _ = three()
+    """Pitfall 33: it steps down before it looks at anything, even at a read's confirmation."""
+    cluster, leader, followers = three()
     sent = cluster.request(leader, SIZE)
+    leader.turn()
+    cluster.deliver()
+    for follower in followers:
+        follower.turn()
+    cluster.deliver()  # the round is confirmed, and the process stands still
     cluster.clock.advance(5_000)
     leader.turn()
-    assert not leader.core.is_leader
+    assert not leads(leader)
+    assert sent.outcomes is None
     assert sent.handed_back is not None
 
 

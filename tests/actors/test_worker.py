@@ -1,0 +1,523 @@
+"""The worker without a process: its link is a list, its disk in memory, its loop a toy."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from actors import wire as kinds
+from actors import worker as worker_module
+from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
+from actors.worker import EXIT_CRASH, EXIT_STORE, Worker, WorkerArguments
+from raft.messages import (
+    COMMAND,
+    Append,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    PreVote,
+    Replica,
+    Run,
+)
+from raft.settings import RaftSettings
+from raft.store.memory import MemoryFiles
+from raft.store.placement import PlacedGroup, Placement
+from raft.store.runs import encode_run
+from raft.store.wal import Batch
+from tests.actors.cluster import batch_of, put
+from transport import peer_codec, protocol
+from transport.client import wire
+from transport.frames import pack_link, unpack_link
+from transport.links import LinkProtocol
+
+ME = Replica("n1", 0x11)
+N2, N3 = Replica("n2", 0x22), Replica("n3", 0x33)
+KV, OTHER = 7, 8
+ROUTER_EPOCH = 77
+
+
+class Loop:
+    """What the worker asks of an event loop; :meth:`turn` does it."""
+
+    def __init__(self) -> None:
+        self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.later: list[float] = []
+
+    def create_future(self) -> object:
+        return object()
+
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        self.soon.append((callback, arguments))
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *_: Any) -> Loop:
+        self.later.append(delay_s)
+        return self
+
+    def cancel(self) -> None:
+        """As the handle of a timer."""
+
+    def turn(self) -> None:
+        for _ in range(100):
+            soon, self.soon = self.soon, []
+            if not soon:
+                return
+            for callback, arguments in soon:
+                callback(*arguments)
+        raise AssertionError("the loop does not come to rest")
+
+
+class Disk:
+    """Stands for the disk thread: batches wait for :meth:`Bench.sync`."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def prepare(self, preparation: Callable[[], None]) -> None:
+        preparation()
+
+
+class Link:
+    """The router's end: every frame that was sent, and in which lane."""
+
+    def __init__(self) -> None:
+        self.frames: list[list[Any]] = []
+        self.control: list[bool] = []
+        self.full = False
+        self.aborted = False
+
+    def send(self, data: bytes, *, control: bool = False) -> bool:
+        if self.full:
+            return False
+        self.frames.append(unpack_link(data))
+        self.control.append(control)
+        return True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def of(self, kind: int) -> list[list[Any]]:
+        return [frame[3:] for frame in self.frames if frame[0] == kind]
+
+
+class Ended(BaseException):
+    """The process has ended with this code."""
+
+
+class Bench:
+    """A worker of n1 with some groups; started, its first batch on disk."""
+
+    def __init__(
+        self,
+        *groups: int,
+        files: MemoryFiles | None = None,
+        members: tuple[Replica, ...] = (ME,),
+        synced: bool = True,
+        **options: Any,
+    ) -> None:
+        self.files = files or MemoryFiles()
+        self.members = members
+        if files is None:
+            self.files.mkdir("/data")
+        self.place(*groups or (KV,), **options)
+        self.loop = Loop()
+        arguments = WorkerArguments(
+            slot=1,
+            data="/data",
+            node=ME.node,
+            incarnation=ME.incarnation,
+            router_socket="/nowhere",
+            client_address="tcp://n1:7001",
+            raft=RaftSettings(),
+            sync=True,
+            log_level="info",
+        )
+        self.worker = worker = Worker(arguments, cast(asyncio.AbstractEventLoop, self.loop))
+        worker._files = self.files
+        self.disk = worker._disk = Disk()  # type: ignore[assignment]
+        worker._open_wal()
+        worker._load_groups()
+        worker._turn()
+        self.loop.turn()
+        if synced:
+            self.sync()
+        self.link = Link()
+
+    def place(self, *groups: int, **options: Any) -> None:
+        placement = Placement.load(self.files, "/data")
+        placement.replace(
+            {
+                **placement.groups,
+                **{
+                    group: PlacedGroup(1, 1, name_of(group), "kv", self.members, dict(options))
+                    for group in groups
+                },
+            }
+        )
+
+    def sync(self) -> None:
+        """The disk finishes, again and again until it has nothing."""
+        while self.disk.batches:
+            batch = self.disk.batches.pop(0)
+            batch.run()
+            self.worker._on_disk_done(batch, None)
+            self.loop.turn()
+
+    def connect(self) -> Link:
+        self.link = Link()
+        self.worker._on_connected(cast(LinkProtocol, self.link))
+        self.loop.turn()
+        return self.link
+
+    def welcome(self, epoch: int = ROUTER_EPOCH) -> None:
+        self.frame(kinds.WELCOME, "n1", {}, epoch=epoch)
+
+    def join(self) -> Link:
+        link = self.connect()
+        self.welcome()
+        return link
+
+    def frame(
+        self, kind: int, *fields: Any, epoch: int = ROUTER_EPOCH, to_epoch: int | None = None
+    ) -> None:
+        to_epoch = self.worker._epoch if to_epoch is None else to_epoch
+        data = pack_link(kind, epoch, to_epoch, *fields)
+        self.worker._on_frames(cast(LinkProtocol, self.link), [data])
+        self.loop.turn()
+
+    def request(self, *items: Any) -> None:
+        self.frame(kinds.REQUESTS, list(items))
+
+    def peer(self, sender: Replica, *messages: PeerMessage, group: int = KV) -> None:
+        flat = [each for it in messages for each in (group, peer_codec.encode(it))]
+        self.frame(kinds.PEER_IN, [sender.node, sender.incarnation, flat])
+
+    def replies(self) -> dict[int, int]:
+        """Token -> code, of all rounds."""
+        found = {}
+        for _, replies, _ in self.link.of(kinds.ROUND):
+            for token, payload in zip(replies[::2], replies[1::2], strict=True):
+                found[token] = wire.decode_replies(payload, 1)[0].code
+        return found
+
+    def hand_backs(self) -> list[Any]:
+        return [each for _, _, hand_backs in self.link.of(kinds.ROUND) for each in hand_backs]
+
+
+def name_of(group: int) -> str:
+    return SYSTEM_GROUP if group == SYSTEM_GROUP_ID else f"group-{group}"
+
+
+def write(token: int, group: int = KV) -> list[Any]:
+    return [token, group, 500, protocol.RIGHTS_ALL, batch_of(put("a"))]
+
+
+# --------------------------------------------------------------------------- requests and rounds
+
+
+def test_requests_of_a_frame_reach_their_groups_and_leave_as_one_round() -> None:
+    bench = Bench(KV, OTHER)
+    link = bench.join()
+    bench.request(*write(1), *write(2, OTHER), *write(3))
+    assert bench.replies() == {}, "nothing is on disk yet"
+    assert len(bench.disk.batches) == 1, "one batch for all groups"
+    bench.sync()
+    assert bench.replies() == {1: protocol.OK, 2: protocol.OK, 3: protocol.OK}
+    assert len(link.of(kinds.ROUND)) == 1
+    assert bench.worker._scheduler.statistics().dead_letters.get("no_actor", 0) == 0
+
+
+def test_while_a_batch_is_unsynced_the_next_gathers() -> None:
+    bench = Bench()
+    bench.join()
+    for token in range(1, 5):
+        bench.request(*write(token))
+    assert len(bench.disk.batches) == 1
+    first = bench.disk.batches.pop()
+    first.run()
+    bench.worker._on_disk_done(first, None)
+    bench.loop.turn()
+    assert bench.replies() == {1: protocol.OK}
+    assert len(bench.disk.batches) == 1
+    bench.sync()
+    assert bench.replies().keys() == {1, 2, 3, 4}
+
+
+def test_a_message_for_a_group_that_is_not_here_is_handed_back() -> None:
+    bench = Bench()
+    bench.join()
+    bench.request(*write(1, 99))
+    assert bench.hand_backs() == [1, None, 0, "the group does not run here"]
+    assert bench.worker.counts["unknown_group"] == 1
+
+
+def test_a_full_mailbox_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "GROUP_MAILBOX_MESSAGES_MAX", 1)
+    bench = Bench()
+    bench.join()
+    batch = [pack_link(kinds.REQUESTS, ROUTER_EPOCH, bench.worker._epoch, write(t)) for t in (1, 2)]
+    bench.worker._on_frames(cast(LinkProtocol, bench.link), batch)
+    bench.loop.turn()
+    bench.sync()
+    assert bench.replies() == {1: protocol.OK, 2: protocol.BUSY}
+
+
+def test_a_router_that_does_not_read_is_cut_off() -> None:
+    bench = Bench()
+    link = bench.join()
+    bench.request(*write(1))
+    link.full = True
+    bench.sync()
+    assert link.aborted
+
+
+def test_answers_without_a_router_are_dropped_not_kept_for_the_next_one() -> None:
+    bench = Bench()
+    bench.join()
+    bench.request(*write(1))
+    bench.worker._on_link_lost(cast(LinkProtocol, bench.link), None)
+    bench.sync()
+    link = bench.connect()
+    bench.welcome(epoch=88)
+    assert link.of(kinds.ROUND) == []
+
+
+# --------------------------------------------------------------------------- epochs, HELLO
+
+
+def test_frames_of_another_epoch_are_dropped_and_counted() -> None:
+    """Pitfall 55: meant for an earlier life of one of the two."""
+    bench = Bench()
+    bench.join()
+    bench.frame(kinds.REQUESTS, write(1), to_epoch=bench.worker._epoch ^ 2)
+    bench.frame(kinds.REQUESTS, write(2), epoch=ROUTER_EPOCH + 1)
+    bench.worker._on_frames(cast(LinkProtocol, bench.link), [b"\xc1 nonsense"])
+    bench.sync()
+    assert bench.replies() == {}
+    assert bench.worker.counts["bad_frames"] == 3
+
+
+def test_hello_names_the_groups_that_are_born() -> None:
+    bench = Bench(KV, OTHER)
+    link = bench.connect()
+    ((role, slot, _pid, rows),) = link.of(kinds.HELLO)
+    assert (role, slot) == ("worker", 1)
+    assert {group: summary["role"] for group, summary in rows} == {KV: "leader", OTHER: "leader"}
+    assert link.control == [True]
+
+
+def test_a_group_is_shown_to_nobody_before_its_first_record_is_on_disk() -> None:
+    """From then on a missing log is a loss, and never again a beginning (pitfall 20)."""
+    bench = Bench(synced=False)
+    link = bench.join()
+    ((_, _, _, rows),) = link.of(kinds.HELLO)
+    assert rows == []
+    assert link.of(kinds.SUMMARIES) == []
+    bench.sync()
+    assert {group for (rows,) in link.of(kinds.SUMMARIES) for group, _ in rows} == {KV}
+
+
+def test_what_changes_between_hello_and_welcome_is_told_after_welcome() -> None:
+    bench = Bench(synced=False)
+    link = bench.connect()
+    bench.sync()  # born, elected and ready, with nobody welcome yet
+    assert link.of(kinds.SUMMARIES) == []
+    bench.welcome()
+    ((rows,),) = link.of(kinds.SUMMARIES)
+    assert [(group, summary["role"]) for group, summary in rows] == [(KV, "leader")]
+
+
+def test_a_group_placed_later_is_opened_by_reload_and_told_when_born() -> None:
+    bench = Bench()
+    link = bench.join()
+    bench.place(OTHER)
+    bench.frame(kinds.RELOAD)
+    bench.worker._on_timer()  # it stands for election, and waits for its disk
+    assert bench.worker._groups[OTHER].summary()["role"] == "candidate"
+    assert link.of(kinds.SUMMARIES) == []
+    bench.sync()
+    assert {group for (rows,) in link.of(kinds.SUMMARIES) for group, _ in rows} == {OTHER}
+    bench.request(*write(1, OTHER))
+    bench.sync()
+    assert bench.replies() == {1: protocol.OK}
+
+
+# --------------------------------------------------------------------------- lives
+
+
+def test_after_the_death_of_the_process_everything_answered_is_there() -> None:
+    bench = Bench()
+    bench.join()
+    bench.request(*write(1))
+    bench.sync()
+    bench.files.kill()
+    again = Bench(files=bench.files)
+    again.join()
+    query = batch_of(wire.encode_read(b"\x81\xa4size\xc3"))
+    again.request(1, KV, 500, 7, query)
+    again.sync()
+    ((_, (_, payload), _),) = again.link.of(kinds.ROUND)
+    assert wire.decode_replies(payload, 1)[0].data == b"\x01"
+
+
+def test_a_replica_that_was_born_and_has_no_log_never_votes_again() -> None:
+    """Pitfall 19, 20: it says why, and the groups beside it run."""
+    files = MemoryFiles()
+    files.mkdir("/data")
+    bench = Bench(KV, files=files, born=True)
+    bench.place(OTHER)
+    bench.worker._load_groups()
+    bench.worker._turn()
+    bench.sync()
+    bench.link = bench.join()
+    ((_, _, _, rows),) = bench.link.of(kinds.HELLO)
+    told = dict(rows)
+    assert told[KV]["state"] == "damaged"
+    assert "must be replaced" in told[KV]["error"]
+    assert told[KV].keys() == told[OTHER].keys()
+    assert told[OTHER]["state"] == "running"
+    bench.request(*write(1))
+    assert bench.hand_backs() == [1, None, 0, "the group does not run here"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(errno.EIO, "gone"), EXIT_STORE), (KeyError("bug"), EXIT_CRASH)]
+)
+def test_a_failed_batch_ends_the_process_and_answers_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    """Pitfall 44."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(worker_module, "_end_process", end)
+    bench = Bench()
+    bench.join()
+    bench.request(*write(1))
+    with pytest.raises(Ended) as ended:
+        bench.worker._on_disk_done(bench.disk.batches[0], error)
+    assert ended.value.args == (code,)
+    assert bench.replies() == {}
+
+
+# --------------------------------------------------------------------------- peers
+
+
+def of_three() -> tuple[Bench, Link]:
+    bench = Bench(members=(ME, N2, N3))
+    return bench, bench.join()
+
+
+def test_votes_and_heartbeats_leave_in_the_control_lane_and_appends_in_bulk() -> None:
+    bench, link = of_three()
+    bench.peer(N2, Heartbeat(N2, ME, 1, 0, 5))
+    bench.sync()
+    (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
+    node, group, data = items
+    assert (node, group) == ("n2", KV)
+    assert peer_codec.decode(data, ME, N2) == HeartbeatReply(ME, N2, 1, 5)
+    assert link.of(kinds.ROUND) == []
+    assert link.control[-1]
+
+
+def test_what_peers_say_that_cannot_be_is_counted_and_dropped_and_the_rest_is_heard() -> None:
+    bench, link = of_three()
+    good = encode_run(COMMAND, 1, 1, time_ms=1, wall_ms=1, commands=[(0, 0, 0, b"x")])
+    bad = Run(good.kind, 1, 1, 1, good.body, good.crc ^ 1)
+    flat = [KV, b"\xc1", KV, peer_codec.encode(Append(N2, ME, 1, 0, 0, 0, [bad]))]
+    flat += [99, peer_codec.encode(Heartbeat(N2, ME, 9, 0, 1))]  # no such group
+    flat += [KV, peer_codec.encode(Heartbeat(N2, ME, 1, 0, 5))]
+    bench.frame(kinds.PEER_IN, [N2.node, N2.incarnation, flat])
+    bench.sync()
+    assert bench.worker.counts["bad_frames"] == 1
+    assert bench.worker.counts["bad_runs"] == 1
+    core = bench.worker._groups[KV].core
+    assert (core.last_index, core.term) == (0, 1)
+    assert len(link.of(kinds.PEER_CONTROL)) == 1
+
+
+def test_the_incarnation_of_a_sender_is_what_its_header_said() -> None:
+    """Pitfall 21: another disk of n2 is another replica, and no member."""
+    bench, _ = of_three()
+    stranger = Replica("n2", 0x99)
+    bench.peer(stranger, HeartbeatReply(stranger, ME, 9, 1))
+    bench.sync()
+    assert bench.worker._groups[KV].core.term == 0
+
+
+def test_a_closed_link_is_told_to_every_group() -> None:
+    bench, link = of_three()
+    bench.peer(N2, Heartbeat(N2, ME, 1, 0, 5))
+    bench.sync()
+    core = bench.worker._groups[KV].core
+    far_ms = core.next_deadline()
+    bench.frame(kinds.LINK_CLOSED, "n2")
+    assert core.next_deadline() < far_ms
+    del link
+
+
+def test_a_pre_vote_is_answered_at_once_without_the_disk() -> None:
+    bench, link = of_three()
+    bench.peer(N2, PreVote(N2, ME, 1, 0, 0))
+    assert len(link.of(kinds.PEER_CONTROL)) == 1
+    assert bench.disk.batches == []
+
+
+# --------------------------------------------------------------------------- questions, the end
+
+
+def test_a_question_is_answered_with_a_row_per_group() -> None:
+    bench = Bench(KV, OTHER)
+    link = bench.join()
+    bench.frame(kinds.DESCRIBE, 5, [KV, 99])
+    bench.frame(kinds.DESCRIBE, 6, [])
+    bench.frame(kinds.DESCRIBE, 7, [99])
+    answers = {query: [group for group, _ in rows] for query, rows in link.of(kinds.DESCRIBED)}
+    assert {query: sorted(groups) for query, groups in answers.items()} == {
+        5: [KV],
+        6: [KV, OTHER],
+        7: [],
+    }
+    assert bench.worker._described == {}
+
+
+def test_a_draining_worker_says_so_when_nothing_is_under_way() -> None:
+    bench = Bench()
+    link = bench.join()
+    bench.request(*write(1))
+    bench.frame(kinds.DRAIN)
+    assert link.of(kinds.DRAINED) == []
+    bench.request(*write(2))
+    bench.sync()
+    assert bench.replies() == {1: protocol.OK, 2: protocol.SHUTTING_DOWN}
+    bench.worker._watch_drain(0)
+    assert link.of(kinds.DRAINED) == [[1]]
+
+
+def test_the_catalog_is_told_whole_to_every_router_and_its_news_as_they_come() -> None:
+    bench = Bench(SYSTEM_GROUP_ID)
+    link = bench.join()
+    ((table,),) = link.of(kinds.CATALOG)
+    assert [node["id"] for node in table["nodes"]] == ["n1"]
+    assert table["groups"] == []
+    create = batch_of(wire.encode_admin("createGroup", "kv", {"machine": "kv"}))
+    bench.request(1, SYSTEM_GROUP_ID, 500, 7, create)
+    bench.sync()
+    _, (news,) = link.of(kinds.CATALOG)
+    assert [group["name"] for group in news["groups"]] == ["kv"]
+
+
+def test_the_timer_of_the_loop_follows_the_earliest_deadline() -> None:
+    bench, _ = of_three()
+    assert bench.loop.later
+    settings = RaftSettings()
+    assert 0 <= bench.loop.later[0] <= 2 * settings.election_timeout_ms / 1_000
