@@ -174,7 +174,14 @@ def stop_worker(node: Node) -> Callable[[], None]:
     return lambda: worker.signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("stand_still", [stop_all, stop_worker])
+def stop_router(node: Node) -> Callable[[], None]:
+    router = node.router()
+    router.signal(signal.SIGSTOP)
+    wait_until(router.is_stopped, "the router stands still")
+    return lambda: router.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("stand_still", [stop_all, stop_worker, stop_router])
 def test_the_leader_stands_still_for_a_while(
     cluster: Cluster, stand_still: Callable[[Node], Callable[[], None]]
 ) -> None:
