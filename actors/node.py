@@ -38,6 +38,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
+from actors.machines.registry import DECLARED
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -87,6 +88,11 @@ class Node:
         self._clock = MonotonicClock()
         self._data = str(config.data)
         self._placement = Placement.load(files, self._data)
+        if identity.cluster is not None and SYSTEM_GROUP_ID not in self._placement.groups:
+            raise NodeRefused(
+                f"{self._data}/placement is gone, though this node belongs to a cluster; "
+                "restore the file, or replace the node"
+            )
         self._socket_path = _socket_path(config)
         self._epoch = secrets.randbits(63) | 1
         self._router_epoch = 0
@@ -230,6 +236,7 @@ class Node:
             raft=config.raft,
             sync=config.sync,
             log_level=config.log_level,
+            machines=frozenset(config.groups.values()),
         )
         worker = self._child("worker", slot, worker_process, arguments)
         self._workers[slot] = worker
@@ -448,6 +455,12 @@ class Node:
         self._damaged.pop(slot, None)
         self._reported.add(slot)
         self._mark_born(groups)
+        if any(
+            group not in groups and not placed.options.get("born")
+            for group, placed in self._placement.in_slot(slot).items()
+        ):
+            # It may have read the placement before they were in it, when RELOAD found no link yet.
+            self._send(wire.RELOAD, slot)
         self._send_state()
         self._maybe_ready()
 
@@ -482,6 +495,7 @@ class Node:
         if not missing or self._stopping:
             return
         slots = set()
+        declared = set(self._config.groups.values())
         for group in missing:
             slot = _free_slot(placed, self._config.groups_per_worker)
             slots.add(slot)
@@ -491,6 +505,7 @@ class Node:
                 group["name"],
                 group["machine"],
                 tuple(Replica(node, incarnation) for node, incarnation in group["members"]),
+                {DECLARED: True} if group["machine"] in declared else {},
             )
         self._placement.replace(placed)
         for slot in sorted(slots):
