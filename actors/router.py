@@ -85,6 +85,8 @@ EXIT_ADDRESS = 3  # an address cannot be bound; one line on stderr says which
 EXPIRE_EVERY_MS: Final = 250
 REFUSED_PEERS_MAX: Final = 64  # remembered for `why`; then the oldest is forgotten
 REFUSED_LOG_MS: Final = 60_000  # at most one line about the same peer in this time
+KEPT_REPLIES_BYTES_MAX: Final = 16 << 20  # to nodes whose link is not up yet; above: dropped
+KEPT_REPLY_OVERHEAD_BYTES: Final = 100
 STORE_FORMAT: Final = 1
 
 
@@ -133,6 +135,8 @@ class Router:
         self.down_since_ms: dict[str, int] = {}  # peers that are not up
         self._peer_in: dict[tuple[int, int], list[Any]] = {}  # (slot, lane) -> flat
         self._peer_in_bytes = 0
+        self._kept_replies: dict[str, list[bytes]] = {}  # to nodes, until their links are up
+        self._kept_replies_bytes = 0
         self.monitors: dict[str, SocketMonitor] = {}
         self.routing = Routing(
             self.node,
@@ -268,10 +272,27 @@ class Router:
 
     def _send_forward_reply(self, node: str, reply: ForwardReply) -> None:
         peer = self.peers.get(node)
-        if peer is None or not peer.send(
-            LANE_BULK, PEER_FORWARD_REPLY, frames.pack_forward_reply(reply)
-        ):
+        body = frames.pack_forward_reply(reply)
+        if peer is not None and peer.state != UP:
+            # Each direction comes up by itself, and the other one may be first.
+            self._keep_forward_reply(node, body)
+        elif peer is None or not peer.send(LANE_BULK, PEER_FORWARD_REPLY, body):
             self.counts["forward_replies_dropped"] += 1
+
+    def _keep_forward_reply(self, node: str, body: bytes) -> None:
+        """Until the link is up; who does not wait for it any more drops it by its epoch."""
+        size_bytes = len(body) + KEPT_REPLY_OVERHEAD_BYTES
+        if self._kept_replies_bytes + size_bytes > KEPT_REPLIES_BYTES_MAX:
+            self.counts["forward_replies_dropped"] += 1
+            return
+        self._kept_replies_bytes += size_bytes
+        self._kept_replies.setdefault(node, []).append(body)
+
+    def _send_kept_replies(self, link: PeerLink) -> None:
+        for body in self._kept_replies.pop(link.node, ()):
+            self._kept_replies_bytes -= len(body) + KEPT_REPLY_OVERHEAD_BYTES
+            if not link.send(LANE_BULK, PEER_FORWARD_REPLY, body):
+                self.counts["forward_replies_dropped"] += 1
 
     # ------------------------------------------------------------------ peers, inbound
 
@@ -424,6 +445,7 @@ class Router:
     def _on_peer_up(self, link: PeerLink) -> None:
         log.info("link to %s is up", link.node)
         self.down_since_ms.pop(link.node, None)
+        self._send_kept_replies(link)
 
     def _on_peer_down(self, link: PeerLink, reason: str) -> None:
         log.info("link to %s is down: %s", link.node, reason)
