@@ -34,7 +34,7 @@ import msgpack
 
 from actors import machine as machines
 from actors.catalog import SYSTEM_GROUP
-from actors.machine import WRITE_TAG
+from actors.machine import ANSWER_BYTES_MAX, WRITE_TAG
 from actors.machines import DONE, Response, WriteRequest
 from actors.machines.registry import kind_error
 from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
@@ -54,12 +54,13 @@ from raft.messages import (
 )
 from raft.store.runs import decode_run, encode_run
 from transport import protocol
-from transport.frames import BODY_ADMIN
+from transport.frames import BODY_ADMIN, UINT64_MAX
 from transport.protocol import AdminOperation, BadBatch, Reads, SessionOperation, Writes
 
+SWEEP_DEADLINES_MIN = 1_024  # deadlines of answered messages that may stay, besides half of all
 RUN_BYTES_MAX = 1 << 20  # of commands in one run; a larger message has a run of its own
+EARLY_READS_MAX = 4_096  # reads that wait for an index which is not in the log yet: then BUSY
 PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group: then BUSY
-ANSWER_BYTES_MAX = 8 << 20  # of one reply message; above, the reads of the message are REJECTED
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
 
 
@@ -147,6 +148,7 @@ class Pending:
     json: bool = False  # the answer of the machine is msgpack and has to become JSON
     reads: list[Any] = field(default_factory=list)
     min_index: int = 0
+    early: bool = False  # it waits for an index that is not in the log yet
 
 
 @dataclass(slots=True)
@@ -201,6 +203,7 @@ class GroupActor(Actor):
         self._reads_pending: dict[int, list[Pending]] = {}
         self._read_token = 0
         self._pending_count = 0
+        self._early_count = 0  # reads among them whose min_index is not in the log yet
         self._deadlines: list[tuple[int, int, Pending]] = []
         self._deadline_order = 0
         self._timer_ms: int | None = None
@@ -328,12 +331,27 @@ class GroupActor(Actor):
     def _admit(self, pending: Pending) -> None:
         self._pending_count += 1
         self._deadline_order += 1
+        if len(self._deadlines) > 2 * self._pending_count + SWEEP_DEADLINES_MIN:
+            # Answered messages behind one with an early deadline would stay until it passes.
+            self._deadlines = [each for each in self._deadlines if not each[2].answered]
+            heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (pending.deadline_ms, self._deadline_order, pending))
 
     def _accept_reads(self, token: int, decoded: Reads, now: int, remaining_ms: int) -> None:
         reads = decoded.requests
         deadline_ms = _deadline_ms(now, remaining_ms, reads[0].timeout_ms, decoded.timeout_ms)
-        pending = Pending(token, deadline_ms, min_index=decoded.min_index)
+        if decoded.min_index > self.core.last_index:
+            if self._early_count >= EARLY_READS_MAX:
+                self.counts["busy"] += 1
+                self._refuse(token, protocol.BUSY, "too many reads wait for writes to come")
+                return
+            self._early_count += 1
+        pending = Pending(
+            token,
+            deadline_ms,
+            min_index=decoded.min_index,
+            early=decoded.min_index > self.core.last_index,
+        )
         self._gather_reads(pending, [each.request for each in reads])
 
     def _gather_reads(self, pending: Pending, requests: list[Any]) -> None:
@@ -410,6 +428,7 @@ class GroupActor(Actor):
         assert not pending.answered
         pending.answered = True
         self._pending_count -= 1
+        self._early_count -= pending.early
         self._replies += (pending.token, payload)
 
     def _unaccept(self, pending: Pending) -> None:
@@ -418,6 +437,7 @@ class GroupActor(Actor):
         assert not pending.appended
         pending.answered = True
         self._pending_count -= 1
+        self._early_count -= pending.early
         self._hand_back(pending.token)
 
     def _leader_node(self) -> str | None:
@@ -483,9 +503,15 @@ class GroupActor(Actor):
             responses = [_as_json(each) for each in responses]
         elif responses.count(DONE) == count:
             return protocol.ok_batch(first, count, leader)
-        return protocol.encode_batch(
+        payload = protocol.encode_batch(
             [_reply(response, index, leader) for index, response in enumerate(responses, first)]
         )
+        if len(payload) > ANSWER_BYTES_MAX:
+            text = f"applied, but the answers of this message exceed {ANSWER_BYTES_MAX} bytes"
+            return protocol.encode_whole(
+                protocol.INTERNAL, text, maybe_applied=True, leader=leader, index=first
+            )
+        return payload
 
     def _on_answered(self, message: machines.Answered) -> None:
         pending: Pending = message.key
@@ -500,11 +526,10 @@ class GroupActor(Actor):
             return protocol.encode_whole(
                 protocol.INTERNAL, message.error, maybe_applied=True, leader=leader
             )
-        payload = protocol.encode_batch([_reply(each, index, leader) for each in message.responses])
-        if len(payload) > ANSWER_BYTES_MAX:
+        if message.too_large:
             text = f"the answers of this message exceed {ANSWER_BYTES_MAX} bytes; ask in several"
             return protocol.encode_whole(protocol.REJECTED, text, leader=leader, index=index)
-        return payload
+        return protocol.encode_batch([_reply(each, index, leader) for each in message.responses])
 
     def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
@@ -767,7 +792,8 @@ def _deadline_ms(now: int, remaining_ms: int, assumed_ms: int, longest_ms: int) 
 
 def _decimal(text: str) -> int:
     """A non-negative number of at most 64 bits, or -1."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
+    return number if number <= UINT64_MAX else -1
 
 
 def actor_name(group: int) -> str:

@@ -19,6 +19,7 @@ anybody noticing (pitfall 18).  The group actor is told and goes on voting and a
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ log = logging.getLogger("polyraft.machine")
 
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
+ANSWER_BYTES_MAX = 8 << 20  # of all answers to one message; above, its reads are REJECTED
+ANSWER_OVERHEAD_BYTES = 64  # of the reply around each answer
 SWEEP_QUERIES_MIN = 256  # so many waiting queries are looked through for answered ones
 WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
 
@@ -94,6 +97,7 @@ class Answered:
     index: int
     responses: list[Response]
     error: str | None = None
+    too_large: bool = False  # the responses so far exceed ANSWER_BYTES_MAX; the rest was not asked
 
 
 @dataclass(slots=True)
@@ -135,6 +139,15 @@ class _Progress:
     responses: list[Response] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Serving:
+    """A read message being answered: what there is so far."""
+
+    query: Query
+    responses: list[Response] = field(default_factory=list)
+    size_bytes: int = 0
+
+
 _NOT_A_COMMAND = Response.refuse("the entry holds no command that this version can read")
 
 
@@ -153,7 +166,11 @@ class MachineActor(Actor):
         self._clock = clock
         self._queue: deque[tuple[Run, list[WriteRequest] | None]] = deque()
         self._progress: _Progress | None = None
-        self._waiting: list[Query] = []
+        self._waiting: list[tuple[int, int, Query]] = []  # heap by index, then arrival
+        self._query_number = 0
+        self._due: deque[Query] = deque()  # their index is applied
+        self._serving: _Serving | None = None
+        self._continues = False  # a message to ourselves is under way
         self._sweep_at = SWEEP_QUERIES_MIN
         self._events: list[tuple[int, int, str, Mapping[str, Any]]] = []
         self._batched = type(machine).apply_batch is not Machine.apply_batch
@@ -172,38 +189,58 @@ class MachineActor(Actor):
     def handle(self, message: object) -> Effects:
         return self._table[type(message)](message)
 
-    # ------------------------------------------------------------------ applying
+    # ------------------------------------------------------------------ work in slices
 
     def _on_apply(self, message: Apply) -> list[object]:
         if self.error is not None:
             return []
-        idle = not self._queue and self._progress is None
         self._queue.extend(message.runs)
-        return self._work() if idle else []
+        return self._begin_work()
 
     def _on_continue(self, message: _Continue) -> list[object]:
+        self._continues = False
         return self._work()
 
+    def _begin_work(self) -> list[object]:
+        """Unless it is under way, and goes on by itself."""
+        return [] if self._continues else self._work()
+
     def _work(self) -> list[object]:
+        """One slice of what is due; reads and applies take turns, a read message is one piece."""
         effects: list[object] = []
         entries_left = APPLY_SLICE_ENTRIES_MAX
         stop_ms = self._clock.now_ms() + APPLY_SLICE_MS_MAX
-        while self.error is None and (self._progress is not None or self._queue):
+        reads_next = True
+        while (applies := self._has_applies()) or self._serving or self._due:
             if entries_left <= 0 or self._clock.now_ms() >= stop_ms:
+                self._continues = True
                 effects.append(Tell(self.name, _Continue()))
                 break
-            progress = self._progress
-            if progress is None:
-                progress = self._begin(effects)
-                if progress is None:
-                    continue
-            entries_left -= self._apply_chunk(progress, effects)
+            if self._serving or (self._due and (reads_next or not applies)):
+                self._serve(effects)
+                reads_next = False
+                entries_left -= 1
+            else:
+                entries_left -= self._apply_some(effects)
+                reads_next = True
         if self._events:
             effects.append(Emitted(self._group, self._events))
             self._events = []
-        if self._waiting:
-            effects += self._answer_waiting()
         return effects
+
+    def _has_applies(self) -> bool:
+        return self.error is None and (self._progress is not None or bool(self._queue))
+
+    # ------------------------------------------------------------------ applying
+
+    def _apply_some(self, effects: list[object]) -> int:
+        """The next chunk of the open run, or open the next one; entries that were applied."""
+        progress = self._progress or self._begin(effects)
+        count = 0 if progress is None else self._apply_chunk(progress, effects)
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= self.applied_index:
+            self._due.append(heapq.heappop(waiting)[2])
+        return count
 
     def _begin(self, effects: list[object]) -> _Progress | None:
         """Open the next run; runs without commands are applied by that."""
@@ -280,8 +317,12 @@ class MachineActor(Actor):
         self.error = error
         self._queue.clear()
         self._progress = None
-        waiting, self._waiting = self._waiting, []
-        effects: list[object] = [self._unanswered(query) for query in waiting]
+        queries = [each[2] for each in self._waiting] + list(self._due)
+        if self._serving is not None:
+            queries.append(self._serving.query)
+        self._waiting, self._serving = [], None
+        self._due.clear()
+        effects: list[object] = [self._unanswered(query) for query in queries]
         effects.append(self._tell(Quarantined(index, error)))
         return effects
 
@@ -290,31 +331,42 @@ class MachineActor(Actor):
     def _on_query(self, query: Query) -> list[object]:
         if self.error is not None:
             return [self._unanswered(query)]
-        if query.index > self.applied_index:
-            if len(self._waiting) >= self._sweep_at:
-                # Those whose deadline has passed were answered without us.
-                self._waiting = [each for each in self._waiting if not each.key.answered]
-                self._sweep_at = max(SWEEP_QUERIES_MIN, 2 * len(self._waiting))
-            if len(self._waiting) >= WAITING_QUERIES_MAX:
-                return [self._unanswered(query, "too many reads wait for this machine")]
-            self._waiting.append(query)
-            return []
-        return [self._answer(query)]
+        if query.index <= self.applied_index:
+            self._due.append(query)
+            return self._begin_work()
+        if len(self._waiting) >= self._sweep_at:
+            # Those whose deadline has passed were answered without us.
+            self._waiting = [each for each in self._waiting if not each[2].key.answered]
+            heapq.heapify(self._waiting)
+            self._sweep_at = max(SWEEP_QUERIES_MIN, 2 * len(self._waiting))
+        if len(self._waiting) >= WAITING_QUERIES_MAX:
+            return [self._unanswered(query, "too many reads wait for this machine")]
+        self._query_number += 1
+        heapq.heappush(self._waiting, (query.index, self._query_number, query))
+        return []
 
     def _unanswered(self, query: Query, error: str | None = None) -> object:
         text = error or f"the machine is quarantined: {self.error}"
         return self._tell(Answered(query.key, self.applied_index, [], text))
 
-    def _answer_waiting(self) -> list[object]:
-        due = [query for query in self._waiting if query.index <= self.applied_index]
-        if not due:
-            return []
-        self._waiting = [query for query in self._waiting if query.index > self.applied_index]
-        return [self._answer(query) for query in due]
-
-    def _answer(self, query: Query) -> object:
-        responses = [self._read(request) for request in query.requests]
-        return self._tell(Answered(query.key, self.applied_index, responses))
+    def _serve(self, effects: list[object]) -> None:
+        """The next read of the message being served; all of them see the same state."""
+        serving = self._serving
+        if serving is None:
+            serving = self._serving = _Serving(self._due.popleft())
+        query, responses = serving.query, serving.responses
+        if query.key.answered:
+            self._serving = None
+            return
+        response = self._read(query.requests[len(responses)])
+        responses.append(response)
+        serving.size_bytes += len(response.data) + len(response.error) + ANSWER_OVERHEAD_BYTES
+        too_large = serving.size_bytes > ANSWER_BYTES_MAX
+        if too_large or len(responses) == len(query.requests):
+            self._serving = None
+            effects.append(
+                self._tell(Answered(query.key, self.applied_index, responses, too_large=too_large))
+            )
 
     def _read(self, request: Any) -> Response:
         try:

@@ -120,6 +120,8 @@ class Router:
         self._parser = frames.PeerFrameParser()
         self.cluster = b""  # empty while the disk is blank
         self.incarnation = arguments.incarnation
+        self._introduced = False
+        self._client_look: asyncio.Handle | None = None
         self._members_hash = arguments.members_hash
         self._founders: list[Any] = []  # [node, incarnation] of who formed the cluster
         self.bound: dict[str, str] = {}
@@ -175,9 +177,6 @@ class Router:
         await self._bind()
         self._server = await links.listen(self._loop, self._arguments.socket_path, self._make_link)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
-        for node, address in self._arguments.members.items():
-            if node != self.node:
-                self._add_peer(node, address)
         self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
         await self._stopped
         self._server.close()
@@ -220,7 +219,6 @@ class Router:
 
     def _expire(self) -> None:
         self.routing.expire()
-        self._client_watcher.after_send()
         self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
 
     # ------------------------------------------------------------------ clients
@@ -228,8 +226,6 @@ class Router:
     def _drain_clients(self) -> bool:
         more = drain(self._client, self._on_client)
         self._flush()
-        # Replies that were sent while draining may have eaten the news of a message.
-        self._client_watcher.after_send()
         return more
 
     def _on_client(self, identity: bytes, parts: list[bytes]) -> None:
@@ -238,18 +234,28 @@ class Router:
             self.routing.counts["bad_requests"] += 1
             payload = protocol.encode_whole(protocol.BAD_REQUEST, message.reason)
             self.client_sender.reply(identity, message.delimited, message.correlation, payload)
+            self._client_sent()
             return
         assert type(message) is ClientMessage
         delimited, correlation, group, batch = message
+        self._make_room(len(batch))
         self.routing.on_message(CLIENT, identity, delimited, correlation, group, batch)
-        if self.routing.gathered_bytes > GATHER_BYTES_MAX:
-            self._flush()
+
+    def _client_sent(self) -> None:
+        """A send may have eaten the news of a message: look again, once per turn of the loop."""
+        if self._client_look is None:
+            self._client_look = self._loop.call_soon(self._look_at_clients)
+
+    def _look_at_clients(self) -> None:
+        self._client_look = None
+        self._client_watcher.after_send()
 
     def _reply(self, pending: Pending, payload: bytes) -> None:
         _REPLY[pending.origin](self, pending, payload)
 
     def _reply_client(self, pending: Pending, payload: bytes) -> None:
         self.client_sender.reply(pending.source, pending.delimited, pending.correlation, payload)
+        self._client_sent()
 
     def _reply_peer(self, pending: Pending, payload: bytes) -> None:
         reply = ForwardReply(pending.source_epoch, pending.source_id, True, payload, None, 0)
@@ -306,6 +312,9 @@ class Router:
         try:
             if len(parts) != 1:
                 raise FrameError(f"a peer message of {len(parts)} frames")
+            if not self._introduced:
+                self.counts["before_identity"] += 1
+                return
             frame = self._parser.parse(parts[0])
             header = frame.header
             if frame.kind == PEER_HELLO:
@@ -361,7 +370,9 @@ class Router:
         self._peer_in_bytes += len(body)
 
     def _on_peer_forward(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
-        self.routing.on_forward(header.sender, frames.unpack_forward(body))
+        forward = frames.unpack_forward(body)
+        self._make_room(len(forward.batch))
+        self.routing.on_forward(header.sender, forward)
 
     def _on_peer_forward_reply(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
         self.routing.on_forward_reply(header.sender, frames.unpack_forward_reply(body))
@@ -395,6 +406,7 @@ class Router:
             on_up=self._on_peer_up,
             on_down=self._on_peer_down,
             on_hello=self._on_link_hello,
+            on_bulk_lost=self._on_bulk_lost,
             incarnation=self.incarnations.get(node, 0),
             control_queue_bytes_max=PEER_CONTROL_QUEUE_BYTES_MAX,
             bulk_queue_bytes_max=PEER_BULK_QUEUE_BYTES_MAX,
@@ -416,10 +428,13 @@ class Router:
             self._refuse(node, f"{node} at {hello.peer_address} belongs to another cluster")
             return
         known = self.incarnations.get(node)
+        if known is None and node not in self._arguments.members:
+            self.counts["unknown_nodes"] += 1
+            return
         if self.cluster and known is not None and header.sender_incarnation != known:
             self._refuse(node, f"{node} at {hello.peer_address} has a new disk; replace the node")
-        elif known is not None:
-            self.refused.pop(node, None)
+            return
+        self.refused.pop(node, None)
         self.routing.addresses[node] = hello.client_address
         self.to_node(
             wire.PEER_HELLO,
@@ -453,6 +468,10 @@ class Router:
         self.routing.on_peer_lost(link.node)
         for worker in self.routing.workers.values():
             worker.send(wire.LINK_CLOSED, link.node, control=True)
+
+    def _on_bulk_lost(self, link: PeerLink) -> None:
+        # What was forwarded went through the lane that broke; the node itself may be well.
+        self.routing.on_peer_lost(link.node)
 
     def _send_raft(self, lane: int, items: list[Any]) -> None:
         """Flat [node, group id, message]: one message per node, split below the frame's limit."""
@@ -490,7 +509,6 @@ class Router:
                 continue
             self._from_links[frame[0]](link, frame)
         self._flush()
-        self._client_watcher.after_send()
 
     def _on_link_closed(self, link: links.LinkProtocol, error: Exception | None) -> None:
         if link is self._node_link:
@@ -511,6 +529,7 @@ class Router:
             self._node_link = link
             self._node_epoch = epoch
             link.send(self._pack(wire.WELCOME, epoch, self.node, self.bound), control=True)
+            self._tell_again()
             return
         old = self.routing.workers.get(slot)
         if old is not None:
@@ -522,7 +541,7 @@ class Router:
 
         def send(kind: int, *fields: Any, control: bool = False) -> bool:
             taken = link.send(self._pack(kind, epoch, *fields), control=control)
-            if not taken:
+            if not taken and control:
                 # It does not read; what it held becomes unknown, which is the truth.
                 self.counts["worker_links_cut"] += 1
                 link.abort()
@@ -535,11 +554,19 @@ class Router:
         self._take_summaries(rows)
         self.to_node(wire.WORKER, slot, pid, True, sorted(worker.groups))
 
+    def _tell_again(self) -> None:
+        """What workers said while the node process was not connected."""
+        for worker in self.routing.workers.values():
+            self.to_node(wire.WORKER, worker.slot, worker.pid, True, sorted(worker.groups))
+        system = self.routing.hosts.get(SYSTEM_GROUP_ID)
+        if system is not None:
+            system.send(wire.CATALOG_WANTED, control=True)
+
     def _pack(self, kind: int, to_epoch: int, *fields: Any) -> bytes:
         return frames.pack_link(kind, self.epoch, to_epoch, *fields)
 
     def to_node(self, kind: int, *fields: Any) -> None:
-        """To the node process; without one it is lost, and told again when it says HELLO."""
+        """To the node process; without one it is lost, and told again (:meth:`_tell_again`)."""
         if self._node_link is not None:
             self._node_link.send(self._pack(kind, self._node_epoch, *fields), control=True)
 
@@ -609,10 +636,18 @@ class Router:
     # ------------------------------------------------------------------ the node process
 
     def _on_identity(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        """Who this node is.  Not a word to any peer before that: a formed node that called itself
+        blank for a moment could help a new disk to form a cluster of its own."""
         self.cluster, self._founders = frame[3:5]
         if self.cluster:
             for node, incarnation in self._founders:
                 self.incarnations.setdefault(node, incarnation)
+        if not self._introduced:
+            self._introduced = True
+            for node, address in self._arguments.members.items():
+                if node != self.node and node not in self.peers:
+                    self._add_peer(node, address)
+            return
         for node, peer in self.peers.items():
             peer.set_endpoint(self._endpoint())
             peer.expect(self.incarnations.get(node, 0))
@@ -657,6 +692,11 @@ class Router:
 
     # ------------------------------------------------------------------ the end of a drain
 
+    def _make_room(self, size_bytes: int) -> None:
+        """What is gathered into one frame and ``size_bytes`` more must stay below its limit."""
+        if self.routing.gathered_bytes + size_bytes > GATHER_BYTES_MAX:
+            self._flush()
+
     def _flush(self) -> None:
         """One frame per worker and lane for all that has come in: control first."""
         if self._peer_in:
@@ -664,14 +704,17 @@ class Router:
             self._peer_in_bytes = 0
             for (slot, lane), flat in sorted(peer_in.items(), key=_by_lane):
                 worker = self.routing.workers.get(slot)
-                if worker is not None:
-                    worker.send(wire.PEER_IN, flat, control=lane == LANE_CONTROL)
+                if worker is not None and not worker.send(
+                    wire.PEER_IN, flat, control=lane == LANE_CONTROL
+                ):
+                    self.counts["peer_in_dropped"] += 1
         if self.routing.dirty:
             dirty, self.routing.dirty = self.routing.dirty, {}
             self.routing.gathered_bytes = 0
             for worker in dirty.values():
                 requests, worker.requests = worker.requests, []
-                worker.send(wire.REQUESTS, requests)
+                if not worker.send(wire.REQUESTS, requests):
+                    self.routing.on_not_taken(worker, requests[::5])
 
 
 _RAFT_KINDS: Final = {LANE_CONTROL: PEER_RAFT_CONTROL, LANE_BULK: PEER_RAFT}

@@ -126,6 +126,7 @@ class Routing:
         self._token = epoch
         self._in_flight_bytes: dict[bytes, int] = {}
         self._unknown: list[tuple[Pending, str]] = []  # messages for groups not in the table
+        self._asking = False
         self._asked: list[tuple[Pending, str]] = []  # those whose names the catalog is asked for
         self._forwards: dict[str, dict[int, Pending]] = {}
         self._forwards_count = 0
@@ -230,8 +231,9 @@ class Routing:
     def _ask_catalog(self) -> None:
         """One linearizable read for all names that wait; those that come meanwhile wait for the
         next one, for a read tells nothing of what was asked after it."""
-        if self._asked or not self._unknown:
+        if self._asking or not self._unknown:
             return
+        self._asking = True
         self._asked, self._unknown = self._unknown, []
         names = sorted({name for _, name in self._asked})
         batch = protocol.encode_read(json.dumps(names).encode(), CATALOG_TIMEOUT_MS)
@@ -239,6 +241,7 @@ class Routing:
 
     def _on_catalog_answer(self, payload: bytes) -> None:
         asked, self._asked = self._asked, []
+        self._asking = False
         code, text, data = protocol.first_reply(payload)
         existing: set[str] = set(json.loads(data)) if code == protocol.OK else set()
         for pending, name in asked:
@@ -277,6 +280,13 @@ class Routing:
         pending, worker.pending = worker.pending, {}
         for each in pending.values():
             self._unavailable(each, "the worker that held it was lost")
+
+    def on_not_taken(self, worker: WorkerLink, tokens: Iterable[int]) -> None:
+        """The worker's queue is full: these never left, so nothing of them was appended."""
+        for token in tokens:
+            pending = worker.pending.pop(token, None)
+            if pending is not None:
+                self._busy(pending, "the worker of the group is behind")
 
     def on_reply(self, worker: WorkerLink, token: int, payload: bytes) -> None:
         pending = worker.pending.pop(token, None)
@@ -456,13 +466,31 @@ class Routing:
     def expire(self) -> None:
         """Answer what nobody answered: the worker is stuck, or an answer was lost on its way."""
         now = self._now_ms()
-        for worker in self.workers.values():
+        # An answer may lead to the next question, and so change these tables.
+        for worker in list(self.workers.values()):
             for token in self._overdue(worker.pending, now):
                 self._expire(worker.pending.pop(token))
-        for forwards in self._forwards.values():
+        for forwards in list(self._forwards.values()):
             for token in self._overdue(forwards, now):
                 self._forwards_count -= 1
                 self._expire(forwards.pop(token))
+        self._asked = self._expire_unknown(self._asked, now)
+        self._unknown = self._expire_unknown(self._unknown, now)
+
+    def _expire_unknown(
+        self, waiting: list[tuple[Pending, str]], now: int
+    ) -> list[tuple[Pending, str]]:
+        """Answer the overdue among messages that nobody was given; the others."""
+        overdue = [
+            pending for pending, _ in waiting if now - pending.received_ms >= pending.timeout_ms
+        ]
+        if not overdue:
+            return waiting
+        gone = {pending.token for pending in overdue}
+        for pending in overdue:
+            self.counts["expired"] += 1
+            self.refuse(pending, protocol.TIMEOUT, "the deadline passed")
+        return [(pending, name) for pending, name in waiting if pending.token not in gone]
 
     def _overdue(self, pending: dict[int, Pending], now: int) -> list[int]:
         overdue = []

@@ -61,3 +61,5 @@ RELOAD: Final = 20
 DRAIN: Final = 21
 # W -> R -> N, control.  slot
 DRAINED: Final = 22
+# R -> W, control.  To the worker of _system: send the complete CATALOG again
+CATALOG_WANTED: Final = 23

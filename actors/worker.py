@@ -63,7 +63,7 @@ from actors.group import (
 )
 from actors.machine import Emitted, MachineActor
 from actors.machines import Machine
-from actors.machines.registry import UnknownMachine, make_machine
+from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
@@ -89,6 +89,7 @@ log = logging.getLogger("polyraft.worker")
 EXIT_STORE = 3  # the disk refuses: damaged, poisoned, or another process holds the lock
 EXIT_CRASH = 4  # a bug of ours
 MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
+WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 RECONNECT_MS = 20
 DRAIN_MS_MAX = 2_000
 
@@ -106,6 +107,7 @@ class WorkerArguments:
     raft: RaftSettings
     sync: bool
     log_level: str
+    machines: frozenset[str] = frozenset()  # kinds that this node's own configuration names
 
 
 class Worker:
@@ -139,7 +141,13 @@ class Worker:
         # Groups whose first record is gathered, then those whose first record is under way.
         self._unborn: set[int] = set()
         self._being_born: set[int] = set()
-        self.counts = {"bad_frames": 0, "bad_runs": 0, "unknown_group": 0, "refused_busy": 0}
+        self.counts = {
+            "appends_dropped": 0,
+            "bad_frames": 0,
+            "bad_runs": 0,
+            "unknown_group": 0,
+            "refused_busy": 0,
+        }
         self._scheduler = Scheduler(
             self._clock,
             wake=self._ask_for_turn,
@@ -162,6 +170,7 @@ class Worker:
             wire.LINK_CLOSED: self._on_link_closed,
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
+            wire.CATALOG_WANTED: self._on_catalog_wanted,
         }
 
     # ------------------------------------------------------------------ life
@@ -259,7 +268,15 @@ class Worker:
     def _make_machine(self, group: int, placed: PlacedGroup) -> Machine:
         if group == SYSTEM_GROUP_ID:
             return CatalogMachine(placed.members)
-        return make_machine(placed.machine)
+        kind = placed.machine
+        if not (
+            kind in BUILT_IN or kind in self._arguments.machines or placed.options.get(DECLARED)
+        ):
+            # A name that came over the wire alone is never imported.
+            raise UnknownMachine(
+                f"machine {kind} is not declared on this node; use --group {placed.name}={kind}"
+            )
+        return make_machine(kind)
 
     def _make_group(self, group: int, placed: PlacedGroup, recovered: RecoveredGroup) -> GroupActor:
         members = list(placed.members)
@@ -518,10 +535,12 @@ class Worker:
     def _on_welcome(self, frame: list[Any]) -> None:
         self._router_epoch = frame[1]
         self._ask_for_turn()
+        self._on_catalog_wanted(frame)
+
+    def _on_catalog_wanted(self, frame: list[Any]) -> None:
         catalog = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
-        if isinstance(catalog, MachineActor):
+        if isinstance(catalog, MachineActor) and self._link is not None:
             assert isinstance(catalog.machine, CatalogMachine)
-            assert self._link is not None
             self._link.send(self._pack(wire.CATALOG, catalog.machine.table()), control=True)
 
     def _on_requests(self, frame: list[Any]) -> None:
@@ -575,6 +594,10 @@ class Worker:
                     control.setdefault(group, []).append(message)
         for group, messages in control.items():
             self._scheduler.tell(actor_name(group), PeerMessages(messages), control=True)
+        if bulk and self._wal.gathered_bytes > WAL_BEHIND_BYTES_MAX:
+            # Our disk hangs or is far behind; the leader sends again what it does not hear of.
+            self.counts["appends_dropped"] += sum(map(len, bulk.values()))
+            return
         for group, messages in bulk.items():
             self._scheduler.tell(actor_name(group), PeerMessages(messages))
 

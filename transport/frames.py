@@ -44,6 +44,9 @@ CORRELATION_BYTES_MAX: Final = 64
 
 GATHER_BYTES_MAX: Final = 4 << 20  # who gathers many messages into one frame sends it at this size
 HEADER_BYTES_MAX: Final = 1024  # of a peer frame
+MEMBERS_HASH_BYTES_MAX: Final = 64
+ADDRESS_CHARACTERS_MAX: Final = 256
+FOUNDERS_MAX: Final = 64
 HEADERS_CACHED_MAX: Final = 256  # parsed peer headers kept; at the limit the cache starts anew
 PEEK_FIELDS_MAX: Final = 32  # fields of a request that the router looks at before it gives up
 ARRAY_ITEMS_MAX: Final = 1 << 18  # in one msgpack array from another process
@@ -357,7 +360,24 @@ def unpack_hello(body: Buffer) -> Hello:
         or type(fields[7]) is not list
     ):
         raise FrameError("a field of HELLO has the wrong type")
+    if (
+        len(fields[1]) > MEMBERS_HASH_BYTES_MAX
+        or max(map(len, fields[2:5])) > ADDRESS_CHARACTERS_MAX
+        or len(fields[7]) > FOUNDERS_MAX
+        or not all(map(_is_founder, fields[7]))
+    ):
+        raise FrameError("a field of HELLO is too long, or names no node")
     return Hello(fields[0] == "formed", *fields[1:8])
+
+
+def _is_founder(value: object) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 2
+        and _is_name(value[0])
+        and _is_uint(value[1])
+        and value[1] > 0
+    )
 
 
 def pack_raft(flat: list[int | bytes]) -> bytes:

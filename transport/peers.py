@@ -171,7 +171,8 @@ class PeerLink:
 
     ``make_hello()`` gives what this node says of itself at the moment.  ``on_hello(link, header,
     hello)`` is called for every answer, before the state changes, also for one that does not bring
-    the link up: a blank disk forms its cluster by these answers.  ``on_up(link)`` and
+    the link up: a blank disk forms its cluster by these answers.  ``on_bulk_lost(link)``: the bulk
+    lane alone broke, and what libzmq held for it is lost.  ``on_up(link)`` and
     ``on_down(link, reason)`` alternate.
     """
 
@@ -187,6 +188,7 @@ class PeerLink:
         on_up: Callable[[PeerLink], None],
         on_down: Callable[[PeerLink, str], None],
         on_hello: Callable[[PeerLink, PeerHeader, Hello], None] | None = None,
+        on_bulk_lost: Callable[[PeerLink], None] | None = None,
         incarnation: int = 0,
         prepare: Callable[[Socket], None] | None = None,
         control_queue_bytes_max: int = CONTROL_QUEUE_BYTES_MAX,
@@ -206,6 +208,7 @@ class PeerLink:
         self._on_up = on_up
         self._on_down = on_down
         self._on_hello = on_hello
+        self._on_bulk_lost = on_bulk_lost
         self._prepare = prepare
         self._queue_bytes_max = (control_queue_bytes_max, bulk_queue_bytes_max)
         self._lanes: list[Lane] = []
@@ -334,6 +337,8 @@ class PeerLink:
         # What libzmq held for the lost connection is lost; what waits here may go through the next.
         if name == DISCONNECTED:
             self.counts["bulk_disconnected"] += 1
+            if self.state == UP and self._on_bulk_lost is not None:
+                self._on_bulk_lost(self)
 
     # -- HELLO
 

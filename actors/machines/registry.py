@@ -8,6 +8,7 @@ from importlib import import_module
 from actors.machines import Machine
 from actors.machines.kv import KeyValueMachine
 
+DECLARED = "declared"  # option of a placed group: this node's operator has named its machine
 BUILT_IN: dict[str, Callable[[], Machine]] = {"kv": KeyValueMachine}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from actors import machine as machine_module
 from actors.machine import (
+    ANSWER_BYTES_MAX,
     CHUNK_ENTRIES,
     WRITE_TAG,
     Answered,
@@ -82,6 +83,12 @@ class Bench:
     def go_on(self) -> list[Any]:
         waiting, self.to_itself = self.to_itself, []
         return [news for each in waiting for news in self.tell(each)]
+
+    def go_on_to_the_end(self) -> list[Any]:
+        news = []
+        while self.to_itself:
+            news += self.go_on()
+        return news
 
 
 # --------------------------------------------------------------------------- applying
@@ -157,13 +164,13 @@ def test_a_slice_has_a_bounded_number_of_entries_and_goes_on_by_a_message_to_its
     assert first == []
     assert bench.actor.applied_index == APPLY_SLICE_ENTRIES_MAX
     assert len(bench.to_itself) == 1
-    # A read of what is applied already is answered in between.
-    (answered,) = bench.tell(Query(Asked(), APPLY_SLICE_ENTRIES_MAX, [SIZE]))
-    assert answered.index == APPLY_SLICE_ENTRIES_MAX
+    # A read of what is applied already waits for the next slice, and is first in it.
+    assert bench.tell(Query(Asked(), APPLY_SLICE_ENTRIES_MAX, [SIZE])) == []
     # More work in between does not begin a second slice.
     assert bench.apply(run_of(size + 2, ["more"])) == []
     assert len(bench.to_itself) == 1
-    applied = bench.go_on()
+    answered, *applied = bench.go_on()
+    assert answered.index == APPLY_SLICE_ENTRIES_MAX
     assert [(each.first, each.last) for each in applied] == [
         (1, size),
         (size + 1, size + 1),
@@ -380,3 +387,44 @@ def test_events_are_numbered_within_their_entry_alike_on_all_replicas() -> None:
     names = [(index, ordinal) for index, ordinal, _, _ in together.emitted]
     assert names == [(1, 0), (1, 1), (2, 0), (4, 0), (4, 1), (4, 2)]
     assert apart.emitted == together.emitted
+
+
+# --------------------------------------------------------------------------- large answers
+
+
+class Talkative(KeyValueMachine):
+    """Every read takes its time and answers a megabyte."""
+
+    def __init__(self, bench: list[Bench]) -> None:
+        super().__init__()
+        self.reads = 0
+        self._bench = bench
+
+    def read(self, request: Any) -> Response:
+        self.reads += 1
+        self._bench[0].clock.advance(APPLY_SLICE_MS_MAX)
+        return Response(bytes(1 << 20))
+
+
+def test_reads_of_one_message_are_sliced_and_see_one_state() -> None:
+    """Pitfall 10: a message of many slow reads must not stop the heartbeats."""
+    benches: list[Bench] = []
+    machine = Talkative(benches)
+    benches.append(bench := Bench(machine))
+    assert bench.tell(Query(Asked(), 0, [SIZE] * 3)) == []
+    assert machine.reads == 1
+    assert bench.apply(run_of(1, ["a"])) == []
+    assert bench.actor.applied_index == 0, "applied in the middle of a read message"
+    answered, *applied = bench.go_on_to_the_end()
+    assert (answered.index, len(answered.responses), machine.reads) == (0, 3, 3)
+    assert [each.last for each in applied] == [1]
+
+
+def test_answers_above_the_limit_end_the_reading() -> None:
+    benches: list[Bench] = []
+    machine = Talkative(benches)
+    benches.append(bench := Bench(machine))
+    bench.tell(Query(Asked(), 0, [SIZE] * 1_000))
+    (answered,) = bench.go_on_to_the_end()
+    assert answered.too_large
+    assert machine.reads == ANSWER_BYTES_MAX >> 20

@@ -328,8 +328,26 @@ def test_an_array_header_that_promises_too_much_allocates_nothing() -> None:
 
 def test_hello_comes_back_as_it_went() -> None:
     for formed in (False, True):
-        hello = Hello(formed, b"h" * 32, "tcp://a:1", "tcp://a:2", "tcp://a:3", 2, 1, [[1, "kv"]])
+        hello = Hello(formed, b"h" * 32, "tcp://a:1", "tcp://a:2", "tcp://a:3", 2, 1, [["n1", 7]])
         assert frames.unpack_hello(frames.pack_hello(hello)) == hello
+
+
+def test_a_hello_that_would_grow_or_confuse_its_reader_is_refused() -> None:
+    """Anybody may send one: what it holds is kept, passed on and logged."""
+    good = Hello(True, b"h" * 32, "tcp://a:1", "tcp://a:2", "tcp://a:3", 2, 1, [["n1", 7]])
+    for bad in (
+        good._replace(members_hash=bytes(65)),
+        good._replace(client_address="a" * 257),
+        good._replace(founders=[["n", 1]] * 65),
+        good._replace(founders=[["n", 0]]),
+        good._replace(founders=[["n", float("inf")]]),
+        good._replace(founders=[["n", "9" * 30]]),
+        good._replace(founders=[["n" * 200, 1]]),
+        good._replace(founders=[["n", 1, 2]]),
+        good._replace(founders=[1.5]),
+    ):
+        with pytest.raises(FrameError):
+            frames.unpack_hello(frames.pack_hello(bad))
 
 
 def test_forward_and_its_reply_come_back_as_they_went() -> None:
