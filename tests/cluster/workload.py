@@ -74,6 +74,7 @@ class Workload:
         self.refused: dict[str, PolyraftError] = {}
         self.unknown: set[str] = set()
         self.surprises: list[str] = []
+        self.under_way: dict[int, Operation] = {}  # client -> the call it waits for
         self._addresses = list(addresses)
         self._group = group
         self.clients = range(first_client, first_client + clients)
@@ -97,7 +98,8 @@ class Workload:
         """No more calls; return when those under way have ended."""
         self._stopping.set()
         self._thread.join(STOP_S)
-        assert not self._thread.is_alive(), "a call does not end"
+        waiting = [str(operation) for operation in self.under_way.values()]
+        assert not self._thread.is_alive(), f"at {time.monotonic()} calls do not end: {waiting}"
         assert not self.surprises, self.surprises[:10]
 
     def wait_alive(self) -> None:
@@ -146,7 +148,9 @@ class Workload:
             while not self._stopping.is_set() and len(self.history) < OPERATIONS_MAX:
                 count += 1
                 operation = self._draw(draw, number, f"{number}.{count}")
+                self.under_way[number] = operation
                 await self._carry_out(client, operation, f"{number}.{count}")
+                del self.under_way[number]
                 await asyncio.sleep(draw.random() * THINK_S)
 
     def _draw(self, draw: random.Random, number: int, tag: str) -> Operation:
