@@ -497,3 +497,17 @@ def test_what_was_answered_survives_every_storm(first: int) -> None:
             error.add_note(f"seed {seed}")
             raise
     assert answered > SEEDS_PER_TEST, "these storms prove nothing"
+
+
+def test_the_same_seed_gives_the_same_life() -> None:
+    """Here and in other processes: what leaves follows no order of a set of names."""
+
+    def life() -> list[tuple[str | int, ...]]:
+        return [event for event in a_recorded_life(seed=5).trace if event[0] != "open"]
+
+    assert life() == life()
+    cluster = Cluster(tuple(f"n{at}" for at in range(1, 8)))
+    leader = cluster.leader()
+    targets = [event[3] for event in cluster.trace if event[:2] == ("Append", leader.name)]
+    others = sorted(cluster.nodes.keys() - {leader.name})
+    assert targets[: len(others)] == others

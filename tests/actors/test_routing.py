@@ -578,3 +578,61 @@ def test_a_new_table_keeps_what_is_known_of_replicas_here() -> None:
 def test_the_kinds_of_link_frames_are_distinct() -> None:
     numbers = [value for name, value in vars(kinds).items() if name.isupper()]
     assert len(numbers) == len(set(numbers))
+
+
+# --------------------------------------------------------------------------- unknown groups, time
+
+
+def catalog_question(bench: Bench) -> Forward:
+    """The question to the catalog, which is elsewhere."""
+    (question,) = [forward for _, forward in bench.forwards if forward.group == SYSTEM_GROUP_ID]
+    return question
+
+
+def test_an_overdue_question_is_answered_by_asking_the_next_one_at_another_node() -> None:
+    """The answer to one question starts the next, which changes the table that is being looked at."""
+    bench = Bench()
+    system = bench.routing.by_group[SYSTEM_GROUP_ID]
+    system.summary = {"leader": "n2"}
+    bench.send(group="nobody", batch=batch_of(put("a"), timeout_ms=60_000))
+    bench.send(group="nothing", batch=batch_of(put("a"), timeout_ms=60_000))
+    assert [node for node, _ in bench.forwards] == ["n2"]
+    system.summary = {"leader": "n3"}
+    bench.clock.advance(routing_module.CATALOG_TIMEOUT_MS + EXPIRE_GRACE_MS)
+    bench.routing.expire()
+    assert [node for node, _ in bench.forwards] == ["n2", "n3"]
+    assert bench.outcome.code == protocol.NO_LEADER
+
+
+def test_a_message_for_an_unknown_group_is_answered_at_its_own_deadline() -> None:
+    """Pitfall 52: nothing was appended, and it says so."""
+    bench = Bench()
+    bench.routing.by_group[SYSTEM_GROUP_ID].summary = {"leader": "n2"}
+    bench.send(group="nobody", batch=batch_of(put("a"), timeout_ms=200))
+    bench.clock.advance(200)
+    bench.routing.expire()
+    assert (bench.outcome.code, bench.outcome.maybe_applied) == (protocol.TIMEOUT, False)
+    question = catalog_question(bench)
+    bench.routing.on_forward_reply(
+        "n2",
+        ForwardReply(
+            question.origin_epoch,
+            question.forward_id,
+            True,
+            protocol.encode_batch([protocol.ok_reply_with_data(1, "n2", b"[]")]),
+            None,
+            0,
+        ),
+    )
+    assert len(bench.replies) == 1, "answered twice"
+    assert bench.routing.under_way == 0
+
+
+def test_what_a_full_worker_does_not_take_is_busy_and_was_never_there() -> None:
+    bench = Bench()
+    worker = bench.worker()
+    bench.send()
+    bench.routing.on_not_taken(worker, list(worker.pending))
+    assert (bench.outcome.code, bench.outcome.maybe_applied) == (protocol.BUSY, False)
+    assert bench.outcome.retry_after_ms == RETRY_AFTER_MS
+    assert not worker.pending
