@@ -97,7 +97,7 @@ class Leadership:
                 settings=settings,
                 now=now,
             )
-            for replica in configuration.members
+            for replica in sorted(configuration.members)  # a seed gives the same life everywhere
             if replica != me
         }
         self._peers = tuple(self.progress.values())
