@@ -590,7 +590,7 @@ def catalog_question(bench: Bench) -> Forward:
 
 
 def test_an_overdue_question_is_answered_by_asking_the_next_one_at_another_node() -> None:
-    """The answer to one question starts the next, which changes the table that is being looked at."""
+    """The answer to one question starts the next, and so changes the table looked at."""
     bench = Bench()
     system = bench.routing.by_group[SYSTEM_GROUP_ID]
     system.summary = {"leader": "n2"}
