@@ -452,6 +452,35 @@ def _refuses_without_a_trace(wire: Wire) -> None:
     assert not reply.maybe_applied
 
 
+def test_what_was_forwarded_to_a_node_that_stands_still_is_answered_in_time(
+    three: Cluster, make_wire: MakeWire
+) -> None:
+    leader = three.leader("kv")
+    other = three.others(leader)[0]
+    wire = make_wire(other.client)
+    with stopped(*leader.processes()):
+        begun = time.monotonic()
+        sent = [wire.send("kv", put(f"hung{at}", timeout_ms=3_000)) for at in range(20)]
+        sent += [wire.send("kv", get("k", timeout_ms=3_000)) for _ in range(20)]
+        found = wire.receive_all(len(sent), 5)
+        assert found.keys() == set(sent)
+        assert time.monotonic() - begun < 5
+        for payload in found.values():
+            (reply,) = payload.replies
+            assert reply.code in (pb.UNAVAILABLE, pb.TIMEOUT, pb.NO_LEADER, pb.OK), describe(reply)
+            assert reply.maybe_applied == (reply.code in (pb.UNAVAILABLE, pb.TIMEOUT))
+        wait_until(
+            lambda: wire.one("kv", put("k", timeout_ms=1_000)).code == pb.OK,
+            "the others have elected a leader",
+        )
+        why = why_of(wire, "kv")
+        assert why["ok"]
+        assert [each["node"] for each in why["silent"]] == [leader.name]
+    three.wait_serving()
+    three.wait_equal("kv")
+    assert wire.is_quiet(), "the node that came back answers nothing a second time"
+
+
 # --------------------------------------------------------------------------- the last, for it stays
 
 
