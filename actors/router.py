@@ -34,6 +34,7 @@ import uvloop
 
 from actors import wire
 from actors.catalog import SYSTEM_GROUP_ID
+from actors.kept_replies import KeptReplies
 from actors.routing import CLIENT, OWN, Outcomes, Pending, Route, Routing, WorkerLink
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -83,10 +84,9 @@ log = logging.getLogger("polyraft.router")
 
 EXIT_ADDRESS = 3  # an address cannot be bound; one line on stderr says which
 EXPIRE_EVERY_MS: Final = 250
+STRANGERS: Final = "*"  # no node's name
 REFUSED_PEERS_MAX: Final = 64  # remembered for `why`; then the oldest is forgotten
 REFUSED_LOG_MS: Final = 60_000  # at most one line about the same peer in this time
-KEPT_REPLIES_BYTES_MAX: Final = 16 << 20  # to nodes whose link is not up yet; above: dropped
-KEPT_REPLY_OVERHEAD_BYTES: Final = 100
 STORE_FORMAT: Final = 1
 
 
@@ -137,8 +137,7 @@ class Router:
         self.down_since_ms: dict[str, int] = {}  # peers that are not up
         self._peer_in: dict[tuple[int, int], list[Any]] = {}  # (slot, lane) -> flat
         self._peer_in_bytes = 0
-        self._kept_replies: dict[str, list[bytes]] = {}  # to nodes, until their links are up
-        self._kept_replies_bytes = 0
+        self._kept_replies = KeptReplies()
         self.monitors: dict[str, SocketMonitor] = {}
         self.routing = Routing(
             self.node,
@@ -280,25 +279,10 @@ class Router:
         peer = self.peers.get(node)
         body = frames.pack_forward_reply(reply)
         if peer is not None and peer.state != UP:
-            # Each direction comes up by itself, and the other one may be first.
-            self._keep_forward_reply(node, body)
-        elif peer is None or not peer.send(LANE_BULK, PEER_FORWARD_REPLY, body):
-            self.counts["forward_replies_dropped"] += 1
-
-    def _keep_forward_reply(self, node: str, body: bytes) -> None:
-        """Until the link is up; who does not wait for it any more drops it by its epoch."""
-        size_bytes = len(body) + KEPT_REPLY_OVERHEAD_BYTES
-        if self._kept_replies_bytes + size_bytes > KEPT_REPLIES_BYTES_MAX:
-            self.counts["forward_replies_dropped"] += 1
-            return
-        self._kept_replies_bytes += size_bytes
-        self._kept_replies.setdefault(node, []).append(body)
-
-    def _send_kept_replies(self, link: PeerLink) -> None:
-        for body in self._kept_replies.pop(link.node, ()):
-            self._kept_replies_bytes -= len(body) + KEPT_REPLY_OVERHEAD_BYTES
-            if not link.send(LANE_BULK, PEER_FORWARD_REPLY, body):
-                self.counts["forward_replies_dropped"] += 1
+            taken = self._kept_replies.keep(node, body)
+        else:
+            taken = peer is not None and peer.send(LANE_BULK, PEER_FORWARD_REPLY, body)
+        self.counts["forward_replies_dropped"] += not taken
 
     # ------------------------------------------------------------------ peers, inbound
 
@@ -424,11 +408,16 @@ class Router:
     def _hear(self, header: PeerHeader, hello: Hello) -> None:
         """A node said who it is, asked or asking."""
         node = header.sender
-        if self.cluster and hello.formed and header.cluster != self.cluster:
-            self._refuse(node, f"{node} at {hello.peer_address} belongs to another cluster")
-            return
         known = self.incarnations.get(node)
-        if known is None and node not in self._arguments.members:
+        is_stranger = known is None and node not in self._arguments.members
+        if self.cluster and hello.formed and header.cluster != self.cluster:
+            # Of strangers, who may call themselves anything, only the last one is remembered.
+            self._refuse(
+                STRANGERS if is_stranger else node,
+                f"{node} at {hello.peer_address} belongs to another cluster",
+            )
+            return
+        if is_stranger:
             self.counts["unknown_nodes"] += 1
             return
         if self.cluster and known is not None and header.sender_incarnation != known:
@@ -460,7 +449,8 @@ class Router:
     def _on_peer_up(self, link: PeerLink) -> None:
         log.info("link to %s is up", link.node)
         self.down_since_ms.pop(link.node, None)
-        self._send_kept_replies(link)
+        for body in self._kept_replies.take(link.node):
+            link.send(LANE_BULK, PEER_FORWARD_REPLY, body)
 
     def _on_peer_down(self, link: PeerLink, reason: str) -> None:
         log.info("link to %s is down: %s", link.node, reason)
