@@ -97,7 +97,7 @@ class Leadership:
                 settings=settings,
                 now=now,
             )
-            for replica in sorted(configuration.members)  # a seed gives the same life everywhere
+            for replica in configuration.members
             if replica != me
         }
         self._peers = tuple(self.progress.values())
