@@ -1,0 +1,130 @@
+"""Input that is well-formed and means no good: large, many, or made to break the next hop.
+
+Each of these once ended a process, or stopped a group, in a review of this code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from tests.cluster.harness import Cluster, Node, wait_until
+from tests.cluster.wire import Wire, add, admin, data_of, get, put, read
+from transport import frames
+from transport import polyraft_pb2 as pb
+
+pytestmark = pytest.mark.cluster
+
+LARGE_VALUE = bytes(7_900_000)
+
+
+def told(node: Node) -> dict[str, Any]:
+    status = wait_until(node.status, f"{node.name} tells its status")
+    assert status is not None
+    return status
+
+
+def told_of_kv(cluster: Cluster) -> dict[str, Any]:
+    leader = cluster.leader("kv")
+    metadata = wait_until(lambda: leader.metadata("kv"), "the leader tells of its group")
+    assert metadata is not None
+    return metadata
+
+
+def pids(cluster: Cluster) -> dict[str, list[tuple[str, int]]]:
+    """Who runs: another router or worker than before would show."""
+    found = {}
+    for node in cluster.nodes:
+        found[node.name] = [(each["kind"], each["pid"]) for each in told(node)["processes"]]
+    return found
+
+
+def assert_serves(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        with_wire = Wire(node.client)
+        try:
+            assert with_wire.one("kv", add("alive", 1)).code == pb.OK
+        finally:
+            with_wire.close()
+
+
+def test_the_largest_writes_through_a_follower_many_at_once(cluster: Cluster) -> None:
+    """What a router gathers for a worker stays below what a link carries."""
+    before = pids(cluster)
+    follower = cluster.followers("kv")[0]
+    wire = Wire(follower.client)
+    for round_number in range(2):
+        for number in range(7):
+            wire.send("kv", put(f"large/{round_number}/{number}", LARGE_VALUE))
+        answers = wire.receive_all(7, 60.0)
+        codes = {answer.replies[0].code for answer in answers.values()}
+        # Refused for their size in flight is an answer; unknown would mean that somebody died.
+        assert codes <= {pb.OK, pb.BUSY}, codes
+        assert pb.OK in codes
+    wire.close()
+    assert_serves(cluster)
+    assert pids(cluster) == before
+
+
+def test_a_message_of_a_thousand_large_ranges(cluster: Cluster) -> None:
+    """It is refused for the size of its answers, early, and the leader goes on leading."""
+    wire = Wire(cluster.leader("kv").client)
+    for start in range(0, 3_000, 1_000):
+        wire.send("kv", *(put(f"k{start + at:05}", bytes(380)) for at in range(1_000)))
+    wire.receive_all(3)
+    before = told_of_kv(cluster)
+    wire.send("kv", *[read({"range": ["", None], "limit": 10_000})] * 1_024)
+    _, answer = wire.receive(30.0)
+    assert answer.whole
+    assert answer.replies[0].code == pb.REJECTED
+    assert "ask in several" in answer.replies[0].response.errMsg
+    after = told_of_kv(cluster)
+    assert after["term"] == before["term"], "the leader was taken for dead"
+    assert data_of(wire.one("kv", get("k00000")))["value"] == bytes(380)
+    wire.close()
+
+
+def test_numbers_too_large_for_what_comes_after(cluster: Cluster) -> None:
+    before = pids(cluster)
+    wire = Wire(cluster.leader("_system").client)
+    for number in ("99999999999999999999", str(1 << 64), "-1", "", "1e3", "\u0663"):
+        answer = wire.one("_system", admin("registerNode", "n1", incarnation=number))
+        assert answer.code == pb.REJECTED, number
+    wire.close()
+    assert pids(cluster) == before
+
+
+def hello_of_a_stranger(node: Node, founders: object, *, name: str = "n2") -> bytes:
+    header = frames.PeerHeader(bytes(16), name, 5, 6, node.name, 0)
+    body = msgpack.packb(
+        ["formed", b"", "tcp://127.0.0.1:1", "tcp://127.0.0.1:1", "", 1, 1, founders],
+        use_single_float=True,
+    )
+    return frames.pack_peer_frame(frames.PEER_HELLO, header, body)
+
+
+def test_hellos_of_strangers_end_nobody_and_are_not_kept(cluster: Cluster) -> None:
+    before = pids(cluster)
+    node = cluster.nodes[0]
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 5_000)
+    socket.connect(node.peer)
+    socket.send(hello_of_a_stranger(node, [0.1] * 3_000_000))
+    socket.send(hello_of_a_stranger(node, [["n1", float("inf")]]))
+    for number in range(200):
+        socket.send(hello_of_a_stranger(node, [["x", 1]], name=f"stranger{number}"))
+
+    def counts() -> dict[str, int]:
+        status = node.status()
+        return {} if status is None else status["counts"]
+
+    cluster.wait_until(lambda: counts().get("peers_refused", 0) >= 200, "all were looked at")
+    assert counts()["peer_malformed"] == 2
+    socket.close()
+    assert list(told(node)["refused"]) == ["*"], "strangers fill the memory with their names"
+    assert_serves(cluster)
+    assert pids(cluster) == before
