@@ -99,8 +99,11 @@ class Network:
     def _namespace(self, host: int) -> str:
         return f"{self._name}-{host}"
 
+    def _link(self, host: int) -> str:
+        return f"{self._name}v{host}"
+
     def _add(self, host: int) -> None:
-        namespace, link = self._namespace(host), f"{self._name}v{host}"
+        namespace, link = self._namespace(host), self._link(host)
         _ip("netns", "add", namespace)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", link, "master", self._name, "up")
@@ -113,8 +116,12 @@ class Network:
         _ip("-n", self._namespace(host), *route)
 
     def _remove(self) -> None:
-        """What there is of it; a namespace takes its links along."""
+        """What there is of it."""
         for host in self.hosts:
+            # A namespace would take its link along, but lives on while a connection that was cut
+            # has not given up.
+            if os.path.exists(f"/sys/class/net/{self._link(host)}"):
+                _ip("link", "del", self._link(host))
             if os.path.exists(f"/var/run/netns/{self._namespace(host)}"):
                 _ip("netns", "del", self._namespace(host))
         if os.path.exists(f"/sys/class/net/{self._name}"):
