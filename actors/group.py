@@ -25,7 +25,6 @@ holds; it stands still without a leader, so expiry may be late, never early.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,22 +33,35 @@ import msgpack
 
 from actors import machine as machines
 from actors.catalog import SYSTEM_GROUP
-from actors.machine import ANSWER_BYTES_MAX, WRITE_TAG
-from actors.machines import DONE, Response, WriteRequest
+from actors.group_messages import (
+    DescribeGroup,
+    Drain,
+    GroupDescribed,
+    HandBacks,
+    PeerMessages,
+    Replies,
+    Requests,
+    RoleChanged,
+    SaveLog,
+    SendPeers,
+    actor_name,
+    machine_name,
+)
+from actors.machine import WRITE_TAG
+from actors.machines import WriteRequest
 from actors.machines.registry import kind_error
+from actors.replies import ReplyEncoder
 from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, RETRY_AFTER_MS
 from raft.core import Core
 from raft.messages import (
     COMMAND,
     LinkClosed,
-    PeerMessage,
     Persisted,
     Propose,
     Read,
     Replica,
     Run,
-    Save,
     Tick,
 )
 from raft.store.runs import decode_run, encode_run
@@ -62,74 +74,6 @@ RUN_BYTES_MAX = 1 << 20  # of commands in one run; a larger message has a run of
 EARLY_READS_MAX = 4_096  # reads that wait for an index which is not in the log yet: then BUSY
 PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group: then BUSY
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
-
-
-# --------------------------------------------------------------------------- messages
-
-
-@dataclass(slots=True)
-class Requests:
-    """Client messages: flat ``[token, remaining ms, rights, RequestBatch bytes, ...]``."""
-
-    items: list[Any]
-
-
-@dataclass(slots=True)
-class PeerMessages:
-    messages: list[PeerMessage]
-
-
-@dataclass(slots=True)
-class Drain:
-    """The node is stopping: accept nothing more, answer what is under way."""
-
-
-@dataclass(slots=True)
-class DescribeGroup:
-    """Say everything that ``metadata`` shows; ``key`` comes back with it."""
-
-    key: Any
-
-
-# --------------------------------------------------------------------------- effects
-
-
-@dataclass(slots=True)
-class SendPeers:
-    messages: list[PeerMessage]
-
-
-@dataclass(slots=True)
-class SaveLog:
-    group: int
-    save: Save
-
-
-@dataclass(slots=True)
-class Replies:
-    """Flat ``[token, ReplyBatch bytes, ...]``."""
-
-    items: list[Any]
-
-
-@dataclass(slots=True)
-class HandBacks:
-    """Flat ``[token, leader's node or None, term, reason, ...]`` of messages not accepted."""
-
-    items: list[Any]
-
-
-@dataclass(slots=True)
-class RoleChanged:
-    group: int
-    summary: dict[str, Any]
-
-
-@dataclass(slots=True)
-class GroupDescribed:
-    key: Any
-    group: int
-    description: dict[str, Any]
 
 
 # --------------------------------------------------------------------------- bookkeeping
@@ -191,7 +135,6 @@ class GroupActor(Actor):
         self._machine = machine_name(group)
         self._clock = clock
         self._wall_ms = wall_ms
-        self._client_address = client_address
         self._log_time_ms = 0  # highest seen in the log
         self._time_term = -1  # the term in which log time was begun here as leader
         self._time_base_ms = 0  # log time minus this clock, in that term
@@ -216,7 +159,7 @@ class GroupActor(Actor):
         self._is_system = name == SYSTEM_GROUP
         self.counts = {"proposals": 0, "commands": 0, "reads": 0, "timeouts": 0, "busy": 0}
         self.core = core_factory(self._make_run)
-        self._me = self.core.me
+        self._encoder = ReplyEncoder(self.core.me.node, client_address)
         self._led = False
         self._table: dict[type, Callable[[Any], list[object] | None]] = {
             Requests: self._on_requests,
@@ -416,8 +359,8 @@ class GroupActor(Actor):
 
     def _refuse(self, token: int, code: int, text: str) -> None:
         retry_after_ms = RETRY_AFTER_MS if code == protocol.BUSY else 0
-        payload = protocol.encode_whole(
-            code, text, leader=self._leader_node() or "", retry_after_ms=retry_after_ms
+        payload = self._encoder.whole(
+            self._leader_node(), code, text, retry_after_ms=retry_after_ms
         )
         self._replies += (token, payload)
 
@@ -472,12 +415,12 @@ class GroupActor(Actor):
             if pending.answered:
                 continue
             self.counts["timeouts"] += 1
-            payload = protocol.encode_whole(
+            payload = self._encoder.whole(
+                self._leader_node(),
                 protocol.TIMEOUT,
                 "the deadline passed",
                 # What is gathered will be in the log at the end of this turn.
                 maybe_applied=pending.count > 0,
-                leader=self._leader_node() or "",
             )
             self._finish(pending, payload)
 
@@ -492,50 +435,29 @@ class GroupActor(Actor):
         self._requests.pop(message.first, None)
         for pending in self._appended.pop(message.first, ()):
             if not pending.answered:
-                self._finish(pending, self._write_reply(pending, message))
-
-    def _write_reply(self, pending: Pending, applied: machines.Applied) -> bytes:
-        count = pending.count
-        first = applied.first + pending.offset
-        responses = applied.responses[pending.offset : pending.offset + count]
-        leader = self._me.node
-        if pending.json:
-            responses = [_as_json(each) for each in responses]
-        elif responses.count(DONE) == count:
-            return protocol.ok_batch(first, count, leader)
-        payload = protocol.encode_batch(
-            [_reply(response, index, leader) for index, response in enumerate(responses, first)]
-        )
-        if len(payload) > ANSWER_BYTES_MAX:
-            text = f"applied, but the answers of this message exceed {ANSWER_BYTES_MAX} bytes"
-            return protocol.encode_whole(
-                protocol.INTERNAL, text, maybe_applied=True, leader=leader, index=first
-            )
-        return payload
+                self._finish(
+                    pending,
+                    self._encoder.writes(
+                        message.first + pending.offset,
+                        message.responses[pending.offset : pending.offset + pending.count],
+                        pending.json,
+                    ),
+                )
 
     def _on_answered(self, message: machines.Answered) -> None:
         pending: Pending = message.key
         if pending.answered:
             return
-        self._finish(pending, self._read_reply(message))
-
-    def _read_reply(self, message: machines.Answered) -> bytes:
-        leader = self._leader_node() or ""
-        index = message.index
-        if message.error is not None:
-            return protocol.encode_whole(
-                protocol.INTERNAL, message.error, maybe_applied=True, leader=leader
-            )
-        if message.too_large:
-            text = f"the answers of this message exceed {ANSWER_BYTES_MAX} bytes; ask in several"
-            return protocol.encode_whole(protocol.REJECTED, text, leader=leader, index=index)
-        return protocol.encode_batch([_reply(each, index, leader) for each in message.responses])
+        self._finish(pending, self._encoder.reads(self._leader_node(), message))
 
     def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
         self._refuse_gathered()
-        payload = protocol.encode_whole(
-            protocol.INTERNAL, f"the machine is quarantined: {message.error}", maybe_applied=True
+        payload = self._encoder.whole(
+            self._leader_node(),
+            protocol.INTERNAL,
+            f"the machine is quarantined: {message.error}",
+            maybe_applied=True,
         )
         for messages in self._appended.values():
             for pending in messages:
@@ -549,8 +471,10 @@ class GroupActor(Actor):
         """Commands that are not in the log yet: nobody would ever apply and answer them."""
         gathered, self._gathered = self._gathered, []
         self._gathered_bytes = 0
-        payload = protocol.encode_whole(
-            protocol.READ_ONLY, f"the machine is quarantined: {self._machine_error}"
+        payload = self._encoder.whole(
+            self._leader_node(),
+            protocol.READ_ONLY,
+            f"the machine is quarantined: {self._machine_error}",
         )
         for each in gathered:
             for pending in each.messages:
@@ -673,12 +597,11 @@ class GroupActor(Actor):
         return effects
 
     def _step_down(self) -> None:
-        leader = self._leader_node() or ""
-        payload = protocol.encode_whole(
+        payload = self._encoder.whole(
+            self._leader_node(),
             protocol.NOT_LEADER,
             "the leader stepped down while the write was under way",
             maybe_applied=True,
-            leader=leader,
         )
         appended, self._appended = self._appended, {}
         self._requests.clear()
@@ -764,22 +687,6 @@ class GroupActor(Actor):
         return [GroupDescribed(message.key, self.group, description)]
 
 
-def _reply(response: Response, index: int, leader: str) -> bytes:
-    if response.success:
-        return protocol.ok_reply_with_data(index, leader, response.data)
-    return protocol.encode_reply(
-        protocol.REJECTED, response.error, data=response.data, index=index, leader=leader
-    )
-
-
-def _as_json(response: Response) -> Response:
-    """Admin answers are JSON; the catalog's own are msgpack."""
-    if not response.success:
-        return response
-    values = msgpack.unpackb(response.data) if response.data else {}
-    return Response(json.dumps(values).encode())
-
-
 def _deadline_ms(now: int, remaining_ms: int, assumed_ms: int, longest_ms: int) -> int:
     """When a message is given up.
 
@@ -794,14 +701,6 @@ def _decimal(text: str) -> int:
     """A non-negative number of at most 64 bits, or -1."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
     return number if number <= UINT64_MAX else -1
-
-
-def actor_name(group: int) -> str:
-    return f"group/{group}"
-
-
-def machine_name(group: int) -> str:
-    return f"machine/{group}"
 
 
 _ACCEPT: dict[type, Callable[[GroupActor, int, Any, int, int], None]] = {

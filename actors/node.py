@@ -39,6 +39,7 @@ from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
 from actors.machines.registry import DECLARED
+from actors.process import start_logging
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -47,7 +48,7 @@ from actors.settings import (
     ROUTER_MEMORY_CHECK_MS,
     STOP_MS_MAX,
 )
-from actors.worker import WorkerArguments, start_logging, worker_process
+from actors.worker import WorkerArguments, worker_process
 from raft.messages import Replica
 from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files, make_directory

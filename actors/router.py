@@ -35,14 +35,11 @@ import uvloop
 from actors import wire
 from actors.catalog import SYSTEM_GROUP_ID
 from actors.kept_replies import KeptReplies
+from actors.neighbours import Listener, Neighbours, Self
+from actors.process import EXIT_ADDRESS, end_on_error, end_with_parent, start_logging
 from actors.routing import CLIENT, OWN, Outcomes, Pending, Route, Routing, WorkerLink
 from actors.runtime import MonotonicClock
-from actors.settings import (
-    PEER_BULK_QUEUE_BYTES_MAX,
-    PEER_CONTROL_QUEUE_BYTES_MAX,
-)
 from actors.status import Status
-from actors.worker import end_on_error, end_with_parent, start_logging
 from transport import frames, links, protocol
 from transport.frames import (
     GATHER_BYTES_MAX,
@@ -55,7 +52,6 @@ from transport.frames import (
     PEER_RAFT,
     PEER_RAFT_CONTROL,
     ClientMessage,
-    Endpoint,
     Forward,
     ForwardReply,
     FrameError,
@@ -64,7 +60,6 @@ from transport.frames import (
     PeerHeader,
 )
 from transport.monitors import SocketMonitor
-from transport.peers import UP, PeerLink
 from transport.sockets import (
     AddressInUse,
     BindRefused,
@@ -82,12 +77,7 @@ from transport.sockets import (
 
 log = logging.getLogger("polyraft.router")
 
-EXIT_ADDRESS = 3  # an address cannot be bound; one line on stderr says which
 EXPIRE_EVERY_MS: Final = 250
-STRANGERS: Final = "*"  # no node's name
-REFUSED_PEERS_MAX: Final = 64  # remembered for `why`; then the oldest is forgotten
-REFUSED_LOG_MS: Final = 60_000  # at most one line about the same peer in this time
-STORE_FORMAT: Final = 1
 
 
 @dataclass(slots=True, frozen=True)
@@ -118,23 +108,14 @@ class Router:
         self._stopped = loop.create_future()
         self._context = make_context()
         self._parser = frames.PeerFrameParser()
-        self.cluster = b""  # empty while the disk is blank
-        self.incarnation = arguments.incarnation
-        self._introduced = False
         self._client_look: asyncio.Handle | None = None
-        self._members_hash = arguments.members_hash
-        self._founders: list[Any] = []  # [node, incarnation] of who formed the cluster
         self.bound: dict[str, str] = {}
-        self.peers: dict[str, PeerLink] = {}
-        self.incarnations: dict[str, int] = {}  # of the catalog or of who formed the cluster
-        self.refused: dict[str, tuple[str, int]] = {}  # peer -> why, when last logged
         self.counts: Counter[str] = Counter()
         self._events_seq: Counter[str] = Counter()
         self._node_link: links.LinkProtocol | None = None
         self._node_epoch = 0
         self._workers: dict[links.LinkProtocol, WorkerLink] = {}
         self._early_summaries: dict[int, dict[str, Any]] = {}  # of groups not in the table yet
-        self.down_since_ms: dict[str, int] = {}  # peers that are not up
         self._peer_in: dict[tuple[int, int], list[Any]] = {}  # (slot, lane) -> flat
         self._peer_in_bytes = 0
         self._kept_replies = KeptReplies()
@@ -146,6 +127,26 @@ class Router:
             self._clock.now_ms,
         )
         self.routing.addresses[self.node] = arguments.advertise["client"]
+        self.neighbours = Neighbours(
+            Self(
+                self.node,
+                arguments.incarnation,
+                self.epoch,
+                arguments.advertise,
+                arguments.members,
+                arguments.members_hash,
+            ),
+            self._context,
+            loop,
+            self._clock,
+            self.counts,
+            Listener(
+                self._on_peer_heard,
+                self._on_peer_up,
+                self._on_peer_down,
+                self.routing.on_peer_lost,
+            ),
+        )
         self.status = Status(self)
         self._from_links: dict[int, Callable[[links.LinkProtocol, list[Any]], None]] = {
             wire.HELLO: self._on_hello,
@@ -179,8 +180,7 @@ class Router:
         self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
         await self._stopped
         self._server.close()
-        for peer in self.peers.values():
-            peer.close()
+        self.neighbours.close()
         for monitor in self.monitors.values():
             monitor.close()
         self._client_watcher.close()
@@ -266,22 +266,20 @@ class Router:
     # ------------------------------------------------------------------ forwarding
 
     def _send_forward(self, node: str, forward: Forward) -> bool:
-        peer = self.peers.get(node)
-        if peer is None or peer.state != UP:
-            return False
-        return peer.send(LANE_BULK, PEER_FORWARD, frames.pack_forward(forward))
+        return self.neighbours.is_up(node) and self.neighbours.send(
+            node, LANE_BULK, PEER_FORWARD, frames.pack_forward(forward)
+        )
 
     def _send_not_accepted(self, pending: Pending, leader: str | None, term: int) -> None:
         reply = ForwardReply(pending.source_epoch, pending.source_id, False, b"", leader, term)
         self._send_forward_reply(pending.source, reply)
 
     def _send_forward_reply(self, node: str, reply: ForwardReply) -> None:
-        peer = self.peers.get(node)
         body = frames.pack_forward_reply(reply)
-        if peer is not None and peer.state != UP:
-            taken = self._kept_replies.keep(node, body)
+        if self.neighbours.is_up(node):
+            taken = self.neighbours.send(node, LANE_BULK, PEER_FORWARD_REPLY, body)
         else:
-            taken = peer is not None and peer.send(LANE_BULK, PEER_FORWARD_REPLY, body)
+            taken = node in self.neighbours.links and self._kept_replies.keep(node, body)
         self.counts["forward_replies_dropped"] += not taken
 
     # ------------------------------------------------------------------ peers, inbound
@@ -296,23 +294,18 @@ class Router:
         try:
             if len(parts) != 1:
                 raise FrameError(f"a peer message of {len(parts)} frames")
-            if not self._introduced:
+            if not self.neighbours.introduced:
                 self.counts["before_identity"] += 1
                 return
             frame = self._parser.parse(parts[0])
             header = frame.header
             if frame.kind == PEER_HELLO:
                 self._on_peer_hello(identity, header, frames.unpack_hello(frame.body))
-                return
-            mismatch = frames.header_mismatch(self._endpoint(), header)
-            known = self.incarnations.get(header.sender)
-            if not mismatch and header.sender_incarnation != known:
-                mismatch = "wrong_sender"
-            if mismatch:
+            elif mismatch := self.neighbours.mismatch(header):
                 self.counts[mismatch] += 1
-                self._answer_hello(identity, header)
-                return
-            self._from_peers[frame.kind](identity, header, frame.body)
+                self._peer_sender.frame(identity, self.neighbours.hello_to(header))
+            else:
+                self._from_peers[frame.kind](identity, header, frame.body)
         except FrameError as error:
             self.counts["peer_malformed"] += 1
             log.debug("a peer message was dropped: %s", error)
@@ -321,14 +314,8 @@ class Router:
         if header.receiver != self.node:
             self.counts["wrong_node"] += 1
             return
-        self._hear(header, hello)
-        self._answer_hello(identity, header)
-
-    def _answer_hello(self, identity: bytes, header: PeerHeader) -> None:
-        frame = frames.pack_hello_frame(
-            self._endpoint(), header.sender, header.sender_incarnation, self._hello()
-        )
-        self._peer_sender.frame(identity, frame)
+        self.neighbours.hear(header, hello)
+        self._peer_sender.frame(identity, self.neighbours.hello_to(header))
 
     def _on_peer_raft(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
         self._take_raft(LANE_BULK, header, body)
@@ -363,105 +350,25 @@ class Router:
 
     # ------------------------------------------------------------------ peers, outbound
 
-    def _endpoint(self) -> Endpoint:
-        return Endpoint(self.cluster, self.node, self._arguments.incarnation, self.epoch)
-
-    def _hello(self) -> Hello:
-        advertise = self._arguments.advertise
-        return Hello(
-            bool(self.cluster),
-            self._members_hash,
-            advertise["client"],
-            advertise["peer"],
-            advertise["events"],
-            STORE_FORMAT,
-            STORE_FORMAT,
-            self._founders,
-        )
-
-    def _add_peer(self, node: str, address: str) -> None:
-        peer = PeerLink(
-            self._context,
-            self._loop,
-            me=self._endpoint(),
-            node=node,
-            address=address,
-            make_hello=self._hello,
-            on_up=self._on_peer_up,
-            on_down=self._on_peer_down,
-            on_hello=self._on_link_hello,
-            on_bulk_lost=self._on_bulk_lost,
-            incarnation=self.incarnations.get(node, 0),
-            control_queue_bytes_max=PEER_CONTROL_QUEUE_BYTES_MAX,
-            bulk_queue_bytes_max=PEER_BULK_QUEUE_BYTES_MAX,
-        )
-        self.peers[node] = peer
-        self.down_since_ms[node] = self._clock.now_ms()
-        peer.start()
-
-    def _on_link_hello(self, link: PeerLink, header: PeerHeader, hello: Hello) -> None:
-        if header.sender != link.node:
-            self._refuse(link.node, f"{link.address} is {header.sender}, not {link.node}")
-            return
-        self._hear(header, hello)
-
-    def _hear(self, header: PeerHeader, hello: Hello) -> None:
-        """A node said who it is, asked or asking."""
-        node = header.sender
-        known = self.incarnations.get(node)
-        is_stranger = known is None and node not in self._arguments.members
-        if self.cluster and hello.formed and header.cluster != self.cluster:
-            # Of strangers, who may call themselves anything, only the last one is remembered.
-            self._refuse(
-                STRANGERS if is_stranger else node,
-                f"{node} at {hello.peer_address} belongs to another cluster",
-            )
-            return
-        if is_stranger:
-            self.counts["unknown_nodes"] += 1
-            return
-        if self.cluster and known is not None and header.sender_incarnation != known:
-            self._refuse(node, f"{node} at {hello.peer_address} has a new disk; replace the node")
-            return
-        self.refused.pop(node, None)
-        self.routing.addresses[node] = hello.client_address
+    def _on_peer_heard(self, header: PeerHeader, hello: Hello) -> None:
+        self.routing.addresses[header.sender] = hello.client_address
         self.to_node(
             wire.PEER_HELLO,
-            node,
+            header.sender,
             header.sender_incarnation,
             header.cluster if hello.formed else b"",
             hello.members_hash,
             hello.founders,
         )
 
-    def _refuse(self, peer: str, reason: str) -> None:
-        """Remember why a peer is not spoken to; say it at most once a minute."""
-        self.counts["peers_refused"] += 1
-        now = self._clock.now_ms()
-        _, logged_ms = self.refused.pop(peer, ("", now - REFUSED_LOG_MS))
-        if now - logged_ms >= REFUSED_LOG_MS:
-            log.warning("link refused: %s", reason)
-            logged_ms = now
-        while len(self.refused) >= REFUSED_PEERS_MAX:
-            del self.refused[next(iter(self.refused))]
-        self.refused[peer] = (reason, logged_ms)
+    def _on_peer_up(self, node: str) -> None:
+        for body in self._kept_replies.take(node):
+            self.neighbours.send(node, LANE_BULK, PEER_FORWARD_REPLY, body)
 
-    def _on_peer_up(self, link: PeerLink) -> None:
-        log.info("link to %s is up", link.node)
-        self.down_since_ms.pop(link.node, None)
-        for body in self._kept_replies.take(link.node):
-            link.send(LANE_BULK, PEER_FORWARD_REPLY, body)
-
-    def _on_peer_down(self, link: PeerLink, reason: str) -> None:
-        log.info("link to %s is down: %s", link.node, reason)
-        self.down_since_ms[link.node] = self._clock.now_ms()
-        self.routing.on_peer_lost(link.node)
+    def _on_peer_down(self, node: str) -> None:
+        self.routing.on_peer_lost(node)
         for worker in self.routing.workers.values():
-            worker.send(wire.LINK_CLOSED, link.node, control=True)
-
-    def _on_bulk_lost(self, link: PeerLink) -> None:
-        # What was forwarded went through the lane that broke; the node itself may be well.
-        self.routing.on_peer_lost(link.node)
+            worker.send(wire.LINK_CLOSED, node, control=True)
 
     def _send_raft(self, lane: int, items: list[Any]) -> None:
         """Flat [node, group id, message]: one message per node, split below the frame's limit."""
@@ -479,8 +386,7 @@ class Router:
 
     def _send_by_node(self, lane: int, by_node: dict[str, list[Any]]) -> None:
         for node, flat in by_node.items():
-            peer = self.peers.get(node)
-            if peer is None or not peer.send(lane, _RAFT_KINDS[lane], frames.pack_raft(flat)):
+            if not self.neighbours.send(node, lane, _RAFT_KINDS[lane], frames.pack_raft(flat)):
                 self.counts["raft_dropped"] += 1
 
     # ------------------------------------------------------------------ Unix links
@@ -626,21 +532,7 @@ class Router:
     # ------------------------------------------------------------------ the node process
 
     def _on_identity(self, link: links.LinkProtocol, frame: list[Any]) -> None:
-        """Who this node is.  Not a word to any peer before that: a formed node that called itself
-        blank for a moment could help a new disk to form a cluster of its own."""
-        self.cluster, self._founders = frame[3:5]
-        if self.cluster:
-            for node, incarnation in self._founders:
-                self.incarnations.setdefault(node, incarnation)
-        if not self._introduced:
-            self._introduced = True
-            for node, address in self._arguments.members.items():
-                if node != self.node and node not in self.peers:
-                    self._add_peer(node, address)
-            return
-        for node, peer in self.peers.items():
-            peer.set_endpoint(self._endpoint())
-            peer.expect(self.incarnations.get(node, 0))
+        self.neighbours.introduce(*frame[3:5])
 
     def _on_groups(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         self.routing.set_routes(Route(*row) for row in frame[3])
@@ -649,16 +541,9 @@ class Router:
 
     def _on_nodes(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         for node, incarnation, addresses in frame[3]:
-            self.incarnations[node] = incarnation
             if addresses.get("client"):
                 self.routing.addresses[node] = addresses["client"]
-            if node == self.node or not addresses.get("peer"):
-                continue
-            if node not in self.peers:
-                self._add_peer(node, addresses["peer"])
-            else:
-                self.peers[node].set_address(addresses["peer"])
-                self.peers[node].expect(incarnation)
+            self.neighbours.learn(node, incarnation, addresses.get("peer"))
 
     def _on_state(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         self.status.state = frame[3]

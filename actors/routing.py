@@ -390,11 +390,15 @@ class Routing:
             self._busy(pending, "too many messages are forwarded at the moment")
             return True
         remaining_ms = pending.timeout_ms - (self._now_ms() - pending.received_ms)
+        if remaining_ms <= 0:
+            self.counts["expired"] += 1
+            self.refuse(pending, protocol.TIMEOUT, "the deadline passed before a leader was found")
+            return True
         forward = Forward(
             self._epoch,
             pending.token,
             pending.group,
-            max(0, remaining_ms),
+            remaining_ms,
             pending.rights,
             pending.batch,
         )

@@ -21,7 +21,6 @@ from actors import wire
 from actors.routing import Pending, Route
 from actors.version import VERSION
 from transport import protocol
-from transport.peers import UP
 from transport.protocol import AdminOperation, BadBatch
 
 if TYPE_CHECKING:
@@ -205,8 +204,8 @@ class Status:
         routing = router.routing
         return {
             "node": router.node,
-            "incarnation": f"{router.incarnation:016x}",
-            "cluster": router.cluster.hex() or None,
+            "incarnation": f"{router.neighbours.endpoint().incarnation:016x}",
+            "cluster": router.neighbours.cluster.hex() or None,
             "version": VERSION,
             "addresses": router.bound,
             "processes": self.state.get("processes", []),
@@ -230,8 +229,8 @@ class Status:
             "connections": {
                 name: dict(monitor.counts) for name, monitor in router.monitors.items()
             },
-            "peers": {node: peer.status() for node, peer in router.peers.items()},
-            "refused": {node: reason for node, (reason, _) in router.refused.items()},
+            "peers": {node: peer.status() for node, peer in router.neighbours.links.items()},
+            "refused": {node: reason for node, (reason, _) in router.neighbours.refused.items()},
         }
 
     # ------------------------------------------------------------------ why
@@ -243,7 +242,7 @@ class Status:
 
     def _why(self, group: str) -> dict[str, Any]:
         reason, text, silent = self._reason(group)
-        refused = "; ".join(reason for reason, _ in self._router.refused.values())
+        refused = "; ".join(reason for reason, _ in self._router.neighbours.refused.values())
         return {
             "group": group,
             "ok": reason == "ok",
@@ -255,10 +254,10 @@ class Status:
     def _reason(self, group: str) -> tuple[str, str, list[dict[str, Any]]]:
         router = self._router
         forming = self.state.get("forming")
-        if forming is not None or not router.cluster:
+        if forming is not None or not router.neighbours.cluster:
             silent = [
-                {"node": node, "since_ms": self._silent_ms(node)}
-                for node, peer in router.peers.items()
+                {"node": node, "since_ms": router.neighbours.silent_ms(node)}
+                for node, peer in router.neighbours.links.items()
                 if not peer.counts["hello_received"]
             ]
             return "forming", forming or "the node is starting", silent
@@ -266,9 +265,9 @@ class Status:
         if route is None:
             return self._reason_unknown(group)
         silent = [
-            {"node": node, "since_ms": self._silent_ms(node)}
+            {"node": node, "since_ms": router.neighbours.silent_ms(node)}
             for node in route.members
-            if node != router.node and not self._is_up(node)
+            if node != router.node and not self._router.neighbours.is_up(node)
         ]
         return (*self._reason_of(route, len(silent)), silent)
 
@@ -291,7 +290,9 @@ class Status:
             return "worker_down", f"the worker of slot {route.slot} does not run"
         leader = route.leader
         reachable = len(route.members) - silent_count
-        if leader is not None and (leader == self._router.node or self._is_up(leader)):
+        if leader is not None and (
+            leader == self._router.node or self._router.neighbours.is_up(leader)
+        ):
             return "ok", f"{leader} leads in term {route.summary.get('term')}"
         if reachable * 2 <= len(route.members):
             return (
@@ -299,14 +300,6 @@ class Status:
                 f"only {reachable} of {len(route.members)} members are reached from here",
             )
         return "electing", "the members are electing a leader"
-
-    def _is_up(self, node: str) -> bool:
-        peer = self._router.peers.get(node)
-        return peer is not None and peer.state == UP
-
-    def _silent_ms(self, node: str) -> int | None:
-        since_ms = self._router.down_since_ms.get(node)
-        return None if since_ms is None else self._router.now_ms() - since_ms
 
 
 def _dump(value: dict[str, Any]) -> bytes:

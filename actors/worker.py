@@ -31,14 +31,11 @@ import os
 import random
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 from typing import Any
 
 import msgpack
@@ -46,10 +43,11 @@ import uvloop
 
 from actors import wire
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
-from actors.group import (
+from actors.disk import DiskThread
+from actors.group import GroupActor
+from actors.group_messages import (
     DescribeGroup,
     Drain,
-    GroupActor,
     GroupDescribed,
     HandBacks,
     PeerMessages,
@@ -64,6 +62,14 @@ from actors.group import (
 from actors.machine import Emitted, MachineActor
 from actors.machines import Machine
 from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
+from actors.process import (
+    EXIT_CRASH,
+    EXIT_STORE,
+    end_on_error,
+    end_process,
+    end_with_parent,
+    start_logging,
+)
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
@@ -86,10 +92,9 @@ from transport.frames import GATHER_BYTES_MAX, FrameError, pack_link, unpack_lin
 
 log = logging.getLogger("polyraft.worker")
 
-EXIT_STORE = 3  # the disk refuses: damaged, poisoned, or another process holds the lock
-EXIT_CRASH = 4  # a bug of ours
 MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
+DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
 RECONNECT_MS = 20
 DRAIN_MS_MAX = 2_000
 
@@ -308,7 +313,7 @@ class Worker:
 
     def _on_crash(self, report: CrashReport) -> None:
         log.critical("%s", report, exc_info=report.error)
-        _end_process(EXIT_CRASH)
+        end_process(EXIT_CRASH)
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -398,7 +403,7 @@ class Worker:
         if error is not None:
             # Final, whatever it was: what the disk holds is unknown now (pitfall 44).
             log.critical("slot %d: the WAL failed: %s", self._arguments.slot, error)
-            _end_process(EXIT_STORE if isinstance(error, WalPoisoned | OSError) else EXIT_CRASH)
+            end_process(EXIT_STORE if isinstance(error, WalPoisoned | OSError) else EXIT_CRASH)
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
         if self._being_born:
@@ -613,6 +618,9 @@ class Worker:
         query, wanted = frame[3], frame[4]
         groups = [group for group in wanted or self._groups if group in self._groups]
         rows = [[each, summary] for each, summary in self._broken.items() if each in wanted]
+        while len(self._described) >= DESCRIBING_MAX:
+            # A machine that blocks never answered; the router stopped waiting long ago.
+            del self._described[next(iter(self._described))]
         self._described[query] = _Describing(rows, len(groups))
         if not groups:
             self._finish_describing(query)
@@ -649,53 +657,6 @@ class _Describing:
     missing: int
 
 
-class DiskThread:
-    """The thread that writes: one batch at a time, in the order given.  A second one prepares.
-
-    Preparing the next segment writes and syncs megabytes of zeros; in the first thread it would
-    make a batch wait for it.
-    """
-
-    def __init__(
-        self,
-        on_done: Callable[[Batch, BaseException | None], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._on_done = on_done
-        self._loop = loop
-        self._batches: SimpleQueue[Batch] = SimpleQueue()
-        self._preparations: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="wal", daemon=True)
-        self._preparer = threading.Thread(target=self._prepare, name="wal-next", daemon=True)
-        self._writer.start()
-        self._preparer.start()
-
-    def submit(self, batch: Batch) -> None:
-        self._batches.put(batch)
-
-    def prepare(self, preparation: Callable[[], None]) -> None:
-        self._preparations.put(preparation)
-
-    def _write(self) -> None:
-        while True:
-            batch = self._batches.get()
-            error: BaseException | None = None
-            try:
-                batch.run()
-            except BaseException as caught:  # noqa: BLE001 - reported to the loop, which ends us
-                error = caught
-            self._loop.call_soon_threadsafe(self._on_done, batch, error)
-
-    def _prepare(self) -> None:
-        while True:
-            preparation = self._preparations.get()
-            try:
-                preparation()
-            except OSError as error:
-                # Not fatal: the writer makes the segment when it needs it, or fails there.
-                log.warning("the next WAL segment could not be prepared: %s", error)
-
-
 def _bootstrap(placed: PlacedGroup) -> bytes:
     """The first record of a replica: with whom it began."""
     data: bytes = msgpack.packb(
@@ -719,37 +680,6 @@ def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _end_process(code: int) -> None:
-    logging.shutdown()
-    os._exit(code)
-
-
-def end_with_parent() -> None:
-    """Exit when the node process is gone, however it went: only it holds the pipe's other end."""
-    parent = parent_process()
-    assert parent is not None, "a worker is started by multiprocessing"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def end_on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A callback raised: a bug of ours.  What state it left is unknown, so the process ends."""
-    log.critical("%s", context.get("message"), exc_info=context.get("exception"))
-    _end_process(EXIT_CRASH)
-
-
-def start_logging(level: str, name: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)s {name} %(message)s",
-    )
-
-
 def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     """Entry point of a worker process; ``said`` takes its last words."""
     end_with_parent()
@@ -763,5 +693,5 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     except StoreError as error:
         log.critical("slot %d: %s", arguments.slot, error)
         said.send_bytes(str(error).encode())
-        _end_process(EXIT_STORE)
-    _end_process(0)
+        end_process(EXIT_STORE)
+    end_process(0)

@@ -358,12 +358,13 @@ def parse_write(raw: bytes) -> WriteRequest:
 
 # ------------------------------------------------------------------------------------------ replies
 
-LEADERS_CACHED_MAX: Final = 256  # prefixes kept; node names are few, this is only a bound
+FIELDS_CACHED_MAX: Final = 256  # node names and addresses are few, this is only a bound
 
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(256))
 _RESPONSE_OK: Final = b"\x0a\x02\x18\x01"  # response { success: true }
 _BATCH_WHOLE: Final = b"\x10\x01"  # whole: true
-_ok_prefixes: dict[str, bytes] = {}
+_leader_fields: dict[str, bytes] = {}
+_address_fields: dict[str, bytes] = {"": b""}
 
 
 def varint(value: int) -> bytes:
@@ -383,25 +384,37 @@ def varint(value: int) -> bytes:
 
 def _leader_field(leader: str) -> bytes:
     """Field 4 of a Reply and the tag of field 5, which always follows it."""
-    if len(_ok_prefixes) >= LEADERS_CACHED_MAX:
-        _ok_prefixes.clear()
+    if len(_leader_fields) >= FIELDS_CACHED_MAX:
+        _leader_fields.clear()
     name = leader.encode()
     field = b"\x22" + varint(len(name)) + name if name else b""
-    _ok_prefixes[leader] = field = field + b"\x28"
+    _leader_fields[leader] = field = field + b"\x28"
     return field
 
 
-def ok_reply(index: int, leader: str) -> bytes:
-    """Reply { OK, index, leader } without data: the answer to most writes."""
+def _address_field(address: str) -> bytes:
+    """Field 7 of a Reply, the last that a reply without a session has."""
+    field = _address_fields.get(address)
+    if field is None:
+        if len(_address_fields) >= FIELDS_CACHED_MAX:
+            _address_fields.clear()
+        name = address.encode()
+        field = _address_fields[address] = b"\x3a" + varint(len(name)) + name if name else b""
+    return field
+
+
+def ok_reply(index: int, leader: str, address: str = "") -> bytes:
+    """Reply { OK, index, leader, leader_address } without data: the answer to most writes."""
     assert index > 0
-    tail = _ok_prefixes.get(leader) or _leader_field(leader)
-    return _RESPONSE_OK + tail + varint(index)
+    head = _leader_fields.get(leader) or _leader_field(leader)
+    return _RESPONSE_OK + head + varint(index) + _address_field(address)
 
 
-def ok_reply_with_data(index: int, leader: str, data: bytes) -> bytes:
+def ok_reply_with_data(index: int, leader: str, data: bytes, address: str = "") -> bytes:
     """The same with an answer; ``index`` 0 is left out, as protobuf does."""
-    tail = _ok_prefixes.get(leader) or _leader_field(leader)
+    tail = _leader_fields.get(leader) or _leader_field(leader)
     tail = tail + varint(index) if index else tail[:-1]
+    tail += _address_field(address)
     if not data:
         return _RESPONSE_OK + tail
     size = varint(len(data))
@@ -409,14 +422,21 @@ def ok_reply_with_data(index: int, leader: str, data: bytes) -> bytes:
     return b"".join((b"\x0a", response, b"\x0a", size, data, b"\x18\x01", tail))
 
 
-def ok_batch(first_index: int, count: int, leader: str) -> bytes:
+def ok_batch(first_index: int, count: int, leader: str, address: str = "") -> bytes:
     """ReplyBatch for ``count`` writes at consecutive indexes, all OK without data."""
-    if count == 1:
-        reply = ok_reply(first_index, leader)
-        return b"\x0a" + varint(len(reply)) + reply
-    return encode_batch(
-        [ok_reply(index, leader) for index in range(first_index, first_index + count)]
-    )
+    assert first_index > 0
+    head = _RESPONSE_OK + (_leader_fields.get(leader) or _leader_field(leader))
+    tail = _address_field(address)
+    parts: list[bytes] = []
+    number_bytes = 0
+    lead = b""
+    for index in range(first_index, first_index + count):
+        number = varint(index)
+        if len(number) != number_bytes:
+            number_bytes = len(number)
+            lead = b"\x0a" + varint(len(head) + number_bytes + len(tail)) + head
+        parts += (lead, number, tail)
+    return b"".join(parts)
 
 
 def encode_batch(replies: list[bytes]) -> bytes:

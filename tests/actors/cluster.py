@@ -28,6 +28,8 @@ from typing import Any
 
 from actors.group import (
     GroupActor,
+)
+from actors.group_messages import (
     GroupDescribed,
     HandBacks,
     PeerMessages,

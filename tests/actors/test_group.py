@@ -14,10 +14,13 @@ import pytest
 from actors import group as group_module
 from actors.catalog import SYSTEM_GROUP, CatalogMachine
 from actors.group import (
+    GroupActor,
+)
+from actors.group_messages import (
     DescribeGroup,
     Drain,
-    GroupActor,
     HandBacks,
+    PeerMessages,
     Replies,
     Requests,
     SaveLog,
@@ -317,9 +320,9 @@ def test_a_leader_that_steps_down_in_the_turn_in_which_a_write_timed_out_survive
     assert hand_backs_of(effects) == {2: (followers[0].name, leader.core.term)}
 
 
-def news_of_a_new_leader(node: Node, other: Node) -> group_module.PeerMessages:
+def news_of_a_new_leader(node: Node, other: Node) -> PeerMessages:
     term = node.core.term + 1
-    return group_module.PeerMessages([Heartbeat(other.me, node.me, term, 0, 1)])
+    return PeerMessages([Heartbeat(other.me, node.me, term, 0, 1)])
 
 
 def outcomes_of(effects: list[object], count: int = 1) -> dict[int, list[wire.Outcome]]:
@@ -492,7 +495,7 @@ def test_a_message_for_another_life_of_the_replica_changes_nothing() -> None:
     term, before = leader.core.term, leader.core.status().ignored
     reply = HeartbeatReply(stranger, leader.me, term + 5, 1)
     other = Heartbeat(followers[0].me, Replica(leader.name, 999), term + 5, 0, 1)
-    leader.group.handle(group_module.PeerMessages([reply, other]))
+    leader.group.handle(PeerMessages([reply, other]))
     leader.group.end_turn()
     assert leader.core.is_leader
     assert leader.core.term == term
@@ -643,7 +646,7 @@ def test_effects_stand_in_the_order_in_which_they_must_be_carried_out() -> None:
         follower.turn()
     actor = leader.group
     for message in [each for each in cluster.in_flight if each.to == leader.me]:
-        actor.handle(group_module.PeerMessages([message]))
+        actor.handle(PeerMessages([message]))
     actor.handle(Requests([900, 500, 7, batch_of(put("b"))]))
     actor.handle(Requests([901, 500, 7, b""]))
     kinds: list[type] = []

@@ -636,3 +636,14 @@ def test_what_a_full_worker_does_not_take_is_busy_and_was_never_there() -> None:
     assert (bench.outcome.code, bench.outcome.maybe_applied) == (protocol.BUSY, False)
     assert bench.outcome.retry_after_ms == RETRY_AFTER_MS
     assert not worker.pending
+
+
+def test_a_message_whose_time_is_up_is_not_forwarded_any_more() -> None:
+    bench = Bench()
+    worker = bench.worker()
+    bench.send(batch_of(put("a"), timeout_ms=100))
+    bench.clock.advance(100)
+    (token,) = worker.pending
+    bench.routing.on_hand_back(worker, token, "n2", 3, "")
+    assert not bench.forwards
+    assert (bench.outcome.code, bench.outcome.maybe_applied) == (protocol.TIMEOUT, False)

@@ -14,6 +14,7 @@ import pytest
 from actors import status as status_module
 from actors import wire as kinds
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
+from actors.neighbours import Listener, Neighbours, Self
 from actors.router import Router
 from actors.routing import CLIENT, Outcomes, Pending, Route, Routing, WorkerLink
 from actors.runtime import VirtualClock
@@ -77,18 +78,21 @@ class Bench:
         )
         self.routing = routing
         self.peers = {"n2": Peer(), "n3": Peer()}
+        me = Self("n1", 0x11, 5, {}, {}, b"")
+        listener = Listener(*[cast(Any, None)] * 4)  # hears nothing: no link is real here
+        self.neighbours = Neighbours(
+            me, cast(Any, None), cast(Any, self.loop), self.clock, Counter(), listener
+        )
+        self.neighbours.cluster = b"c" * 16
+        self.neighbours.links = cast(Any, self.peers)
         self.router = SimpleNamespace(
             node="n1",
-            incarnation=0x11,
-            cluster=b"c" * 16,
             bound={"client": "tcp://127.0.0.1:1", "peer": "p", "events": "e"},
             routing=routing,
             counts=Counter(),
             client_sender=SimpleNamespace(full=1, gone=2),
             monitors={"client": SimpleNamespace(counts={"ACCEPTED": 3})},
-            peers=self.peers,
-            refused={},
-            down_since_ms={},
+            neighbours=self.neighbours,
             now_ms=self.clock.now_ms,
         )
         self.status = Status(cast(Router, self.router))
@@ -304,7 +308,7 @@ def test_why_names_the_first_reason_of_all(bench: Bench) -> None:
     route.summary = summary(leader=None)
     assert bench.why()["reason"] == "electing"
     bench.peers["n2"].state = bench.peers["n3"].state = "down"
-    bench.router.down_since_ms.update(n2=4_000, n3=9_000)
+    bench.neighbours.down_since_ms.update(n2=4_000, n3=9_000)
     told = bench.why()
     assert told["reason"] == "no_quorum"
     assert told["silent"] == [
@@ -343,9 +347,9 @@ def test_one_of_two_members_is_no_quorum(bench: Bench) -> None:
 
 
 def test_a_link_that_was_refused_is_said_beside_any_reason(bench: Bench) -> None:
-    bench.router.refused["n3"] = ("n3 has a new disk; replace the node", 0)
+    bench.neighbours.refused["n3"] = ("n3 has a new disk; replace the node", 0)
     assert "n3 has a new disk" in bench.why()["text"]
-    bench.router.cluster = b""
+    bench.neighbours.cluster = b""
     assert bench.why()["reason"] == "forming"
 
 

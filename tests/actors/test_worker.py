@@ -12,7 +12,8 @@ import pytest
 from actors import wire as kinds
 from actors import worker as worker_module
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
-from actors.worker import EXIT_CRASH, EXIT_STORE, Worker, WorkerArguments
+from actors.process import EXIT_CRASH, EXIT_STORE
+from actors.worker import Worker, WorkerArguments
 from raft.messages import (
     COMMAND,
     Append,
@@ -399,7 +400,7 @@ def test_a_failed_batch_ends_the_process_and_answers_nothing(
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(worker_module, "_end_process", end)
+    monkeypatch.setattr(worker_module, "end_process", end)
     bench = Bench()
     bench.join()
     bench.request(*write(1))

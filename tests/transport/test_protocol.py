@@ -255,12 +255,18 @@ INDEXES = (1, 127, 128, 16_383, 16_384, 2**21 - 1, 2**21, 2**28, 2**35, 2**63, 2
 
 @pytest.mark.parametrize("index", INDEXES)
 @pytest.mark.parametrize("leader", ["", "n1", "ñ" * 100])
-def test_the_hand_made_reply_equals_what_protobuf_writes(index: int, leader: str) -> None:
-    reply = Reply(response=Response(success=True), leader=leader, index=index)
-    assert protocol.ok_reply(index, leader) == reply.SerializeToString()
+@pytest.mark.parametrize("address", ["", "tcp://127.0.0.1:7001", "a" * 200])
+def test_the_hand_made_reply_equals_what_protobuf_writes(
+    index: int, leader: str, address: str
+) -> None:
+    reply = Reply(
+        response=Response(success=True), leader=leader, index=index, leader_address=address
+    )
+    assert protocol.ok_reply(index, leader, address) == reply.SerializeToString()
     for data in (b"", b"x", b"x" * 123, b"x" * 124, b"x" * 130, b"x" * 70_000):
         reply.response.data = data
-        assert protocol.ok_reply_with_data(index, leader, data) == reply.SerializeToString()
+        made = protocol.ok_reply_with_data(index, leader, data, address)
+        assert made == reply.SerializeToString()
 
 
 def test_a_read_of_an_empty_log_has_no_index() -> None:
@@ -272,16 +278,21 @@ def test_a_read_of_an_empty_log_has_no_index() -> None:
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_a_batch_of_hand_made_replies_equals_what_protobuf_writes(count: int) -> None:
     indexes = range(120, 120 + count)
-    replies = [Reply(response=Response(success=True), leader="n1", index=i) for i in indexes]
+    address = "tcp://127.0.0.1:7001"
+    replies = [
+        Reply(response=Response(success=True), leader="n1", index=i, leader_address=address)
+        for i in indexes
+    ]
     expected = ReplyBatch(replies=replies).SerializeToString()
-    assert protocol.ok_batch(120, count, "n1") == expected
+    assert protocol.ok_batch(120, count, "n1", address) == expected
     assert protocol.encode_batch([reply.SerializeToString() for reply in replies]) == expected
 
 
-def test_prefixes_of_leaders_are_bounded() -> None:
-    for number in range(3 * protocol.LEADERS_CACHED_MAX):
-        protocol.ok_reply(1, f"node-{number}")
-        assert len(protocol._ok_prefixes) <= protocol.LEADERS_CACHED_MAX
+def test_remembered_fields_are_bounded() -> None:
+    for number in range(3 * protocol.FIELDS_CACHED_MAX):
+        protocol.ok_reply(1, f"node-{number}", f"address-{number}")
+        assert len(protocol._leader_fields) <= protocol.FIELDS_CACHED_MAX
+        assert len(protocol._address_fields) <= protocol.FIELDS_CACHED_MAX
 
 
 def test_a_refusal_speaks_for_all_requests_and_gives_its_reason() -> None:
