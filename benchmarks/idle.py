@@ -2,7 +2,7 @@
 
     python benchmarks/idle.py [SECONDS]
 
-Starts three nodes with one group on this machine, waits until the group has a leader, and reads /proc.
+Starts three nodes with one group on this machine, waits for its leader, and reads /proc.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def status_of(address: str) -> dict[str, Any]:
 
 
 def rows_of(status: dict[str, Any]) -> list[tuple[str, int]]:
-    rows = []
+    rows: list[tuple[str, int]] = []
     for each in status["processes"]:
         group = {0: "_system", 1: "kv"}.get(each["slot"])
         what = each["kind"]
