@@ -52,7 +52,7 @@ def main() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cluster:
         try:
             assert cluster.stdout is not None
-            lines = []
+            lines: list[str] = []
             while not lines or lines[-1] != "ready cluster\n":
                 lines.append(cluster.stdout.readline())
                 assert lines[-1], "the cluster ended"
