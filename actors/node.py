@@ -60,7 +60,6 @@ from transport.addresses import AddressError, runtime_socket_path
 log = logging.getLogger("polyraft.node")
 
 SYSTEM_SLOT: Final = 0
-CONNECT_RETRY_MS: Final = 20
 DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
@@ -137,7 +136,15 @@ class Node:
             )
             self._forming = "waiting for the other members"
         self._router.start()
-        self._task(self._keep_connected())
+        self._task(
+            links.stay_connected(
+                self._loop,
+                self._socket_path,
+                self._on_frames,
+                self._on_connected,
+                self._on_link_lost,
+            )
+        )
         self._watch_memory()
         try:
             code: int = await self._ended
@@ -258,34 +265,12 @@ class Node:
 
     # ------------------------------------------------------------------ the link to the router
 
-    async def _keep_connected(self) -> None:
-        while True:
-            closed = self._loop.create_future()
-
-            def make(closed: asyncio.Future[None] = closed) -> links.LinkProtocol:
-                def on_closed(link: links.LinkProtocol, error: Exception | None) -> None:
-                    self._on_link_lost()
-                    if not closed.done():
-                        closed.set_result(None)
-
-                return links.LinkProtocol(
-                    self._on_frames, on_closed, on_connected=self._on_connected
-                )
-
-            try:
-                await links.connect(self._loop, self._socket_path, make)
-            except OSError:
-                await asyncio.sleep(CONNECT_RETRY_MS / 1_000)
-                continue
-            await closed
-            await asyncio.sleep(CONNECT_RETRY_MS / 1_000)
-
     def _on_connected(self, link: links.LinkProtocol) -> None:
         self._link = link
         self._router_epoch = 0
         link.send(self._pack(wire.HELLO, "node", 0, os.getpid(), []), control=True)
 
-    def _on_link_lost(self) -> None:
+    def _on_link_lost(self, link: links.LinkProtocol, error: Exception | None) -> None:
         self._link = None
         self._router_epoch = 0
         requests, self._requests = self._requests, {}

@@ -13,18 +13,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from actors import wire
-from actors.routing import Pending, Route
+from actors.neighbours import Neighbours
+from actors.routing import Pending, Route, Routing
 from actors.version import VERSION
 from transport import protocol
+from transport.monitors import SocketMonitor
 from transport.protocol import AdminOperation, BadBatch
+from transport.sockets import RouterSender
 
-if TYPE_CHECKING:
-    from actors.router import Router
+
+class Shown(Protocol):
+    """What a router shows of itself."""
+
+    node: str
+    bound: dict[str, str]
+    routing: Routing
+    neighbours: Neighbours
+    monitors: dict[str, SocketMonitor]
+    counts: Counter[str]
+    client_sender: RouterSender
+
+    def now_ms(self) -> int: ...
+
 
 ASK_MS: Final = 400  # how long workers may take before their last report stands in
 QUESTIONS_MAX: Final = (
@@ -53,7 +69,7 @@ class LastReport:
 class Status:
     """``router`` owns everything that is shown here; nothing is kept but the last reports."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Shown) -> None:
         self._router = router
         self._reports: dict[int, LastReport] = {}
         self._questions: dict[int, Question] = {}

@@ -95,7 +95,6 @@ log = logging.getLogger("polyraft.worker")
 MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
-RECONNECT_MS = 20
 DRAIN_MS_MAX = 2_000
 
 
@@ -187,7 +186,15 @@ class Worker:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._scheduler.run_turn()
         self._arm()
-        connecting = self._loop.create_task(self._keep_connected())
+        connecting = self._loop.create_task(
+            links.stay_connected(
+                self._loop,
+                self._arguments.router_socket,
+                self._on_frames,
+                self._on_connected,
+                self._on_link_lost,
+            )
+        )
         await self._stopped
         # What is not on disk now was promised to nobody: the process may just end.
         connecting.cancel()
@@ -481,29 +488,6 @@ class Worker:
         self._link.send(self._pack(wire.CATALOG, table), control=True)
 
     # ------------------------------------------------------------------ the link
-
-    async def _keep_connected(self) -> None:
-        path = self._arguments.router_socket
-        while True:
-            closed = self._loop.create_future()
-
-            def make(closed: asyncio.Future[None] = closed) -> links.LinkProtocol:
-                def on_closed(link: links.LinkProtocol, error: Exception | None) -> None:
-                    self._on_link_lost(link, error)
-                    if not closed.done():
-                        closed.set_result(None)
-
-                return links.LinkProtocol(
-                    self._on_frames, on_closed, on_connected=self._on_connected
-                )
-
-            try:
-                await links.connect(self._loop, path, make)
-            except OSError:
-                await asyncio.sleep(RECONNECT_MS / 1_000)
-                continue
-            await closed
-            await asyncio.sleep(RECONNECT_MS / 1_000)
 
     def _on_connected(self, link: links.LinkProtocol) -> None:
         self._link = link

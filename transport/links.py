@@ -31,6 +31,7 @@ UNSENT_BYTES_MAX: Final = 256 << 10  # given to the transport and not yet taken 
 UNSENT_BYTES_RESUME: Final = 128 << 10
 BULK_QUEUE_BYTES_MAX: Final = 64 << 20
 CONTROL_QUEUE_BYTES_MAX: Final = 18 << 20
+RECONNECT_MS: Final = 20  # between two attempts; a router that restarts is back in little more
 
 assert BULK_QUEUE_BYTES_MAX > LINK_FRAME_BYTES_MAX
 assert CONTROL_QUEUE_BYTES_MAX > LINK_FRAME_BYTES_MAX
@@ -265,3 +266,37 @@ async def connect(
     """Connect to the router; OSError while none listens there."""
     _, link = await loop.create_unix_connection(make_link, path)
     return link
+
+
+async def stay_connected(
+    loop: asyncio.AbstractEventLoop,
+    path: str,
+    on_frames: Callable[[LinkProtocol, list[bytes]], None],
+    on_connected: Callable[[LinkProtocol], None],
+    on_closed: Callable[[LinkProtocol, Exception | None], None],
+) -> None:
+    """Connect, and connect again whenever the link has ended; until cancelled."""
+    while True:
+        closed: asyncio.Future[None] = loop.create_future()
+
+        def end(
+            link: LinkProtocol,
+            error: Exception | None,
+            closed: asyncio.Future[None] = closed,
+        ) -> None:
+            on_closed(link, error)
+            if not closed.done():
+                closed.set_result(None)
+
+        def make(
+            end: Callable[[LinkProtocol, Exception | None], None] = end,
+        ) -> LinkProtocol:
+            return LinkProtocol(on_frames, end, on_connected=on_connected)
+
+        try:
+            await connect(loop, path, make)
+        except OSError:
+            closed.cancel()
+        else:
+            await closed
+        await asyncio.sleep(RECONNECT_MS / 1_000)

@@ -15,10 +15,9 @@ from actors import status as status_module
 from actors import wire as kinds
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.neighbours import Listener, Neighbours, Self
-from actors.router import Router
 from actors.routing import CLIENT, Outcomes, Pending, Route, Routing, WorkerLink
 from actors.runtime import VirtualClock
-from actors.status import Status
+from actors.status import Shown, Status
 from tests.actors.cluster import batch_of, put
 from transport import protocol
 from transport.client import wire
@@ -95,7 +94,7 @@ class Bench:
             neighbours=self.neighbours,
             now_ms=self.clock.now_ms,
         )
-        self.status = Status(cast(Router, self.router))
+        self.status = Status(cast(Shown, self.router))
         self.status.state = {
             "processes": [
                 {"kind": "node", "pid": 1, "restarts": 0, "slot": None},

@@ -271,3 +271,36 @@ def test_a_socket_file_left_behind_is_replaced(tmp_path: Path) -> None:
         server.close()
 
     run_story(story())
+
+
+def test_who_stays_connected_comes_back_when_the_other_end_does(tmp_path: Path) -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        path = str(tmp_path / "s")
+        router_ends: list[LinkProtocol] = []
+        heard: list[str] = []
+
+        def router_end() -> LinkProtocol:
+            return LinkProtocol(lambda *_: None, lambda *_: None, on_connected=router_ends.append)
+
+        staying = loop.create_task(
+            links.stay_connected(
+                loop,
+                path,
+                lambda link, frames: heard.extend(frame.decode() for frame in frames),
+                lambda link: heard.append("connected"),
+                lambda link, error: heard.append("closed"),
+            )
+        )
+        # Nobody listens yet; then somebody does, ends the link, and takes the next one.
+        server = await links.listen(loop, path, router_end)
+        await until(lambda: router_ends)
+        router_ends[0].send(b"hello")
+        await until(lambda: "hello" in heard)
+        router_ends[0].close()
+        await until(lambda: len(router_ends) == 2)
+        await until(lambda: heard == ["connected", "hello", "closed", "connected"])
+        staying.cancel()
+        server.close()
+
+    run_story(story())
