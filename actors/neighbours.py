@@ -173,6 +173,11 @@ class Neighbours:
         link = self.links.get(node)
         return link is not None and link.state == UP
 
+    def can_forward(self, node: str) -> bool:
+        """Whether a client's message would leave at once; otherwise the client tries again."""
+        link = self.links.get(node)
+        return link is not None and link.carries_bulk
+
     def send(self, node: str, lane: int, kind: int, body: bytes) -> bool:
         """False: dropped; the node is unknown or not reached, or its lane is full."""
         link = self.links.get(node)

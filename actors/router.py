@@ -266,7 +266,7 @@ class Router:
     # ------------------------------------------------------------------ forwarding
 
     def _send_forward(self, node: str, forward: Forward) -> bool:
-        return self.neighbours.is_up(node) and self.neighbours.send(
+        return self.neighbours.can_forward(node) and self.neighbours.send(
             node, LANE_BULK, PEER_FORWARD, frames.pack_forward(forward)
         )
 

@@ -36,6 +36,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
+import zmq
+
 from transport.frames import (
     LANE_BULK,
     LANE_CONTROL,
@@ -79,7 +81,13 @@ assert BULK_QUEUE_BYTES_MAX > PEER_FRAME_BYTES_MAX
 
 
 class Lane:
-    """One DEALER with the queue before it: first in, first out."""
+    """One DEALER with the queue before it: first in, first out.
+
+    ``is_connected`` follows the monitor.  Between the news that a connection has ended and the
+    moment when libzmq has taken its pipe away, a send still succeeds, into nowhere; so nothing is
+    sent from the first news until the next handshake.  What was sent before that news is known to
+    be lost by then, and its owner has been told.
+    """
 
     def __init__(
         self,
@@ -98,6 +106,7 @@ class Lane:
         self._on_frame = on_frame
         self._on_event = on_event
         self._is_open = True
+        self.is_connected = False
         self.sent = 0
         self.sent_bytes = 0
         self.socket = peer_dealer(context, hwm)
@@ -113,7 +122,7 @@ class Lane:
 
     def send(self, frame: bytes) -> bool:
         """Send or queue; False: the queue is full, and the frame is dropped."""
-        if not self._queue and try_send(self._send, frame):
+        if self.is_connected and not self._queue and try_send(self._send, frame):
             self.sent += 1
             self.sent_bytes += len(frame)
             return True
@@ -156,13 +165,20 @@ class Lane:
         return more and self._is_open
 
     def _flush(self) -> None:
-        while self._queue and try_send(self._send, self._queue[0]):
+        while self.is_connected and self._queue and try_send(self._send, self._queue[0]):
             frame = self._queue.popleft()
             self._queue_bytes -= len(frame)
             self.sent += 1
             self.sent_bytes += len(frame)
 
     def _on_monitor(self, name: str, _endpoint: str) -> None:
+        if name == DISCONNECTED:
+            self.is_connected = False
+        elif name == HANDSHAKE_SUCCEEDED:
+            # Asking for events makes libzmq carry out what it has put off: the old pipe is gone.
+            self.socket.get(zmq.EVENTS)
+            self.is_connected = True
+            self._watcher.again()
         self._on_event(name)
 
 
@@ -268,6 +284,11 @@ class PeerLink:
             self._ask_soon()
 
     # -- sending
+
+    @property
+    def carries_bulk(self) -> bool:
+        """Up, and what is sent in the bulk lane now leaves at once."""
+        return self.state == UP and self._lanes[LANE_BULK].is_connected
 
     def send(self, lane: int, kind: int, body: bytes) -> bool:
         """False: dropped, because the link is not up or the lane is full."""

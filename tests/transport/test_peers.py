@@ -24,6 +24,7 @@ from transport.frames import (
     PeerFrameParser,
     PeerHeader,
 )
+from transport.monitors import DISCONNECTED, HANDSHAKE_SUCCEEDED
 from transport.peers import CONNECTING, DOWN, UP, PeerLink
 from transport.sockets import Context, RouterSender, Socket, SocketWatcher
 
@@ -483,6 +484,28 @@ def test_a_socket_can_be_prepared_before_it_connects() -> None:
 
             near = Near(context, "tcp://127.0.0.1:1", prepare=prepare)
             assert prepared == [zmq.DEALER, zmq.DEALER]
+            near.link.close()
+
+    run_story(story())
+
+
+def test_nothing_is_sent_between_the_news_of_a_lost_connection_and_the_next_handshake() -> None:
+    """libzmq still takes a message into the pipe of the connection that has ended, and loses it."""
+
+    async def story() -> None:
+        with FreshContext() as context:
+            node = Node(context)
+            near = Near(context, await node.bind())
+            await near.until_up()
+            lane = near.link._lanes[LANE_BULK]
+            await until(lambda: near.link.carries_bulk)
+            lane._on_monitor(DISCONNECTED, "")
+            assert not near.link.carries_bulk
+            assert near.link.send(LANE_BULK, PEER_RAFT, b"later")
+            assert (lane.sent, len(lane._queue)) == (0, 1)
+            lane._on_monitor(HANDSHAKE_SUCCEEDED, "")
+            await until(lambda: node.frames)
+            assert near.link.carries_bulk
             near.link.close()
 
     run_story(story())
