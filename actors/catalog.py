@@ -30,7 +30,7 @@ from actors.machines import Context, Machine, ReadRequest, Response, WriteReques
 
 SYSTEM_GROUP = "_system"
 SYSTEM_GROUP_ID = 1
-GROUPS_MAX = 100_000  # groups of a cluster; CREATE_GROUP is refused beyond
+GROUPS_MAX = 10_000  # groups of a cluster; CREATE_GROUP is refused beyond
 GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 MACHINE_NAME_BYTES_MAX = 256
 ADDRESS_BYTES_MAX = 256
@@ -108,10 +108,17 @@ class CatalogMachine(Machine):
     def read(self, request: ReadRequest) -> Response:
         what = request.data
         if what == b"nodes":
-            return Response(json.dumps({"nodes": list(self.nodes.values())}).encode())
+            nodes = [
+                {**node, "incarnation": _hex(node["incarnation"])} for node in self.nodes.values()
+            ]
+            return Response(json.dumps({"nodes": nodes}).encode())
         if what == b"groups":
-            return Response(json.dumps({"groups": list(self.groups.values())}).encode())
-        names = _unpack_names(what)
+            groups = [
+                {**group, "members": [[node, _hex(number)] for node, number in group["members"]]}
+                for group in self.groups.values()
+            ]
+            return Response(json.dumps({"groups": groups}).encode())
+        names = unpack_names(what)
         if names is not None:
             return Response(json.dumps([name for name in names if name in self.groups]).encode())
         return Response.refuse("a read of the catalog asks for nodes, groups, or names in JSON")
@@ -126,7 +133,13 @@ class CatalogMachine(Machine):
         return crc32(msgpack.packb(rows)).to_bytes(8, "big")
 
 
-def _unpack_names(data: bytes) -> list[str] | None:
+def _hex(incarnation: int) -> str:
+    """As ``status`` shows it: numbers of 64 bits do not survive every reader of JSON."""
+    return f"{incarnation:016x}"
+
+
+def unpack_names(data: bytes) -> list[str] | None:
+    """A JSON list of texts, or None."""
     try:
         names = json.loads(data)
     except (ValueError, RecursionError):

@@ -128,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not __debug__:
             raise ConfigRefused("does not run under python -O: its assertions are part of it")
         return _run(_parse(sys.argv[1:] if argv is None else argv))
+    except OSError as error:
+        print(f"{PROGRAM}: {error.filename or error}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except ConfigError as error:
         hint = f" (see {PROGRAM} --help)" if error.exit_code == 2 else ""
         print(f"{PROGRAM}: {error}{hint}", file=sys.stderr)

@@ -108,7 +108,9 @@ class Formation:
         if cluster_id(hello.pairs) != hello.cluster:
             return Wait(f"{hello.node} names a cluster that does not follow from its members")
         if node not in known:
-            return Refused(f"the cluster of {hello.node} has no member {node}; use --join")
+            return Refused(
+                f"the cluster of {hello.node} has no member {node}; joining is not in this version"
+            )
         if known[node] != incarnation:
             return Refused(f"the disk of {node} is new; use `bin/ctl node replace {node}`")
         return Formed(hello.cluster, tuple(sorted(hello.pairs)))

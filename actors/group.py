@@ -32,8 +32,9 @@ from typing import Any
 import msgpack
 
 from actors import machine as machines
-from actors.catalog import SYSTEM_GROUP
+from actors.catalog import ADDRESSES, SYSTEM_GROUP
 from actors.group_messages import (
+    LATER_ADMINS,
     DescribeGroup,
     Drain,
     GroupDescribed,
@@ -66,10 +67,14 @@ from raft.messages import (
 )
 from raft.store.runs import decode_run, encode_run
 from transport import protocol
+from transport.addresses import AddressError, parse_tcp
 from transport.frames import BODY_ADMIN, UINT64_MAX
 from transport.protocol import AdminOperation, BadBatch, Reads, SessionOperation, Writes
 
 SWEEP_DEADLINES_MIN = 1_024  # deadlines of answered messages that may stay, besides half of all
+# Asked by node processes, never by clients.
+RIGHTS_NEEDED = {"registerNode": protocol.RIGHT_NODE}
+
 RUN_BYTES_MAX = 1 << 20  # of commands in one run; a larger message has a run of its own
 EARLY_READS_MAX = 4_096  # reads that wait for an index which is not in the log yet: then BUSY
 PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group: then BUSY
@@ -192,20 +197,24 @@ class GroupActor(Actor):
         items = message.items
         now = self._clock.now_ms()
         for at in range(0, len(items), 4):
-            token, remaining_ms, _rights, batch = items[at : at + 4]
+            token, remaining_ms, rights, batch = items[at : at + 4]
             if not self.core.is_leader:
                 self._hand_back(token)
                 continue
             if self._draining:
                 self._refuse(token, protocol.SHUTTING_DOWN, "the node is shutting down")
                 continue
-            self._accept(token, remaining_ms, batch, now)
+            self._accept(token, remaining_ms, rights, batch, now)
 
-    def _accept(self, token: int, remaining_ms: int, batch: bytes, now: int) -> None:
+    def _accept(self, token: int, remaining_ms: int, rights: int, batch: bytes, now: int) -> None:
         decoded = protocol.decode_batch(self.group_name, batch)
         if self._pending_count >= PENDING_MESSAGES_MAX:
             self.counts["busy"] += 1
             self._refuse(token, protocol.BUSY, "too many messages wait in this group")
+            return
+        needed = RIGHTS_NEEDED.get(getattr(decoded, "command", ""), 0)
+        if needed & ~rights:
+            self._refuse(token, protocol.FORBIDDEN, "this command is for nodes alone")
             return
         _ACCEPT[type(decoded)](self, token, decoded, now, remaining_ms)
 
@@ -314,6 +323,8 @@ class GroupActor(Actor):
         handler = _ADMIN.get(decoded.command) if self._is_system else None
         if handler is None:
             text = f"unknown command {decoded.command[:64]!r} for group {self.group_name}"
+            if decoded.command in LATER_ADMINS:
+                text = f"{decoded.command} is not in this version"
             self._refuse(token, protocol.BAD_REQUEST, text)
             return
         assumed_ms = decoded.timeout_ms
@@ -336,9 +347,13 @@ class GroupActor(Actor):
         self._admin_write(pending, "CREATE_GROUP", admin.value, values)
 
     def _admin_register_node(self, pending: Pending, admin: AdminOperation) -> None:
-        values: dict[str, Any] = {
-            key: admin.options.get(key) for key in ("client", "peer", "events")
-        }
+        values: dict[str, Any] = {key: admin.options.get(key, "") for key in ADDRESSES}
+        try:
+            for address in values.values():
+                parse_tcp(address)
+        except AddressError as error:
+            self._refuse(pending.token, protocol.BAD_REQUEST, str(error))
+            return
         values["incarnation"] = _decimal(admin.options.get("incarnation", ""))
         self._admin_write(pending, "REGISTER_NODE", admin.value, values)
 

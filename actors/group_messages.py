@@ -11,6 +11,21 @@ from typing import Any
 
 from raft.messages import PeerMessage, Save
 
+# Admin commands to come; until then they are refused by name.
+LATER_ADMINS = frozenset(
+    (
+        "deleteGroup",
+        "transferLeader",
+        "changePeers",
+        "removePeer",
+        "removePeers",
+        "resetPeers",
+        "addLearner",
+        "doSnapshot",
+    )
+)
+
+
 # --------------------------------------------------------------------------- messages
 
 

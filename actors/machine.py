@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.machines import DONE, Context, Contexts, Machine, Response, WriteRequest
-from actors.runtime import Actor, Clock, Effects, Tell
+from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
 from actors.settings import APPLY_SLICE_ENTRIES_MAX, APPLY_SLICE_MS_MAX
 from raft.messages import COMMAND, NOOP, Run
 from raft.store.errors import DamagedRun
@@ -40,6 +40,9 @@ log = logging.getLogger("polyraft.machine")
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
 ANSWER_BYTES_MAX = 8 << 20  # of all answers to one message; above, its reads are REJECTED
+ERROR_TEXT_CHARACTERS_MAX = 500  # kept of what an exception of a machine says
+ERROR_BYTES_MAX = 64 << 10  # of the reason of one refusal; above, the machine is at fault
+ANSWER_AGAIN_MS = 5  # how soon to look whether the answers given so far have left
 ANSWER_OVERHEAD_BYTES = 64  # of the reply around each answer
 SWEEP_QUERIES_MIN = 256  # so many waiting queries are looked through for answered ones
 WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
@@ -97,6 +100,7 @@ class Answered:
     index: int
     responses: list[Response]
     error: str | None = None
+    busy: bool = False  # too many reads wait here
     too_large: bool = False  # the responses so far exceed ANSWER_BYTES_MAX; the rest was not asked
 
 
@@ -152,10 +156,20 @@ _NOT_A_COMMAND = Response.refuse("the entry holds no command that this version c
 
 
 class MachineActor(Actor):
-    """``group_actor``: the address that hears of results."""
+    """``group_actor``: the address that hears of results.
+
+    ``may_answer``: false while the answers given so far wait to leave; reads wait then, so that
+    large ones cannot fill the way out, which they share with everybody's.
+    """
 
     def __init__(
-        self, name: str, group: int, machine: Machine, group_actor: str, clock: Clock
+        self,
+        name: str,
+        group: int,
+        machine: Machine,
+        group_actor: str,
+        clock: Clock,
+        may_answer: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(name)
         self.machine = machine
@@ -164,6 +178,7 @@ class MachineActor(Actor):
         self._group = group
         self._group_actor = group_actor
         self._clock = clock
+        self._may_answer = may_answer
         self._queue: deque[tuple[Run, list[WriteRequest] | None]] = deque()
         self._progress: _Progress | None = None
         self._waiting: list[tuple[int, int, Query]] = []  # heap by index, then arrival
@@ -180,6 +195,7 @@ class MachineActor(Actor):
             Describe: self._on_describe,
             Leadership: self._on_leadership,
             _Continue: self._on_continue,
+            TimerFired: self._on_timer,
         }
 
     def _tell(self, news: object) -> Tell:
@@ -197,6 +213,9 @@ class MachineActor(Actor):
         self._queue.extend(message.runs)
         return self._begin_work()
 
+    def _on_timer(self, message: TimerFired) -> list[object]:
+        return self._begin_work()
+
     def _on_continue(self, message: _Continue) -> list[object]:
         self._continues = False
         return self._work()
@@ -211,12 +230,19 @@ class MachineActor(Actor):
         entries_left = APPLY_SLICE_ENTRIES_MAX
         stop_ms = self._clock.now_ms() + APPLY_SLICE_MS_MAX
         reads_next = True
-        while (applies := self._has_applies()) or self._serving or self._due:
+        while True:
+            applies = self._has_applies()
+            reads = bool(self._serving or self._due)
+            if reads and not self._may_answer():
+                reads = False
+                effects.append(StartTimer("answer", self._clock.now_ms() + ANSWER_AGAIN_MS))
+            if not (applies or reads):
+                break
             if entries_left <= 0 or self._clock.now_ms() >= stop_ms:
                 self._continues = True
                 effects.append(Tell(self.name, _Continue()))
                 break
-            if self._serving or (self._due and (reads_next or not applies)):
+            if reads and (self._serving or reads_next or not applies):
                 self._serve(effects)
                 reads_next = False
                 entries_left -= 1
@@ -280,7 +306,7 @@ class MachineActor(Actor):
             _check_responses(responses, len(requests))
         except Exception as error:  # noqa: BLE001 - whatever a machine raises, it is quarantined
             self._tell_machine(self.machine.on_error, error)
-            effects += self._quarantine(first, f"{type(error).__name__}: {error}")
+            effects += self._quarantine(first, _text_of(error))
             return len(requests)
         progress.responses += responses
         self.applied_index = first + len(requests) - 1
@@ -340,7 +366,7 @@ class MachineActor(Actor):
             heapq.heapify(self._waiting)
             self._sweep_at = max(SWEEP_QUERIES_MIN, 2 * len(self._waiting))
         if len(self._waiting) >= WAITING_QUERIES_MAX:
-            return [self._unanswered(query, "too many reads wait for this machine")]
+            return [self._tell(Answered(query.key, self.applied_index, [], busy=True))]
         self._query_number += 1
         heapq.heappush(self._waiting, (query.index, self._query_number, query))
         return []
@@ -360,7 +386,7 @@ class MachineActor(Actor):
             return
         response = self._read(query.requests[len(responses)])
         responses.append(response)
-        serving.size_bytes += len(response.data) + len(response.error) + ANSWER_OVERHEAD_BYTES
+        serving.size_bytes += len(response.data) + 4 * len(response.error) + ANSWER_OVERHEAD_BYTES
         too_large = serving.size_bytes > ANSWER_BYTES_MAX
         if too_large or len(responses) == len(query.requests):
             self._serving = None
@@ -374,7 +400,7 @@ class MachineActor(Actor):
             _check_responses([response], 1)
             return response
         except Exception as error:  # noqa: BLE001 - a read changes nothing; its fault is its own
-            return Response.refuse(f"the read failed: {type(error).__name__}: {error}")
+            return Response.refuse(f"the read failed: {_text_of(error)}")
 
     # ------------------------------------------------------------------ the rest
 
@@ -414,6 +440,19 @@ def _check_responses(responses: Any, count: int) -> None:
             and isinstance(each.error, str)
         ):
             raise TypeError(f"not a Response with bytes and text: {each!r:.200}")
+        # Also a text that is no Unicode raises here, and not where it is sent.
+        if len(each.error.encode()) > ERROR_BYTES_MAX:
+            raise ValueError(f"the reason of a refusal has more than {ERROR_BYTES_MAX} bytes")
+
+
+def _text_of(error: BaseException) -> str:
+    """An exception of a machine in a line: short, and encodable, whatever the machine put in it."""
+    try:
+        text = str(error)
+    except Exception as another:  # noqa: BLE001 - even that is the machine's code
+        text = f"no text: {type(another).__name__}"
+    line = f"{type(error).__name__}: {text[:ERROR_TEXT_CHARACTERS_MAX]}"
+    return line.encode("utf-8", "replace").decode()
 
 
 def _parse(data: bytes) -> WriteRequest | None:

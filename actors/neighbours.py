@@ -24,6 +24,7 @@ from typing import Any, Final
 from actors.runtime.clock import Clock
 from actors.settings import PEER_BULK_QUEUE_BYTES_MAX, PEER_CONTROL_QUEUE_BYTES_MAX
 from transport import frames
+from transport.addresses import AddressError, parse_tcp
 from transport.frames import Endpoint, Hello, PeerHeader
 from transport.peers import UP, PeerLink
 from transport.sockets import Context
@@ -88,6 +89,8 @@ class Neighbours:
 
     def introduce(self, cluster: bytes, founders: list[Any]) -> None:
         """This node knows who it is, or has just become part of a cluster."""
+        if self.introduced and cluster == self.cluster:
+            return
         self.cluster, self._founders = cluster, founders
         if cluster:
             for node, incarnation in founders:
@@ -104,8 +107,15 @@ class Neighbours:
     def learn(self, node: str, incarnation: int, peer_address: str | None) -> None:
         """What the catalog says of a node."""
         self.incarnations[node] = incarnation
-        if peer_address:
-            self._reach(node, peer_address)
+        if not peer_address:
+            return
+        try:
+            parse_tcp(peer_address)
+        except AddressError as error:
+            self._counts["bad_addresses"] += 1
+            log.error("the catalog has no usable address of %s: %s", node, error)
+            return
+        self._reach(node, peer_address)
 
     def endpoint(self) -> Endpoint:
         return Endpoint(self.cluster, self._me.node, self._me.incarnation, self._me.epoch)
@@ -123,9 +133,15 @@ class Neighbours:
             return "wrong_sender"
         return word
 
-    def hear(self, header: PeerHeader, hello: Hello) -> None:
-        """A node said who it is, asked or asking."""
+    def hear(self, header: PeerHeader, hello: Hello, *, asked: bool) -> None:
+        """A node said who it is; ``asked``: in answer to us, at the address that we know.
+
+        A blank node believes answers alone: anybody could come and call himself a member.
+        """
         node = header.sender
+        if node == self._me.node or not (asked or self.cluster):
+            self._counts["hello_unasked"] += 1
+            return
         known = self.incarnations.get(node)
         is_stranger = known is None and node not in self._me.members
         if self.cluster and hello.formed and header.cluster != self.cluster:
@@ -223,7 +239,7 @@ class Neighbours:
         if header.sender != link.node:
             self._refuse(link.node, f"{link.address} is {header.sender}, not {link.node}")
             return
-        self.hear(header, hello)
+        self.hear(header, hello, asked=True)
 
     def _on_up(self, link: PeerLink) -> None:
         log.info("link to %s is up", link.node)

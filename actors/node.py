@@ -63,6 +63,7 @@ SYSTEM_SLOT: Final = 0
 DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
+WORKERS_MAX: Final = 1_000  # processes; beyond, groups share workers, whatever groups_per_worker
 
 
 class NodeRefused(Exception):
@@ -130,6 +131,13 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         end_left_over(self._lock.left_over, self._clock)
+        formed_with = self._identity.members_hash
+        if formed_with not in (None, members_hash(self._config.members).hex()):
+            names = ", ".join(node for node, _ in self._founders())
+            log.warning(
+                "--members differ from those that formed this cluster (%s), which stay", names
+            )
+        self._mark_declared()
         if self._identity.cluster is None:
             self._formation = Formation(
                 self._config.id, self._identity.incarnation, self._config.members
@@ -249,6 +257,17 @@ class Node:
         worker = self._child("worker", slot, worker_process, arguments)
         self._workers[slot] = worker
         worker.start()
+
+    def _mark_declared(self) -> None:
+        """Groups that were placed before their machine was declared here may run from now on."""
+        declared = set(self._config.groups.values())
+        marked = {
+            group: replace(placed, options={**placed.options, DECLARED: True})
+            for group, placed in self._placement.groups.items()
+            if placed.machine in declared and not placed.options.get(DECLARED)
+        }
+        if marked:
+            self._placement.replace({**self._placement.groups, **marked})
 
     def _start_workers(self) -> None:
         for placed in self._placement.groups.values():
@@ -425,6 +444,8 @@ class Node:
             "cluster %s: %s", formed.cluster.hex(), ", ".join(node for node, _ in formed.pairs)
         )
         self._forming = None
+        if len(formed.pairs) == 1:
+            log.warning("this node forms a cluster of one; no other can join it in this version")
         self._send_identity()
         self._send_tables()
         self._send_state()
@@ -593,10 +614,12 @@ def _free_slot(placed: Mapping[int, PlacedGroup], groups_per_worker: int) -> int
     used: dict[int, int] = {}
     for each in placed.values():
         used[each.slot] = used.get(each.slot, 0) + 1
-    slot = SYSTEM_SLOT + 1
-    while used.get(slot, 0) >= groups_per_worker:
-        slot += 1
-    return slot
+    slots = range(SYSTEM_SLOT + 1, SYSTEM_SLOT + 1 + WORKERS_MAX)
+    for slot in slots:
+        if used.get(slot, 0) < groups_per_worker:
+            return slot
+    # So many processes are enough for a host: from here on groups share them.
+    return min(slots, key=lambda slot: used[slot])
 
 
 def _socket_path(config: NodeConfig) -> str:
@@ -659,6 +682,8 @@ def run_node(config: NodeConfig) -> int:
         files, lock, identity = _open_data(config)
         node = Node(config, files, lock, identity, loop)
         return loop.run_until_complete(node.run())
+    except KeyboardInterrupt:
+        return 130
     except (NodeRefused, StoreError) as error:
         sys.stderr.write(f"{config.id}: {error}\n")
         return 1

@@ -12,6 +12,7 @@ import msgpack
 
 from actors.machine import ANSWER_BYTES_MAX, Answered
 from actors.machines import DONE, Response
+from actors.settings import RETRY_AFTER_MS
 from transport import protocol
 
 
@@ -68,6 +69,9 @@ class ReplyEncoder:
         """The answers to one read message, or why the machine gave none."""
         if answered.error is not None:
             return self.whole(leader, protocol.INTERNAL, answered.error, maybe_applied=True)
+        if answered.busy:
+            text = "too many reads wait for the machine"
+            return self.whole(leader, protocol.BUSY, text, retry_after_ms=RETRY_AFTER_MS)
         if answered.too_large:
             text = f"the answers of this message exceed {ANSWER_BYTES_MAX} bytes; ask in several"
             return self.whole(leader, protocol.REJECTED, text, index=answered.index)

@@ -19,6 +19,7 @@ what was meant for an earlier life of somebody is dropped and counted (pitfalls 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -183,9 +184,13 @@ class Router:
         self.neighbours.close()
         for monitor in self.monitors.values():
             monitor.close()
+        if self._client_look is not None:
+            self._client_look.cancel()
         self._client_watcher.close()
         self._peer_watcher.close()
         self._context.destroy(linger=200)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._arguments.socket_path)
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
@@ -218,6 +223,7 @@ class Router:
 
     def _expire(self) -> None:
         self.routing.expire()
+        self._flush()
         self._loop.call_later(EXPIRE_EVERY_MS / 1_000, self._expire)
 
     # ------------------------------------------------------------------ clients
@@ -314,7 +320,7 @@ class Router:
         if header.receiver != self.node:
             self.counts["wrong_node"] += 1
             return
-        self.neighbours.hear(header, hello)
+        self.neighbours.hear(header, hello, asked=False)
         self._peer_sender.frame(identity, self.neighbours.hello_to(header))
 
     def _on_peer_raft(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
@@ -418,6 +424,7 @@ class Router:
             self._peer_in.pop((worker.slot, lane), None)
         self.routing.on_worker_lost(worker)
         self.to_node(wire.WORKER, worker.slot, worker.pid, False, [])
+        self._flush()
 
     def _on_hello(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         _, epoch, _, role, slot, pid, rows = frame

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from actors.catalog import SYSTEM_GROUP
+from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID, group_name_error, unpack_names
 from actors.settings import (
     CLIENT_IN_FLIGHT_BYTES_MAX,
     FORWARDS_IN_FLIGHT_MAX,
@@ -180,6 +180,8 @@ class Routing:
             self._now_ms(),
             timeout_ms or protocol.default_timeout_ms(body),
         )
+        if origin == OWN:
+            pending.rights |= protocol.RIGHT_NODE
         if not self._admit(pending):
             return
         if (body == BODY_ADMIN or not group) and self._out.admin(pending, group.decode()):
@@ -220,6 +222,8 @@ class Routing:
         """Not in our table.  Whether it exists only the catalog's leader can say."""
         if not name:
             self.refuse(pending, protocol.BAD_REQUEST, "the group frame is empty")
+        elif (error := group_name_error(name)) is not None and name != SYSTEM_GROUP:
+            self._no_such_group(pending, error)
         elif SYSTEM_GROUP.encode() not in self.routes:
             self._no_leader(pending, None, f"no group {name!r} is known here yet")
         elif len(self._unknown) >= UNKNOWN_GROUPS_MAX:
@@ -243,17 +247,20 @@ class Routing:
         asked, self._asked = self._asked, []
         self._asking = False
         code, text, data = protocol.first_reply(payload)
-        existing: set[str] = set(json.loads(data)) if code == protocol.OK else set()
+        existing = unpack_names(data) if code == protocol.OK else None
         for pending, name in asked:
-            if code != protocol.OK:
+            if existing is None:
                 why = f"no group {name!r} is known here, and the catalog does not answer: {text}"
                 self._no_leader(pending, None, why)
             elif name in existing:
                 self._no_leader(pending, None, f"group {name!r} is just being created")
             else:
-                self.counts["no_such_group"] += 1
-                self.refuse(pending, protocol.NO_SUCH_GROUP, f"there is no group {name!r}")
+                self._no_such_group(pending, f"there is no group {name!r}")
         self._ask_catalog()
+
+    def _no_such_group(self, pending: Pending, text: str) -> None:
+        self.counts["no_such_group"] += 1
+        self.refuse(pending, protocol.NO_SUCH_GROUP, text)
 
     # ------------------------------------------------------------------ in: workers
 
@@ -277,6 +284,8 @@ class Routing:
                 route = self.by_group.get(group)
                 if route is not None:
                     route.summary = {}
+        if SYSTEM_GROUP_ID in worker.groups:
+            self.catalog_is_current = False
         pending, worker.pending = worker.pending, {}
         for each in pending.values():
             self._unavailable(each, "the worker that held it was lost")
@@ -508,18 +517,22 @@ class Routing:
 
     def _longest_ms(self, pending: Pending) -> int:
         """The longest time-out in the message, plus grace; decoded now, for it is late anyway."""
-        route = self.by_group.get(pending.group)
-        decoded = protocol.decode_batch("" if route is None else route.name, pending.batch)
-        longest_ms = getattr(decoded, "timeout_ms", 0)
+        longest_ms = getattr(self._decode(pending), "timeout_ms", 0)
         pending.timeout_ms = max(pending.timeout_ms, longest_ms)
         return pending.timeout_ms + EXPIRE_GRACE_MS
 
     def _expire(self, pending: Pending) -> None:
         self.counts["expired"] += 1
         payload = protocol.encode_whole(
-            protocol.TIMEOUT, "the deadline passed without an answer", maybe_applied=True
+            protocol.TIMEOUT,
+            "the deadline passed without an answer",
+            maybe_applied=not isinstance(self._decode(pending), protocol.Reads),
         )
         self._finish(pending, payload)
+
+    def _decode(self, pending: Pending) -> protocol.Decoded | protocol.BadBatch:
+        route = self.by_group.get(pending.group)
+        return protocol.decode_batch("" if route is None else route.name, pending.batch)
 
     # ------------------------------------------------------------------ the table
 

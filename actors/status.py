@@ -23,6 +23,7 @@ from actors.neighbours import Neighbours
 from actors.routing import Pending, Route, Routing
 from actors.version import VERSION
 from transport import protocol
+from transport.frames import GROUP_BYTES_MAX
 from transport.monitors import SocketMonitor
 from transport.protocol import AdminOperation, BadBatch
 from transport.sockets import RouterSender
@@ -42,6 +43,8 @@ class Shown(Protocol):
     def now_ms(self) -> int: ...
 
 
+ADMIN_BYTES_MAX: Final = 64 << 10
+UNKNOWN_GROUP_MS_MAX: Final = 700  # for the catalog's word on it: an Admin is answered in a second
 ASK_MS: Final = 400  # how long workers may take before their last report stands in
 QUESTIONS_MAX: Final = (
     1_000  # Admins that wait for workers; then answered from last reports at once
@@ -86,8 +89,14 @@ class Status:
 
     def on_admin(self, pending: Pending, group: str) -> bool:
         """Whether the message is answered here; otherwise it is for the group."""
-        decoded = protocol.decode_batch(group, pending.batch)
         routing = self._router.routing
+        if len(pending.batch) > ADMIN_BYTES_MAX:
+            # Decoding megabytes here would hold up the heartbeats of all groups.
+            routing.counts["bad_requests"] += 1
+            text = f"an Admin, or a message without a group, has at most {ADMIN_BYTES_MAX} bytes"
+            routing.refuse(pending, protocol.BAD_REQUEST, text)
+            return True
+        decoded = protocol.decode_batch(group, pending.batch)
         if isinstance(decoded, BadBatch):
             routing.counts["bad_requests"] += 1
             routing.refuse(pending, protocol.BAD_REQUEST, decoded.reason)
@@ -95,7 +104,12 @@ class Status:
         if isinstance(decoded, AdminOperation):
             command = self._commands.get(decoded.command)
             if command is not None:
-                command(pending, group or decoded.value)
+                about = group or decoded.value
+                if len(about.encode()) > GROUP_BYTES_MAX:
+                    text = f"the name of a group has at most {GROUP_BYTES_MAX} bytes"
+                    routing.refuse(pending, protocol.BAD_REQUEST, text)
+                else:
+                    command(pending, about)
                 return True
             if not group:
                 text = f"unknown command {decoded.command[:64]!r} for a node"
@@ -153,6 +167,7 @@ class Status:
     def _on_metadata(self, pending: Pending, group: str) -> None:
         route = self._router.routing.routes.get(group.encode())
         if route is None:
+            pending.timeout_ms = min(pending.timeout_ms, UNKNOWN_GROUP_MS_MAX)
             self._router.routing.on_unknown_group(pending, group)
             return
         found = route
@@ -212,8 +227,7 @@ class Status:
     # ------------------------------------------------------------------ status
 
     def _on_status(self, pending: Pending, group: str) -> None:
-        groups = list(self._router.routing.by_group)
-        self._ask(pending, groups, lambda: _dump(self._status()))
+        self._answer(pending, _dump(self._status()))
 
     def _status(self) -> dict[str, Any]:
         router = self._router
@@ -303,7 +317,7 @@ class Status:
         if state == "quarantined":
             return "quarantined", f"the state machine failed: {error}"
         if route.slot is not None and state == "down":
-            return "worker_down", f"the worker of slot {route.slot} does not run"
+            return "worker_down", error or f"the worker of slot {route.slot} does not run"
         leader = route.leader
         reachable = len(route.members) - silent_count
         if leader is not None and (

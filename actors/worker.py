@@ -94,6 +94,8 @@ log = logging.getLogger("polyraft.worker")
 
 MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
+ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
+ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
 DRAIN_MS_MAX = 2_000
 
@@ -236,14 +238,14 @@ class Worker:
         trouble = self._cannot_open(placed, recovered)
         if trouble is not None:
             log.error("group %s: %s", placed.name, trouble)
-            self._broken[group] = _broken_summary(trouble)
+            self._broken[group] = _broken_summary(trouble, "damaged")
             self._summaries_out[group] = self._broken[group]
             return
         try:
             machine = self._make_machine(group, placed)
         except UnknownMachine as error:
             log.error("group %s: %s", placed.name, error)
-            self._broken[group] = _broken_summary(str(error))
+            self._broken[group] = _broken_summary(str(error), "down")
             self._summaries_out[group] = self._broken[group]
             return
         if recovered is None:
@@ -254,7 +256,12 @@ class Worker:
         actor = self._make_group(group, placed, recovered)
         self._groups[group] = actor
         machine_actor = MachineActor(
-            machine_name(group), group, machine, actor_name(group), self._clock
+            machine_name(group),
+            group,
+            machine,
+            actor_name(group),
+            self._clock,
+            self._may_answer,
         )
         self._scheduler.spawn(
             machine_actor,
@@ -444,6 +451,7 @@ class Worker:
         else:
             self._bulk_out.clear()
             self._replies_out.clear()
+            self._hand_backs_out.clear()
 
     def _group_of(self, address: Any) -> int:
         name: str = address.name if hasattr(address, "name") else address
@@ -458,11 +466,18 @@ class Worker:
             payload = items[at + 1]
             self._replies_out += (items[at], payload)
             self._bulk_out_bytes += len(payload)
-            if self._bulk_out_bytes > GATHER_BYTES_MAX:
+            if self._bulk_out_bytes > GATHER_BYTES_MAX or len(self._replies_out) > ROUND_ITEMS_MAX:
                 self._flush_bulk_early()
 
     def _carry_hand_backs(self, effect: HandBacks, address: object) -> None:
-        self._hand_backs_out += effect.items
+        items = effect.items
+        for at in range(0, len(items), ROUND_ITEMS_MAX):
+            self._hand_backs_out += items[at : at + ROUND_ITEMS_MAX]
+            if len(self._hand_backs_out) >= ROUND_ITEMS_MAX:
+                self._flush_bulk_early()
+
+    def _may_answer(self) -> bool:
+        return self._link is None or self._link.queued_bytes < ANSWERS_QUEUED_BYTES_MAX
 
     def _carry_role(self, effect: RoleChanged, address: object) -> None:
         if effect.group in self._unborn or effect.group in self._being_born:
@@ -649,12 +664,12 @@ def _bootstrap(placed: PlacedGroup) -> bytes:
     return data
 
 
-def _broken_summary(error: str) -> dict[str, Any]:
+def _broken_summary(error: str, state: str) -> dict[str, Any]:
     return {
         "role": "none",
         "term": 0,
         "leader": None,
-        "state": "damaged",
+        "state": state,
         "current": False,
         "error": error,
     }

@@ -96,7 +96,8 @@ TIMEOUT_MAX_MS: Final = 600_000  # above: BAD_REQUEST
 RIGHT_READ: Final = 1
 RIGHT_WRITE: Final = 2
 RIGHT_ADMIN: Final = 4
-RIGHTS_ALL: Final = RIGHT_READ | RIGHT_WRITE | RIGHT_ADMIN
+RIGHTS_ALL: Final = RIGHT_READ | RIGHT_WRITE | RIGHT_ADMIN  # of a client
+RIGHT_NODE: Final = 8  # only of the node processes themselves
 
 READING_ADMINS: Final = frozenset(("status", "why", "metadata", "groups", "nodes"))
 

@@ -251,6 +251,9 @@ class Scheduler(Life):
                     continue
                 if not self._handle(cell, message):
                     break
+                # One message may take as long as it likes; the others' control waits behind it.
+                if self._stopwatch_ns() >= self._turn_ends_ns:
+                    break
             self._after_slice(cell, count, began_ns)
         if cell.mailbox.control and cell.state == RUNNING and not cell.control_ready:
             self._attend(cell)

@@ -401,12 +401,18 @@ class Cluster:
         return self.request_raw(to, batch, count=len(requests), remaining_ms=timeout_ms)
 
     def request_raw(
-        self, to: Node, batch: bytes, *, count: int = 1, remaining_ms: int = TIMEOUT_MS
+        self,
+        to: Node,
+        batch: bytes,
+        *,
+        count: int = 1,
+        remaining_ms: int = TIMEOUT_MS,
+        rights: int = protocol.RIGHTS_ALL,
     ) -> Sent:
         self._token += 1
         sent = Sent(to.name, to.life, batch, count, self.clock.now_ms())
         self.sent[self._token] = sent
-        assert to.tell(Requests([self._token, remaining_ms, protocol.RIGHTS_ALL, batch]))
+        assert to.tell(Requests([self._token, remaining_ms, rights, batch]))
         return sent
 
     def answer(self, node: Node, token: int, payload: bytes) -> None:

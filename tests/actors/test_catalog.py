@@ -77,8 +77,9 @@ def test_a_group_gets_the_index_of_its_entry_as_id_and_all_nodes_as_members(
     replica.index = 6
     assert created(replica.create("orders")) == (7, True)
     group = {"id": 7, "name": "orders", "machine": "kv", "members": [["n1", 11], ["n2", 22]]}
-    assert replica.read("groups") == [group]
     assert replica.events == [("group", group)]
+    shown = [["n1", f"{11:016x}"], ["n2", f"{22:016x}"]]
+    assert replica.read("groups") == [{**group, "members": shown}]
 
 
 def test_creating_what_is_there_already_is_no_error_and_no_event(replica: Replica) -> None:
@@ -124,14 +125,14 @@ def test_there_is_a_most_of_groups(replica: Replica, monkeypatch: pytest.MonkeyP
 def test_nodes_are_there_from_the_beginning_without_addresses(replica: Replica) -> None:
     nothing = dict.fromkeys(catalog.ADDRESSES)
     assert replica.read("nodes") == [
-        {"id": "n1", "incarnation": 11, **nothing},
-        {"id": "n2", "incarnation": 22, **nothing},
+        {"id": "n1", "incarnation": f"{11:016x}", **nothing},
+        {"id": "n2", "incarnation": f"{22:016x}", **nothing},
     ]
 
 
 def test_a_node_that_registers_is_found_at_its_addresses(replica: Replica) -> None:
     assert replica.register("n1", 11).success
-    assert replica.read("nodes")[0] == {"id": "n1", "incarnation": 11, **ADDRESSES}
+    assert replica.read("nodes")[0] == {"id": "n1", "incarnation": f"{11:016x}", **ADDRESSES}
     assert [kind for kind, _ in replica.events] == ["node"]
 
 
@@ -194,7 +195,7 @@ def test_the_table_is_what_the_events_add_up_to(replica: Replica) -> None:
     replica.register("n2", 22)
     replica.create("b")
     replica.create("a")
-    table = {"nodes": {"n1": replica.read("nodes")[0]}, "groups": {}}
+    table = {"nodes": {"n1": Replica().machine.table()["nodes"][0]}, "groups": {}}
     for kind, values in replica.events:
         table[f"{kind}s"][values["id"]] = values
     assert list(table["groups"].values()) == replica.machine.table()["groups"]

@@ -694,7 +694,9 @@ def system(monkeypatch: pytest.MonkeyPatch) -> tuple[Cluster, Node]:
 
 
 def admin(cluster: Cluster, node: Node, command: str, value: str = "", **options: str) -> Sent:
-    sent = cluster.request(node, wire.encode_admin(command, value, options))
+    batch = batch_of(wire.encode_admin(command, value, options))
+    rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+    sent = cluster.request_raw(node, batch, rights=rights)
     cluster.settle()
     return sent
 
@@ -708,7 +710,8 @@ def test_the_catalog_is_changed_and_read_by_admins(monkeypatch: pytest.MonkeyPat
     assert json.loads(again.outcome.data) == {"id": made.outcome.index, "created": False}
     other = admin(cluster, leader, "createGroup", "kv", machine="a.b:Other")
     assert other.outcome.code == protocol.REJECTED
-    known = {"client": "c", "peer": "p", "events": "e", "incarnation": "100"}
+    known = {name: f"tcp://{name}:1" for name in ("client", "peer", "events")}
+    known["incarnation"] = "100"
     assert admin(cluster, leader, "registerNode", "n1", **known).outcome.code == protocol.OK
     for wrong in ("99", "", "-1", "x" * 30):
         refused = admin(cluster, leader, "registerNode", "n1", **{**known, "incarnation": wrong})
@@ -716,7 +719,13 @@ def test_the_catalog_is_changed_and_read_by_admins(monkeypatch: pytest.MonkeyPat
     groups = json.loads(admin(cluster, leader, "groups").outcome.data)["groups"]
     assert [each["name"] for each in groups] == ["kv"]
     nodes = json.loads(admin(cluster, leader, "nodes").outcome.data)["nodes"]
-    assert nodes[0]["client"] == "c"
+    assert nodes[0]["client"] == "tcp://client:1"
+    for name in ("client", "peer", "events"):
+        garbage = admin(cluster, leader, "registerNode", "n1", **{**known, name: "garbage"})
+        assert garbage.outcome.code == protocol.BAD_REQUEST
+    a_client = cluster.request(leader, wire.encode_admin("registerNode", "n1", known))
+    cluster.settle()
+    assert a_client.outcome.code == protocol.FORBIDDEN
     assert admin(cluster, leader, "dropEverything").outcome.code == protocol.BAD_REQUEST
 
 

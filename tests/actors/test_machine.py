@@ -12,6 +12,7 @@ from actors import machine as machine_module
 from actors.machine import (
     ANSWER_BYTES_MAX,
     CHUNK_ENTRIES,
+    ERROR_BYTES_MAX,
     WRITE_TAG,
     Answered,
     Applied,
@@ -26,7 +27,7 @@ from actors.machine import (
 )
 from actors.machines import DONE, Context, Machine, ReadRequest, Response, WriteRequest
 from actors.machines.kv import KeyValueMachine
-from actors.runtime import Tell, VirtualClock
+from actors.runtime import StartTimer, Tell, TimerFired, VirtualClock
 from actors.settings import APPLY_SLICE_ENTRIES_MAX, APPLY_SLICE_MS_MAX
 from raft.messages import COMMAND, NOOP, TICK, Run
 from raft.store.runs import encode_run
@@ -65,6 +66,8 @@ class Bench:
         """The news that this makes for the group."""
         before = len(self.news)
         for effect in self.actor.handle(message) or ():
+            if isinstance(effect, StartTimer):
+                continue
             if isinstance(effect, Emitted):
                 self.emitted += effect.events
                 continue
@@ -231,7 +234,7 @@ def test_reads_for_an_index_that_never_comes_do_not_keep_the_room_of_others(
     for each in asked[:3]:
         bench.tell(Query(each, 1_000, [SIZE]))
     (refused,) = bench.tell(Query(asked[3], 1_000, [SIZE]))
-    assert "too many reads" in refused.error
+    assert refused.busy
     for each in asked[:3]:
         each.answered = True  # their deadline passed, and the group has said so
     bench.actor._sweep_at = 3
@@ -387,6 +390,60 @@ def test_events_are_numbered_within_their_entry_alike_on_all_replicas() -> None:
     names = [(index, ordinal) for index, ordinal, _, _ in together.emitted]
     assert names == [(1, 0), (1, 1), (2, 0), (4, 0), (4, 1), (4, 2)]
     assert apart.emitted == together.emitted
+
+
+# --------------------------------------------------------------------------- what machines say
+
+
+@pytest.mark.parametrize("text", ["x" * 30_000_000, "\ud800", "\0"])
+def test_whatever_an_exception_says_is_told_in_a_short_line_that_can_be_sent(text: str) -> None:
+    class Failing(KeyValueMachine):
+        def apply_batch(self, requests: Any, contexts: Any) -> list[Response]:
+            raise ValueError(text)
+
+        def read(self, request: Any) -> Response:
+            raise KeyError(text)
+
+    bench = Bench(Failing())
+    (answered,) = bench.tell(Query(Asked(), 0, [SIZE]))
+    (quarantined,) = bench.apply(run_of(1, ["a"]))
+    for line in (answered.responses[0].error, quarantined.error):
+        assert 0 < len(line.encode()) < 3_000
+
+
+def test_an_exception_that_has_no_text_is_told_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    class Failing(KeyValueMachine):
+        def apply_batch(self, requests: Any, contexts: Any) -> list[Response]:
+            raise Mute
+
+    (quarantined,) = Bench(Failing()).apply(run_of(1, ["a"]))
+    assert "Mute" in quarantined.error
+
+
+@pytest.mark.parametrize("error", ["\ud800", "x" * (ERROR_BYTES_MAX + 1)])
+def test_a_refusal_that_cannot_be_sent_is_a_failure_of_the_machine(error: str) -> None:
+    class Failing(KeyValueMachine):
+        def apply_batch(self, requests: Any, contexts: Any) -> list[Response]:
+            return [Response.refuse(error)] * len(requests)
+
+    (quarantined,) = Bench(Failing()).apply(run_of(1, ["a"]))
+    assert isinstance(quarantined, Quarantined)
+
+
+def test_reads_wait_while_earlier_answers_have_not_left() -> None:
+    bench = Bench()
+    may_answer = [False]
+    bench.actor._may_answer = lambda: may_answer[0]
+    assert bench.tell(Query(Asked(), 0, [SIZE])) == []
+    (applied,) = bench.apply(run_of(1, ["a"]))
+    assert applied.last == 1, "applies do not wait"
+    may_answer[0] = True
+    (answered,) = bench.tell(TimerFired("answer", 0))
+    assert answered.index == 1
 
 
 # --------------------------------------------------------------------------- large answers

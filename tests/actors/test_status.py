@@ -239,12 +239,9 @@ def test_too_many_questions_are_answered_from_last_reports(
 # --------------------------------------------------------------------------- status
 
 
-def test_status_waits_for_all_workers_and_shows_every_group(bench: Bench) -> None:
+def test_status_asks_nobody_and_shows_every_group(bench: Bench) -> None:
     bench.send("status")
-    assert {each[0] for each in bench.asked} == {0, 1}
-    bench.describe(0)
-    assert bench.replies == []
-    bench.describe(1)
+    assert not bench.asked
     told = bench.answer()
     assert (told["node"], told["incarnation"]) == ("n1", "0" * 14 + "11")
     assert told["cluster"] == (b"c" * 16).hex()

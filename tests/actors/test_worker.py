@@ -94,6 +94,7 @@ class Link:
         self.control: list[bool] = []
         self.full = False
         self.aborted = False
+        self.queued_bytes = 0
 
     def send(self, data: bytes, *, control: bool = False) -> bool:
         if self.full:

@@ -92,9 +92,60 @@ def test_numbers_too_large_for_what_comes_after(cluster: Cluster) -> None:
     wire = Wire(cluster.leader("_system").client)
     for number in ("99999999999999999999", str(1 << 64), "-1", "", "1e3", "\u0663"):
         answer = wire.one("_system", admin("registerNode", "n1", incarnation=number))
-        assert answer.code == pb.REJECTED, number
+        assert answer.code == pb.FORBIDDEN, number
     wire.close()
     assert pids(cluster) == before
+
+
+def test_a_client_cannot_say_where_a_node_is(cluster: Cluster) -> None:
+    """An address that cannot be connected to would end every other node's router, for ever."""
+    before = pids(cluster)
+    wire = Wire(cluster.leader("_system").client)
+    nodes = wire.ask("_system", "nodes")["nodes"]
+    for node in nodes:
+        for address in ("garbage", "tcp://127.0.0.1:1"):
+            values = {"client": address, "peer": address, "events": address}
+            answer = wire.one(
+                "_system",
+                admin(
+                    "registerNode", node["id"], 0, incarnation=str(node["incarnation"]), **values
+                ),
+            )
+            assert answer.code == pb.FORBIDDEN
+    wire.close()
+    assert_serves(cluster)
+    assert pids(cluster) == before
+
+
+def test_questions_about_a_name_of_megabytes(cluster: Cluster) -> None:
+    before = pids(cluster)
+    wire = Wire(cluster.nodes[0].client)
+    for command in ("metadata", "why"):
+        assert wire.one("", admin(command, "\x01" * 3_000_000)).code == pb.BAD_REQUEST
+        assert wire.one("", admin(command, "n" * 200)).code == pb.BAD_REQUEST
+    assert wire.one("", admin("metadata", "no such name!")).code == pb.NO_SUCH_GROUP
+    many = {f"k{number}": "v" for number in range(300_000)}
+    assert wire.one("", admin("status", "", 0, **many)).code == pb.BAD_REQUEST
+    wire.close()
+    assert pids(cluster) == before
+
+
+def test_more_answers_than_fit_into_the_way_out(cluster: Cluster) -> None:
+    """Reads wait until earlier answers have left; writes beside them are answered as ever."""
+    leader = cluster.leader("kv")
+    wire, other = Wire(leader.client, RCVHWM=0), Wire(leader.client)
+    for start in range(0, 10_000, 1_000):
+        wire.send("kv", *(put(f"r{start + at:05}", b"12345678") for at in range(1_000)))
+    wire.receive_all(10)
+    ranges = [read({"range": ["", None], "limit": 10_000}, timeout_ms=60_000)] * 4
+    for _ in range(100):
+        wire.send("kv", *ranges)
+    for _ in range(20):
+        assert other.one("kv", add("beside", 1, timeout_ms=60_000), 60.0).code == pb.OK
+    codes = [answer.replies[0].code for answer in wire.receive_all(100, 60.0).values()]
+    assert codes == [pb.OK] * 100
+    wire.close()
+    other.close()
 
 
 def hello_of_a_stranger(node: Node, founders: object, *, name: str = "n2") -> bytes:
