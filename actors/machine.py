@@ -232,10 +232,12 @@ class MachineActor(Actor):
         reads_next = True
         while True:
             applies = self._has_applies()
-            reads = bool(self._serving or self._due)
-            if reads and not self._may_answer():
-                reads = False
-                effects.append(StartTimer("answer", self._clock.now_ms() + ANSWER_AGAIN_MS))
+            reads = self._serving is not None
+            if not reads and self._due:
+                # A message that is begun is finished: all its reads see the same state.
+                reads = self._may_answer()
+                if not reads:
+                    effects.append(StartTimer("answer", self._clock.now_ms() + ANSWER_AGAIN_MS))
             if not (applies or reads):
                 break
             if entries_left <= 0 or self._clock.now_ms() >= stop_ms:

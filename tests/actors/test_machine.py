@@ -485,3 +485,17 @@ def test_answers_above_the_limit_end_the_reading() -> None:
     (answered,) = bench.go_on_to_the_end()
     assert answered.too_large
     assert machine.reads == ANSWER_BYTES_MAX >> 20
+
+
+def test_a_message_that_is_begun_is_finished_before_anything_is_applied() -> None:
+    """Also when its first answers fill the way out: all its reads see the same state."""
+    benches: list[Bench] = []
+    machine = Talkative(benches)
+    benches.append(bench := Bench(machine))
+    bench.actor._may_answer = lambda: machine.reads == 0
+    assert bench.tell(Query(Asked(), 0, [SIZE] * 2)) == []
+    assert machine.reads == 1
+    assert bench.apply(run_of(1, ["a"])) == []
+    answered, *applied = bench.go_on_to_the_end()
+    assert (answered.index, machine.reads) == (0, 2)
+    assert [each.last for each in applied] == [1]
