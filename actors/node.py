@@ -63,6 +63,7 @@ SYSTEM_SLOT: Final = 0
 DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
+REFUSED_LINGER_MS: Final = 500
 WORKERS_MAX: Final = 1_000  # processes; beyond, groups share workers, whatever groups_per_worker
 
 
@@ -424,7 +425,9 @@ class Node:
             self._forming = decision.text
             self._send_state()
         elif isinstance(decision, Refused):
-            self._fail(decision.text)
+            # The others are being asked at this moment: who hears us can say why we are not there.
+            self._formation = None
+            self._loop.call_later(REFUSED_LINGER_MS / 1_000, self._fail, decision.text)
         else:
             self._form(decision)
 

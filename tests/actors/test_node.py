@@ -6,6 +6,7 @@ Children, link and loop are toys; identity and placement are the real files, on 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +30,14 @@ ROUTER_EPOCH = 77
 
 
 class Loop:
+    """Its timers go off at once."""
+
     def create_future(self) -> Future:
         return Future()
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        assert 0 < delay_s <= 1
+        callback(*arguments)
 
 
 class Future:

@@ -31,15 +31,16 @@ def test_a_group_that_fails_leaves_its_neighbours_in_the_same_process_alone(
         nodes=1,
         groups={"kv": "kv", "fragile": "tests.cluster.fragile:Fragile"},
         groups_per_worker=64,
+        started=False,
     )
     node = cluster.nodes[0]
+    for name, machine in (("unmakeable", "Unmakeable"), ("absent", "NoSuchClass")):
+        node.arguments += ["--group", f"{name}=tests.cluster.fragile:{machine}"]
+    cluster.start()
     wire = make_wire(node.client)
     worker = node.worker_of("kv")
     assert node.worker_of("fragile") == worker
     assert wire.one("fragile", write("BREAK")).code == pb.INTERNAL
-    for name, machine in (("unmakeable", "Unmakeable"), ("absent", "NoSuchClass")):
-        kind = f"tests.cluster.fragile:{machine}"
-        assert wire.one("_system", admin("createGroup", name, 0, machine=kind)).code == pb.OK
 
     def reasons() -> dict[str, str]:
         found = {}
@@ -51,8 +52,8 @@ def test_a_group_that_fails_leaves_its_neighbours_in_the_same_process_alone(
     expected = {
         "kv": "ok",
         "fragile": "quarantined",
-        "unmakeable": "damaged",
-        "absent": "damaged",
+        "unmakeable": "worker_down",
+        "absent": "worker_down",
         "after": "no_such_group",
     }
     wait_until(lambda: reasons() == expected, f"{expected}")
