@@ -198,7 +198,7 @@ def show_done(answer: dict[str, Any], text: str, *, as_json: bool) -> int:
 
 def do_put(client: Client, options: Options) -> int:
     """Set a key of a kv group."""
-    index = client.kv(options.group).put(options.key, options.value.encode())
+    index = client.kv(options.group).put(options.key, os.fsencode(options.value))
     if options.json:
         show_json({"index": index})
     else:
@@ -248,7 +248,7 @@ def do_metadata(client: Client, options: Options) -> int:
 
 def do_write(client: Client, options: Options) -> int:
     """Write to any machine: an operation on a key."""
-    result = client.write(options.group, options.operation, options.key, options.data.encode())
+    result = client.write(options.group, options.operation, options.key, os.fsencode(options.data))
     if options.json:
         show_json({"index": result.index, "data": result.data.decode(errors="replace")})
     else:
@@ -259,7 +259,7 @@ def do_write(client: Client, options: Options) -> int:
 
 def do_read(client: Client, options: Options) -> int:
     """Read from any machine, linearizably."""
-    result = client.read(options.group, options.data.encode())
+    result = client.read(options.group, os.fsencode(options.data))
     if options.json:
         show_json({"index": result.index, "data": result.data.decode(errors="replace")})
     else:
@@ -416,10 +416,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with client:
         try:
             code: int = options.run(client, options)
+            sys.stdout.flush()
         except (PolyraftError, CtlError) as error:
             print(f"ctl: {error}", file=sys.stderr)
             return EXIT_FAILED
+        except BrokenPipeError:
+            # Who read our output has gone, as `head` does; Python must not complain of it again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILED
         except KeyboardInterrupt:
+            if options.command == "watch":
+                return 0
             print("ctl: interrupted", file=sys.stderr)
             return EXIT_FAILED
     return code
