@@ -180,16 +180,30 @@ class Node:
         """SIGKILL to every process of the node at once, as a host dies."""
         # Stopped first: nobody may react to the end of another, or start a new one.
         wait_until(self._stop_all, f"{self.name} stands still")
-        for process in self.processes():
-            process.signal(signal.SIGKILL)
+        left: list[Process] = []
+
+        def is_gone() -> bool:
+            left[:] = self.processes()
+            for process in left:
+                process.signal(signal.SIGKILL)
+            return not left and not self.is_running()
+
+        try:
+            wait_until(is_gone, f"{self.name} is gone")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left: {left}") from None
         self.wait_end()
-        wait_until(lambda: not self.processes(), f"{self.name} is gone")
 
     def _stop_all(self) -> bool:
         found = self.processes()
         for process in found:
             process.signal(signal.SIGSTOP)
-        return all(process.is_stopped() for process in found) and found == self.processes()
+        assert self.process is not None
+        return (
+            self.process.pid in [process.pid for process in found]
+            and all(process.is_stopped() for process in found)
+            and found == self.processes()
+        )
 
     def stop(self) -> int:
         """SIGTERM, then the exit code; nothing of the node may be left."""
