@@ -186,7 +186,7 @@ class Node:
             left[:] = self.processes()
             for process in left:
                 process.signal(signal.SIGKILL)
-            return not left and not self.is_running()
+            return not left and not self.is_running
 
         try:
             wait_until(is_gone, f"{self.name} is gone")
