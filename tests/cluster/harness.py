@@ -186,6 +186,8 @@ class Node:
             left[:] = self.processes()
             for process in left:
                 process.signal(signal.SIGKILL)
+            # The node process is ours to signal, also in a moment in which /proc does not show it.
+            self.signal(signal.SIGKILL)
             return not left and not self.is_running
 
         try:
@@ -195,15 +197,11 @@ class Node:
         self.wait_end()
 
     def _stop_all(self) -> bool:
+        self.signal(signal.SIGSTOP)
         found = self.processes()
         for process in found:
             process.signal(signal.SIGSTOP)
-        assert self.process is not None
-        return (
-            self.process.pid in [process.pid for process in found]
-            and all(process.is_stopped() for process in found)
-            and found == self.processes()
-        )
+        return all(process.is_stopped() for process in found) and found == self.processes()
 
     def stop(self) -> int:
         """SIGTERM, then the exit code; nothing of the node may be left."""
