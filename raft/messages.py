@@ -8,8 +8,8 @@ Three families:
 * **peer messages** travel between replicas of one group. Every one carries the sender's ``term``;
   ``sender`` and ``to`` are replicas, that is (node id, incarnation) pairs, so that a removed and
   re-added replica never believes old replies (pitfall 21);
-* **local messages** come from the driver of this replica: a proposal, a read, the news that a save
-  is durable, that time has passed, that the link to a node has closed;
+* **local messages** come from the driver of this replica: a proposal, a read, a change of membership,
+  the news that a save is durable, that time has passed, that the link to a node has closed;
 * :class:`Output` is what the core wants done, with its fields in the order in which they are to be
   carried out (see :mod:`raft.core`).
 
@@ -24,7 +24,10 @@ whole or not at all, so a log conflict can only lie on a border between runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from raft.configuration import Configuration
 
 # Kinds of run. A kind that a replica does not know stops the replica; it is never skipped.
 NOOP = 0
@@ -66,6 +69,29 @@ class Run:
     @property
     def last(self) -> int:
         return self.first + self.count - 1
+
+
+@dataclass(slots=True, frozen=True)
+class SnapshotMeta:
+    """A snapshot of one group: which entry it stands for, and who took part then (pitfall 25).
+
+    ``size_bytes`` and ``crc`` describe the file that holds it; ``time_ms`` is the log time of the
+    entry at ``index``. Two snapshots with the same (index, term, crc) have the same bytes.
+    """
+
+    index: int
+    term: int
+    configuration: Configuration
+    time_ms: int
+    machine_version: int
+    size_bytes: int
+    crc: int
+
+
+# How fresh a read has to be.
+LINEARIZABLE = 0
+LEASE = 1  # linearizable as long as clocks run at about the same speed; else as LINEARIZABLE
+STALE = 2  # whatever is here, unless this replica has not heard of a leader for long
 
 
 # --------------------------------------------------------------------------- peer messages
@@ -167,8 +193,80 @@ class HeartbeatReply:
     round: int
 
 
+@dataclass(slots=True)
+class TimeoutNow:
+    """Stand for election at once: the leader hands over (thesis 3.10)."""
+
+    sender: Replica
+    to: Replica
+    term: int
+
+
+@dataclass(slots=True)
+class ReadIndex:
+    """A follower or learner asks the leader for an index that a linearizable read is good at."""
+
+    sender: Replica
+    to: Replica
+    term: int
+    token: int
+
+
+@dataclass(slots=True)
+class ReadIndexReply:
+    """``index`` 0: the leader cannot say."""
+
+    sender: Replica
+    to: Replica
+    term: int
+    token: int
+    index: int
+
+
+@dataclass(slots=True)
+class SnapshotChunk:
+    """InstallSnapshot (paper 7): bytes of the snapshot's file from ``offset`` on.
+
+    The last chunk ends at ``snapshot.size_bytes``. Each is sign enough that the leader lives.
+    """
+
+    sender: Replica
+    to: Replica
+    term: int
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class SnapshotReply:
+    """Of the snapshot (``index``, ``snapshot_term``) everything before ``offset`` is here.
+
+    Progress and sign of life at once (pitfall 39). That it is installed, an AppendReply says.
+    """
+
+    sender: Replica
+    to: Replica
+    term: int
+    index: int
+    snapshot_term: int
+    offset: int
+
+
 PeerMessage = (
-    PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply
+    PreVote
+    | PreVoteReply
+    | Vote
+    | VoteReply
+    | Append
+    | AppendReply
+    | Heartbeat
+    | HeartbeatReply
+    | TimeoutNow
+    | ReadIndex
+    | ReadIndexReply
+    | SnapshotChunk
+    | SnapshotReply
 )
 PEER_MESSAGES: tuple[type, ...] = (
     PreVote,
@@ -179,6 +277,11 @@ PEER_MESSAGES: tuple[type, ...] = (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    TimeoutNow,
+    ReadIndex,
+    ReadIndexReply,
+    SnapshotChunk,
+    SnapshotReply,
 )
 
 
@@ -199,9 +302,13 @@ class Propose:
 
 @dataclass(slots=True)
 class Read:
-    """Tell me when it is safe to read: one token for all reads that arrived before this message."""
+    """Tell me when it is safe to read: one token for all reads that arrived before this message.
+
+    On a follower or learner, a LINEARIZABLE or LEASE read asks the leader.
+    """
 
     token: int
+    mode: int = LINEARIZABLE
 
 
 @dataclass(slots=True)
@@ -223,8 +330,110 @@ class LinkClosed:
     node: str
 
 
-LocalMessage = Tick | Propose | Read | Persisted | LinkClosed
-LOCAL_MESSAGES: tuple[type, ...] = (Tick, Propose, Read, Persisted, LinkClosed)
+@dataclass(slots=True)
+class ClockAnomaly:
+    """Clocks disagree, or time was lost: whatever was concluded from elapsed time is void
+    (pitfalls 33, 35)."""
+
+
+@dataclass(slots=True)
+class Reconfigure:
+    """Make exactly these replicas the voters and learners. Answered by a :class:`Decision`.
+
+    Any difference at once: new voters join as learners and catch up first, then the voters change
+    by joint consensus (paper 6). One change at a time (pitfall 22).
+    """
+
+    token: int
+    voters: frozenset[Replica]
+    learners: frozenset[Replica] = frozenset()
+
+
+@dataclass(slots=True)
+class Transfer:
+    """Hand leadership over to this voter, or to the one that is furthest. A :class:`Decision`."""
+
+    token: int
+    to: Replica | None = None
+
+
+@dataclass(slots=True)
+class ResetPeers:
+    """The majority is lost for good: go on with these voters alone, this replica among them.
+
+    Local and dangerous: what only the lost ones had is lost, and if they are alive after all, the
+    group is split. Refused while a leader is heard, unless ``force``. Answered by a Decision; the
+    election that follows goes the usual way.
+    """
+
+    token: int
+    voters: frozenset[Replica]
+    force: bool = False
+
+
+@dataclass(slots=True)
+class SnapshotTaken:
+    """The driver holds this snapshot of ours, durably; the log up to ``compact_to`` may go.
+
+    ``compact_to`` is at most ``snapshot.index`` and may lie inside a run, which then stays.
+    """
+
+    snapshot: SnapshotMeta
+    compact_to: int
+
+
+@dataclass(slots=True)
+class SnapshotLost:
+    """The driver cannot read this snapshot any more; it is not to be sent."""
+
+    snapshot: SnapshotMeta
+
+
+@dataclass(slots=True)
+class ChunkStored:
+    """Of this leader's snapshot, everything before ``offset`` is with the driver."""
+
+    snapshot: SnapshotMeta
+    offset: int
+
+
+@dataclass(slots=True)
+class SnapshotReceived:
+    """All chunks are here, checked and durable: install it."""
+
+    snapshot: SnapshotMeta
+
+
+LocalMessage = (
+    Tick
+    | Propose
+    | Read
+    | Persisted
+    | LinkClosed
+    | ClockAnomaly
+    | Reconfigure
+    | Transfer
+    | ResetPeers
+    | SnapshotTaken
+    | SnapshotLost
+    | ChunkStored
+    | SnapshotReceived
+)
+LOCAL_MESSAGES: tuple[type, ...] = (
+    Tick,
+    Propose,
+    Read,
+    Persisted,
+    LinkClosed,
+    ClockAnomaly,
+    Reconfigure,
+    Transfer,
+    ResetPeers,
+    SnapshotTaken,
+    SnapshotLost,
+    ChunkStored,
+    SnapshotReceived,
+)
 Message = PeerMessage | LocalMessage
 
 
@@ -240,8 +449,23 @@ class HardState:
 
 
 @dataclass(slots=True)
+class Mark:
+    """From here on ``snapshot`` stands for the log up to its index.
+
+    ``base_index``, ``base_term``: the entry before the first one that the log keeps, a border
+    between runs. Behind ``snapshot.index`` lies nothing of the old log if ``resets``: then the log
+    begins anew there, and base and snapshot are the same entry.
+    """
+
+    snapshot: SnapshotMeta
+    base_index: int
+    base_term: int
+    resets: bool
+
+
+@dataclass(slots=True)
 class Save:
-    """To be written to the WAL, in this order: hard state, truncation, runs.
+    """To be written to the WAL, in this order: hard state, truncation, mark, runs.
 
     ``number`` rises by one with each save. ``truncate_from``: the first index that is to vanish.
     """
@@ -250,6 +474,7 @@ class Save:
     hard_state: HardState | None = None
     truncate_from: int | None = None
     runs: list[Run] = field(default_factory=list)
+    mark: Mark | None = None
 
     @property
     def last(self) -> tuple[int, int]:
@@ -258,6 +483,29 @@ class Save:
             return (0, 0)
         run = self.runs[-1]
         return (run.term, run.last)
+
+
+@dataclass(slots=True)
+class Decision:
+    """What became of a Reconfigure, Transfer or ResetPeers.
+
+    ``error`` None: done, ``index`` is that of the configuration in force. ``unknown``: it was begun
+    and may yet take effect; otherwise an error means that nothing was changed.
+    """
+
+    token: int
+    error: str | None = None
+    index: int = 0
+    unknown: bool = False
+
+
+@dataclass(slots=True)
+class SendChunk:
+    """Read this snapshot from ``offset`` on and send a SnapshotChunk; none is on its way."""
+
+    to: Replica
+    snapshot: SnapshotMeta
+    offset: int
 
 
 @dataclass(slots=True)
@@ -273,4 +521,8 @@ class Output:
     apply: list[Run] = field(default_factory=list)
     reads: list[tuple[int, int]] = field(default_factory=list)  # (token, read index)
     reads_failed: list[int] = field(default_factory=list)  # tokens; leadership was lost
-    changed: bool = False  # role, term, leader or "may serve" changed
+    changed: bool = False  # role, term, leader, configuration or "may serve" changed
+    restore: SnapshotMeta | None = None  # durable: the machine is to become this, before ``apply``
+    send_chunks: list[SendChunk] = field(default_factory=list)
+    received: list[SnapshotChunk] = field(default_factory=list)  # of the leader, to be kept
+    decisions: list[Decision] = field(default_factory=list)

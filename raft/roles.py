@@ -18,8 +18,11 @@ LEADER: Final = 3
 ROLES: Final = (FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER)
 ROLE_NAMES: Final = ("follower", "pre_candidate", "candidate", "leader")
 
-# What a configuration makes of a replica.
+# What a configuration makes of a replica. 3 is kept for witnesses.
 VOTER: Final = 1
 LEARNER: Final = 2
+INCOMING: Final = 4  # joint: voter in the new half alone
+OUTGOING: Final = 5  # joint: voter in the old half alone, gone afterwards
+DEMOTED: Final = 6  # joint: voter in the old half alone, learner afterwards
 
-PARTS: Final = frozenset((VOTER, LEARNER))
+PARTS: Final = frozenset((VOTER, LEARNER, INCOMING, OUTGOING, DEMOTED))

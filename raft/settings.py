@@ -23,6 +23,14 @@ class RaftSettings:
     uncommitted_bytes_max: int = 64 << 20  # run bodies proposed and not yet committed: then BUSY
     commit_notice_ms: int = 10  # how long a new commit index waits for an append to travel with
     reads_pending_max: int = 65_536  # reads waiting for their round; one more fails at once
+    lease_reads: bool = False  # serve LEASE reads by the clock; else they are linearizable
+    lease_drift_percent: int = 10  # by how much clocks may differ in speed: shortens the lease
+    follower_reads: bool = False  # followers and learners serve linearizable reads too
+    read_lag_entries_max: int = 10_000  # who lags further behind serves no reads but the leader's
+    stale_read_ms_max: int = 10_000  # how long after the leader was heard STALE reads are served
+    catch_up_rounds_max: int = 10  # thesis 4.2.1; a new voter that needs more is too slow
+    transfer_lag_entries_max: int = 10_000  # who lags further behind does not become leader
+    snapshot_chunk_bytes: int = 256 << 10
 
     def __post_init__(self) -> None:
         if self.heartbeat_ms < 1:
@@ -37,6 +45,17 @@ class RaftSettings:
             raise ValueError("commit_notice_ms must be at least 1")
         if self.inflight_messages_max < 1 or self.reads_pending_max < 1:
             raise ValueError("inflight_messages_max and reads_pending_max must be at least 1")
+        if not 0 <= self.lease_drift_percent < 100:
+            raise ValueError("lease_drift_percent must be at least 0 and below 100")
+        for name in (
+            "read_lag_entries_max",
+            "stale_read_ms_max",
+            "catch_up_rounds_max",
+            "transfer_lag_entries_max",
+            "snapshot_chunk_bytes",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
         if self.append_bytes_max < 1:
             raise ValueError("append_bytes_max must be at least 1")
         if self.inflight_bytes_max < self.append_bytes_max:
