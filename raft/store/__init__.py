@@ -2,6 +2,7 @@
 
 * ``files``: the one layer of file operations; ``memory``: a disk that forgets, for tests;
 * ``records``: the bytes of a WAL record; ``runs``: the bytes of a run of entries;
+  ``configurations``: who takes part, in either;
 * ``segments``: the files of a WAL; ``wal``: writing them; ``recovery``: reading them back, with
   ``reader`` (bytes to batches) and ``replay`` (records to groups);
 * ``locks``: who may write; ``documents``, ``placement``, ``identity``: small files;

@@ -10,7 +10,11 @@ entry per command.  New fields go at the end of either list and are ignored by w
 them; a change of meaning needs a flag, and an unknown flag or kind stops the replica (it is never
 skipped).
 
-Decoding is total: :func:`decode_run` answers or raises :class:`DamagedRun`, whatever the bytes.
+A CONFIG run is one command, whose data is the msgpack of the members
+(:mod:`raft.store.configurations`).
+
+Decoding is total: :func:`decode_run` answers or raises :class:`DamagedRun`, whatever the bytes, and
+so does :func:`read_configuration`, which may also raise :class:`~raft.configuration.UnknownPart`.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from typing import Any
 import msgpack
 from google_crc32c import value as crc32c
 
-from raft.messages import KINDS, NOOP, Run
+from raft.configuration import Configuration, UnknownPart
+from raft.messages import CONFIG, KINDS, NOOP, Run
+from raft.store.configurations import configuration_fields, configuration_of
 from raft.store.errors import DamagedRun, UnknownRun
 
 FLAGS_KNOWN = 0
@@ -112,3 +118,33 @@ def open_run(run: Run) -> RunBody:
     if said != found:
         raise DamagedRun(f"run says (kind, term, first, count) {said}, its body {found}")
     return body
+
+
+# --------------------------------------------------------------------------- configurations
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    body: bytes = _packb(configuration_fields(configuration))
+    return body
+
+
+def encode_configuration_run(
+    term: int, first: int, configuration: Configuration, time_ms: int, wall_ms: int
+) -> Run:
+    """The run that is the one entry ``first``, and nothing but this configuration."""
+    data = encode_configuration(configuration)
+    commands = [(0, 0, 0, data)]
+    return encode_run(CONFIG, term, first, time_ms=time_ms, wall_ms=wall_ms, commands=commands)
+
+
+def read_configuration(run: Run) -> Configuration:
+    """What a CONFIG run says; raises DamagedRun, UnknownPart (a newer version's), nothing else."""
+    body = open_run(run)
+    if body.kind != CONFIG or len(body.commands) != 1:
+        raise DamagedRun(f"run of kind {body.kind} and {len(body.commands)} commands: no CONFIG")
+    try:
+        return configuration_of(_unpackb(body.commands[0][3]))
+    except UnknownPart:
+        raise  # no damage: it stops the replica, as an unknown kind does
+    except (ValueError, TypeError) as error:
+        raise DamagedRun(f"the configuration at {run.first} cannot be read: {error}") from error

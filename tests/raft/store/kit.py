@@ -6,7 +6,9 @@ import itertools
 from typing import Any
 
 from google_crc32c import value as crc32c
+from hypothesis import strategies as st
 
+from raft.configuration import Configuration
 from raft.messages import COMMAND, HardState, Replica, Run, Save
 from raft.store.memory import MemoryFiles
 from raft.store.recovery import RecoveredGroup
@@ -78,3 +80,19 @@ def a_slot(*groups: int, **options: Any) -> Slot:
 
 def state(group: RecoveredGroup) -> tuple[HardState, list[Run]]:
     return group.hard_state, group.runs
+
+
+REPLICAS = st.builds(Replica, st.text(max_size=5), st.integers(0, 2**64 - 1))
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Configuration:
+    """Any that can be: simple or joint, with learners, with demoted ones."""
+    replicas = draw(st.lists(REPLICAS, min_size=1, max_size=8, unique=True))
+    old = frozenset(replicas[: draw(st.integers(1, len(replicas)))])
+    others = frozenset(replicas) - old
+    plain = Configuration(old, draw(st.frozensets(st.sampled_from(replicas))) & others)
+    new = draw(st.frozensets(st.sampled_from(replicas), min_size=1))
+    if new == old or draw(st.booleans()):
+        return plain
+    return plain.enter(new, draw(st.frozensets(st.sampled_from(replicas))) - new)

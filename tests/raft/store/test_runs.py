@@ -7,9 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.messages import COMMAND, KINDS, NOOP, Run
+from raft.configuration import Configuration, UnknownPart
+from raft.messages import COMMAND, CONFIG, KINDS, NOOP, Replica, Run
 from raft.store.errors import DamagedRun, UnknownRun
-from raft.store.runs import check_run, decode_run, encode_run, open_run
+from raft.store.runs import (
+    check_run,
+    decode_run,
+    encode_configuration,
+    encode_configuration_run,
+    encode_run,
+    open_run,
+    read_configuration,
+)
+from tests.raft.store.kit import configurations
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -119,4 +129,110 @@ def test_decoding_a_run_with_a_changed_byte_is_total(data: st.DataObject) -> Non
     try:
         decode_run(bytes(body))
     except DamagedRun:
+        pass
+
+
+# --------------------------------------------------------------------------- configurations
+
+N1, N2, N3 = (Replica(f"n{number}", number) for number in (1, 2, 3))
+
+
+def a_config_run(data: bytes) -> Run:
+    return encode_run(CONFIG, 2, 9, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)])
+
+
+@given(configurations(), U64, U64)
+@settings(max_examples=100, deadline=None)
+def test_any_configuration_comes_back(configuration: Configuration, term: int, first: int) -> None:
+    run = encode_configuration_run(term, first, configuration, 5, 6)
+    assert (run.kind, run.term, run.first, run.count) == (CONFIG, term, first, 1)
+    body = open_run(run)
+    assert (body.time_ms, body.wall_ms) == (5, 6)
+    assert body.commands == [[0, 0, 0, encode_configuration(configuration)]]
+    assert read_configuration(run) == configuration
+
+
+def test_a_configuration_is_the_list_of_its_members_in_order() -> None:
+    joint = Configuration.of(N3, N1).enter(frozenset((N3, N2)), frozenset((N1,)))
+    members = [["n1", 1, 6], ["n2", 2, 4], ["n3", 3, 1]]  # demoted, incoming, voter
+    assert msgpack.unpackb(encode_configuration(joint)) == members
+
+
+def test_new_fields_of_a_member_are_left_to_who_knows_them() -> None:
+    data = msgpack.packb([["n1", 1, 1, "zone a"]])
+    assert read_configuration(a_config_run(data)) == Configuration.of(N1)
+
+
+def test_a_part_of_a_newer_version_is_told_apart_from_damage() -> None:
+    with pytest.raises(UnknownPart):
+        read_configuration(a_config_run(msgpack.packb([["n1", 1, 1], ["n2", 2, 3]])))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [],
+        7,
+        {},
+        ["n1"],
+        [["n1", 1]],
+        [[b"n1", 1, 1]],
+        [["n1", -1, 1]],
+        [["n1", True, 1]],
+        [["n1", 1, True]],
+        [["n1", 1, []]],
+        [["n1", 1, 2]],
+        [["n1", 1, 1], ["n1", 1, 1]],
+        [["n1", 1, 5]],
+    ],
+    ids=[
+        "nobody",
+        "a number",
+        "a map",
+        "a name",
+        "no part",
+        "a node of bytes",
+        "an incarnation below zero",
+        "an incarnation that is none",
+        "a part that is true",
+        "a part that is a list",
+        "no voter",
+        "one replica twice",
+        "an old half without a new one",
+    ],
+)
+def test_what_can_be_no_configuration_is_damage(members: object) -> None:
+    with pytest.raises(DamagedRun):
+        read_configuration(a_config_run(msgpack.packb(members)))
+
+
+def test_only_a_config_run_of_one_command_is_read_as_a_configuration() -> None:
+    data = encode_configuration(Configuration.of(N1))
+    two = encode_run(CONFIG, 2, 9, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)] * 2)
+    other = encode_run(COMMAND, 2, 9, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)])
+    relabelled = Run(CONFIG, 2, 9, 1, other.body, other.crc)
+    for run in (two, other, relabelled):
+        with pytest.raises(DamagedRun):
+            read_configuration(run)
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_reading_a_configuration_is_total(data: bytes) -> None:
+    try:
+        read_configuration(a_config_run(data))
+    except (DamagedRun, UnknownPart):
+        pass
+
+
+@given(configurations(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_reading_a_configuration_with_a_changed_byte_is_total(
+    configuration: Configuration, data: st.DataObject
+) -> None:
+    changed = bytearray(encode_configuration(configuration))
+    changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read_configuration(a_config_run(bytes(changed)))
+    except (DamagedRun, UnknownPart):
         pass
