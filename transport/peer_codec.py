@@ -5,10 +5,12 @@ Sender and receiver are not in the bytes: the header of the peer frame names bot
 incarnations, and the worker gives them to :func:`decode`.
 
 Decoding is total: what comes out has the types and ranges that the core relies on (runs that
-follow directly after the predecessor, terms that do not fall, positive counts), and everything
-else is a :class:`FrameError`.  Two things are left to the worker, who must not skip them: the CRC
-of each run, and a kind of run that is unknown here, which stops the replica instead of being
-dropped.
+follow directly after the predecessor, terms that do not fall, positive counts, a chunk that lies
+within its snapshot), and everything else is a :class:`FrameError`.  Two things are left to the
+worker, who must not skip them: the CRC of each run, and a kind of run that is unknown here, which
+stops the replica instead of being dropped.  A *part* in the configuration of a snapshot that is
+unknown here is a FrameError: nobody relies yet on what was only sent, so dropping it is safe, and
+the snapshot never becomes this replica's.
 
 Numbers and positions never change.  New fields go at the end and are ignored by older readers.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from raft.configuration import Configuration
 from raft.messages import (
     Append,
     AppendReply,
@@ -26,8 +29,14 @@ from raft.messages import (
     PeerMessage,
     PreVote,
     PreVoteReply,
+    ReadIndex,
+    ReadIndexReply,
     Replica,
     Run,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
+    TimeoutNow,
     Vote,
     VoteReply,
 )
@@ -41,12 +50,18 @@ APPEND: Final = 5
 APPEND_REPLY: Final = 6
 HEARTBEAT: Final = 7
 HEARTBEAT_REPLY: Final = 8
+TIMEOUT_NOW: Final = 9
+READ_INDEX: Final = 10
+READ_INDEX_REPLY: Final = 11
+SNAPSHOT_CHUNK: Final = 12
+SNAPSHOT_REPLY: Final = 13
 
 RUN_FIELDS: Final = 6  # kind, term, first, count, crc, body
+MEMBER_FIELDS: Final = 3  # node, incarnation, part
 RUN_KIND_MAX: Final = 255
 CRC_MAX: Final = (1 << 32) - 1
 
-# Heartbeats and acknowledgements must never stand behind appends.
+# Heartbeats and acknowledgements must never stand behind appends and snapshots.
 LANES: Final[dict[type, int]] = {
     PreVote: LANE_CONTROL,
     PreVoteReply: LANE_CONTROL,
@@ -56,6 +71,11 @@ LANES: Final[dict[type, int]] = {
     AppendReply: LANE_CONTROL,
     Heartbeat: LANE_CONTROL,
     HeartbeatReply: LANE_CONTROL,
+    TimeoutNow: LANE_CONTROL,
+    ReadIndex: LANE_CONTROL,
+    ReadIndexReply: LANE_CONTROL,
+    SnapshotChunk: LANE_BULK,
+    SnapshotReply: LANE_CONTROL,
 }
 
 
@@ -93,6 +113,27 @@ def _encode_append_reply(m: AppendReply) -> list[Any]:
     return [APPEND_REPLY, m.term, m.match, m.rejected, m.hint_index, m.hint_term]
 
 
+def _encode_snapshot_chunk(message: SnapshotChunk) -> list[Any]:
+    """The snapshot lies flat in the array, its configuration as one flat list of members."""
+    it = message.snapshot
+    members: list[Any] = []
+    for replica, part in it.configuration.parts():
+        members += (replica.node, replica.incarnation, part)
+    return [
+        SNAPSHOT_CHUNK,
+        message.term,
+        it.index,
+        it.term,
+        members,
+        it.time_ms,
+        it.machine_version,
+        it.size_bytes,
+        it.crc,
+        message.offset,
+        message.data,
+    ]
+
+
 _ENCODERS: dict[type, Callable[[Any], list[Any]]] = {
     PreVote: lambda m: [PRE_VOTE, m.term, m.last_index, m.last_term],
     PreVoteReply: lambda m: [PRE_VOTE_REPLY, m.term, m.granted],
@@ -102,6 +143,11 @@ _ENCODERS: dict[type, Callable[[Any], list[Any]]] = {
     AppendReply: _encode_append_reply,
     Heartbeat: lambda m: [HEARTBEAT, m.term, m.commit, m.round],
     HeartbeatReply: lambda m: [HEARTBEAT_REPLY, m.term, m.round],
+    TimeoutNow: lambda m: [TIMEOUT_NOW, m.term],
+    ReadIndex: lambda m: [READ_INDEX, m.term, m.token],
+    ReadIndexReply: lambda m: [READ_INDEX_REPLY, m.term, m.token, m.index],
+    SnapshotChunk: _encode_snapshot_chunk,
+    SnapshotReply: lambda m: [SNAPSHOT_REPLY, m.term, m.index, m.snapshot_term, m.offset],
 }
 
 # ----------------------------------------------------------------------------------------- decoders
@@ -141,6 +187,38 @@ def _decode_append_reply(f: list[Any], sender: Replica, to: Replica) -> AppendRe
     return AppendReply(sender, to, f[1], f[2], f[3], f[4], f[5])
 
 
+def _decode_snapshot_chunk(f: list[Any], sender: Replica, to: Replica) -> SnapshotChunk:
+    _, term, index, snapshot_term, members, time_ms, version, size_bytes, crc, offset, data = f[:11]
+    if index < 1 or not 1 <= snapshot_term <= term:
+        raise FrameError("SnapshotChunk: no log has such an entry")
+    if crc > CRC_MAX:
+        raise FrameError("SnapshotChunk: the checksum is out of range")
+    if not data or offset + len(data) > size_bytes:
+        # An empty one would be answered, and asked for again, for ever.
+        raise FrameError("SnapshotChunk: the bytes do not lie within the snapshot")
+    snapshot = SnapshotMeta(
+        index, snapshot_term, _decode_members(members), time_ms, version, size_bytes, crc
+    )
+    return SnapshotChunk(sender, to, term, snapshot, offset, data)
+
+
+def _decode_members(flat: list[Any]) -> Configuration:
+    if len(flat) % MEMBER_FIELDS:
+        raise FrameError("SnapshotChunk: a member is incomplete")
+    parts: list[tuple[Replica, int]] = []
+    for at in range(0, len(flat), MEMBER_FIELDS):
+        node, incarnation, part = flat[at : at + MEMBER_FIELDS]
+        if type(node) is not str or type(incarnation) is not int or type(part) is not int:
+            raise FrameError("SnapshotChunk: a field of a member has the wrong type")
+        if not node or incarnation < 0:
+            raise FrameError("SnapshotChunk: a field of a member is out of range")
+        parts.append((Replica(node, incarnation), part))
+    try:
+        return Configuration.from_parts(parts)
+    except ValueError as error:  # an unknown part is one, too
+        raise FrameError(f"SnapshotChunk: {error}") from error
+
+
 _Decoder = Callable[[list[Any], Replica, Replica], PeerMessage]
 _Shape = tuple[tuple[int, type], ...]
 
@@ -159,5 +237,14 @@ _DECODERS: dict[int, tuple[_Decoder, int, _Shape]] = {
     APPEND_REPLY: _row(_decode_append_reply, int, int, bool, int, int),
     HEARTBEAT: _row(lambda f, s, t: Heartbeat(s, t, f[1], f[2], f[3]), int, int, int),
     HEARTBEAT_REPLY: _row(lambda f, s, t: HeartbeatReply(s, t, f[1], f[2]), int, int),
+    TIMEOUT_NOW: _row(lambda f, s, t: TimeoutNow(s, t, f[1]), int),
+    READ_INDEX: _row(lambda f, s, t: ReadIndex(s, t, f[1], f[2]), int, int),
+    READ_INDEX_REPLY: _row(lambda f, s, t: ReadIndexReply(s, t, f[1], f[2], f[3]), int, int, int),
+    SNAPSHOT_CHUNK: _row(
+        _decode_snapshot_chunk, int, int, int, list, int, int, int, int, int, bytes
+    ),
+    SNAPSHOT_REPLY: _row(
+        lambda f, s, t: SnapshotReply(s, t, f[1], f[2], f[3], f[4]), int, int, int, int
+    ),
 }
 assert len(_DECODERS) == len(_ENCODERS) == len(LANES)

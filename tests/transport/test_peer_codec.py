@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raft.configuration import Configuration
 from raft.messages import (
     PEER_MESSAGES,
     Append,
@@ -19,8 +20,14 @@ from raft.messages import (
     PeerMessage,
     PreVote,
     PreVoteReply,
+    ReadIndex,
+    ReadIndexReply,
     Replica,
     Run,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
+    TimeoutNow,
     Vote,
     VoteReply,
 )
@@ -31,6 +38,10 @@ A = Replica("n1", 11)
 B = Replica("n2", 22)
 TOP = 2**64 - 1
 RUNS = [Run(1, 4, 8, 3, b"abc", 0xFFFF_FFFF), Run(0, 5, 11, 1, b"", 0)]
+
+C = Replica("n3", 33)
+JOINT = Configuration(frozenset((A, B)), frozenset((C,)), frozenset((A, Replica("n4", 0))))
+SNAPSHOT = SnapshotMeta(90, 4, JOINT, 5_000, 1, 1_000, 0xFFFF_FFFF)
 
 SAMPLES: list[PeerMessage] = [
     PreVote(A, B, 5, 7, 4),
@@ -43,6 +54,11 @@ SAMPLES: list[PeerMessage] = [
     AppendReply(A, B, 5, 7, True, 3, 2),
     Heartbeat(A, B, 5, 6, 9),
     HeartbeatReply(A, B, 5, 9),
+    TimeoutNow(A, B, 5),
+    ReadIndex(A, B, 5, TOP),
+    ReadIndexReply(A, B, 5, 8, 90),
+    SnapshotChunk(A, B, 5, SNAPSHOT, 990, b"0123456789"),
+    SnapshotReply(A, B, 5, 90, 4, 1_000),
 ]
 
 
@@ -62,8 +78,9 @@ def test_sender_and_receiver_are_who_the_header_says() -> None:
     assert peer_codec.decode(data, B, A) == Heartbeat(B, A, 5, 6, 9)
 
 
-def test_only_appends_travel_on_the_bulk_lane() -> None:
-    assert [kind for kind, lane in peer_codec.LANES.items() if lane == LANE_BULK] == [Append]
+def test_only_appends_and_snapshots_travel_on_the_bulk_lane() -> None:
+    bulk = [kind for kind, lane in peer_codec.LANES.items() if lane == LANE_BULK]
+    assert bulk == [Append, SnapshotChunk]
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
@@ -90,7 +107,10 @@ def test_fields_added_at_the_end_are_ignored(message: PeerMessage) -> None:
 def test_the_codec_carries_every_field_of_the_vocabulary() -> None:
     for message in SAMPLES:
         array = msgpack.unpackb(peer_codec.encode(message))
-        assert len(array) == len(fields(message)) - 2 + 1  # sender and receiver out, the number in
+        count = len(fields(message)) - 2 + 1  # sender and receiver out, the number in
+        if isinstance(message, SnapshotChunk):
+            count += len(fields(SnapshotMeta)) - 1  # which lies flat
+        assert len(array) == count
 
 
 GOOD = Append(A, B, 5, 7, 4, 6, RUNS)
@@ -140,6 +160,51 @@ def test_an_unknown_kind_of_run_is_handed_on_for_the_worker_to_stop_at() -> None
     assert peer_codec.decode(peer_codec.encode(message), A, B) == message
 
 
+CHUNK = SnapshotChunk(A, B, 5, SNAPSHOT, 0, b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        replace(CHUNK, data=b""),
+        replace(CHUNK, offset=991),  # the end lies behind the snapshot's
+        replace(CHUNK, snapshot=replace(SNAPSHOT, size_bytes=9)),
+        replace(CHUNK, snapshot=replace(SNAPSHOT, index=0)),
+        replace(CHUNK, snapshot=replace(SNAPSHOT, term=0)),
+        replace(CHUNK, snapshot=replace(SNAPSHOT, term=6)),  # above the message's
+        replace(CHUNK, snapshot=replace(SNAPSHOT, crc=1 << 32)),
+    ],
+)
+def test_a_chunk_that_cannot_be_is_a_frame_error(chunk: SnapshotChunk) -> None:
+    with pytest.raises(FrameError):
+        peer_codec.decode(peer_codec.encode(chunk), A, B)
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        (["n1", 11, 1, "n2", 22, 9], "part 9"),  # of a newer version
+        (["n1", 11, 1, "n1", 11, 2], "two parts"),
+        (["n1", 11, 2], "at least one voter"),
+        (["n1", 11, 4], "old half"),
+        ([], "at least one voter"),
+        (["n1", 11], "incomplete"),
+        (["n1", True, 1], "wrong type"),
+        ([b"n1", 11, 1], "wrong type"),
+        (["n1", 11, "1"], "wrong type"),
+        (["", 11, 1], "out of range"),
+        (["n1", -1, 1], "out of range"),
+    ],
+)
+def test_a_snapshot_with_members_that_cannot_be_is_a_frame_error(
+    members: list[Any], text: str
+) -> None:
+    array = msgpack.unpackb(peer_codec.encode(CHUNK))
+    array[4] = members
+    with pytest.raises(FrameError, match=text):
+        peer_codec.decode(msgpack.packb(array), A, B)
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=80))
 def test_strangers_bytes_are_a_frame_error_and_nothing_else(data: bytes) -> None:
@@ -147,17 +212,17 @@ def test_strangers_bytes_are_a_frame_error_and_nothing_else(data: bytes) -> None
 
 
 _value: Any = st.none() | st.booleans() | st.integers(-5, 12) | st.binary(max_size=2)
-_fields = st.lists(_value | st.lists(_value, max_size=13), max_size=7)
+_fields = st.lists(_value | st.lists(_value, max_size=13), max_size=11)
 
 
 @settings(max_examples=500)
-@given(st.integers(0, 10), _fields)
+@given(st.integers(0, 15), _fields)
 def test_arrays_of_anything_are_a_message_or_a_frame_error(number: int, rest: list[Any]) -> None:
     _decode_or_frame_error(msgpack.packb([number, *rest]))
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(SAMPLES), st.integers(0, 60), st.integers(0, 7))
+@given(st.sampled_from(SAMPLES), st.integers(0, 90), st.integers(0, 7))
 def test_a_flipped_bit_is_a_message_or_a_frame_error(
     message: PeerMessage, at: int, bit: int
 ) -> None:
