@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import msgpack
 from google_crc32c import value as crc32c
 
-from raft.messages import HardState, Replica
+from raft.messages import HardState, Mark, Replica, SnapshotMeta
+from raft.store.configurations import configuration_fields, configuration_of
 
 MAGIC = b"PRwl"
 FORMAT = 1
@@ -43,8 +44,9 @@ BOOTSTRAP = 4  # gseq 1 of every group; body: the driver's bytes
 COMMIT = 5  # ends a batch; gseq is the batch's number, count that of its records
 SEGMENT = 6  # opens a segment; gseq is the segment's number
 DAMAGED = 7  # this replica is not to vote or acknowledge again; body: UTF-8 reason
+SNAPSHOT = 8  # a snapshot stands for the log up to (term, first) of the header; body: encode_mark
 
-RECORD_KINDS = frozenset((RUN, HARD_STATE, TRUNCATE, BOOTSTRAP, COMMIT, SEGMENT, DAMAGED))
+RECORD_KINDS = frozenset((RUN, HARD_STATE, TRUNCATE, BOOTSTRAP, COMMIT, SEGMENT, DAMAGED, SNAPSHOT))
 GROUP_KINDS = RECORD_KINDS - {COMMIT, SEGMENT}
 
 ALIGNMENT_BYTES = 8
@@ -204,6 +206,37 @@ def decode_hard_state(body: bytes) -> HardState:
     """Raises ValueError on anything else."""
     term, node, incarnation = _unpacked(body, 3)
     return HardState(_number(term), _vote(node, incarnation))
+
+
+def encode_mark(mark: Mark) -> bytes:
+    """All of the mark but the (term, index) of its snapshot, which the header has."""
+    snapshot = mark.snapshot
+    body: bytes = msgpack.packb(
+        [
+            mark.base_index,
+            mark.base_term,
+            mark.resets,
+            configuration_fields(snapshot.configuration),
+            snapshot.time_ms,
+            snapshot.machine_version,
+            snapshot.size_bytes,
+            snapshot.crc,
+        ]
+    )
+    return body
+
+
+def decode_mark(header: Header, body: bytes) -> Mark:
+    """Raises UnknownPart (a newer version's configuration), ValueError on anything else."""
+    base_index, base_term, resets, members, *numbers = _unpacked(body, 8)
+    if type(resets) is not bool:
+        raise ValueError(f"{resets!r} where it belongs whether the log begins anew")
+    configuration = configuration_of(members)
+    time_ms, machine_version, size_bytes, crc = map(_number, numbers)
+    snapshot = SnapshotMeta(
+        header.first, header.term, configuration, time_ms, machine_version, size_bytes, crc
+    )
+    return Mark(snapshot, _number(base_index), _number(base_term), resets)
 
 
 def encode_commit(commit: Commit) -> bytes:

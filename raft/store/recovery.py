@@ -35,7 +35,7 @@ from raft.store import records
 from raft.store.errors import WalDamaged
 from raft.store.files import Files, read_whole
 from raft.store.reader import SegmentReader, Stop
-from raft.store.records import Commit, Header, Record, SegmentInfo
+from raft.store.records import Commit, Header, Record, SegmentInfo, TableRow
 from raft.store.replay import RecoveredGroup, Replay
 from raft.store.segments import segment_name, segment_number
 
@@ -218,8 +218,10 @@ class _Recovery:
             found = None
             if replay is not None:
                 state = replay.hard_state
-                found = (replay.generation, replay.gseq, state.term, state.vote)
-            if row is None or found != row[:4]:
+                found = TableRow(
+                    replay.generation, replay.gseq, state.term, state.vote, replay.snapshot_index
+                )
+            if row is None or found != row:
                 reason = f"its table says {row} of the group, the records before it {found}"
                 raise WalDamaged(path, 0, (group,), reason)
 

@@ -1,13 +1,25 @@
 """The records of one group, applied in the order of their gseq, never of their position.
 
 So a record that was copied forward may come late or twice, and one that is lost leaves a hole.
+
+What a log can be at any moment, and what is refused as damage if a record would make it else::
+
+        base_index        snapshot.index           last
+            |                   |                    |
+        ....|[ run ][ run ][ run ]|[ run ][ run ] ....|
+        gone: before the base     cannot be cut off any more
+
+Base, snapshot and last lie on borders between runs, and no record moves base or snapshot backwards.
+:mod:`raft.store.wal` asserts the same before it writes, so that what it wrote can be read.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from raft.messages import KINDS, HardState, Run
+from raft.configuration import UnknownPart
+from raft.messages import KINDS, HardState, Mark, Run, SnapshotMeta
 from raft.store import records
 from raft.store.errors import UnknownFormat, WalDamaged
 from raft.store.records import Header, Record
@@ -15,7 +27,11 @@ from raft.store.records import Header, Record
 
 @dataclass(slots=True)
 class RecoveredGroup:
-    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked."""
+    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked.
+
+    ``runs`` follow directly behind (``base_index``, ``base_term``).  ``snapshot``: the newest that
+    was recorded; its file may be gone or damaged all the same.
+    """
 
     group: int
     generation: int
@@ -24,6 +40,9 @@ class RecoveredGroup:
     runs: list[Run]
     last_gseq: int
     damaged: str | None = None
+    base_index: int = 0
+    base_term: int = 0
+    snapshot: SnapshotMeta | None = None
 
 
 @dataclass(slots=True)
@@ -36,8 +55,23 @@ class Replay:
     bootstrap: bytes | None = None
     hard_state: HardState = field(default_factory=HardState)
     runs: list[Run] = field(default_factory=list)
+    base_index: int = 0
+    base_term: int = 0
+    snapshot: SnapshotMeta | None = None
     damaged: str | None = None
     pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """(index, term) of the last entry, of the base where the log is empty."""
+        if not self.runs:
+            return self.base_index, self.base_term
+        run = self.runs[-1]
+        return run.last, run.term
+
+    @property
+    def snapshot_index(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.index
 
     def add(self, path: str, record: Record) -> None:
         gseq = record.header.gseq
@@ -61,6 +95,8 @@ class Replay:
             _APPLY[header.kind](self, header, record.body)
         except UnknownFormat as error:
             raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
+        except UnknownPart as error:
+            raise UnknownFormat(path, f"group {self.group}: {error}", record.offset) from error
         except ValueError as error:
             raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
         self.gseq = header.gseq
@@ -77,20 +113,56 @@ class Replay:
     def _on_run(self, header: Header, body: bytes) -> None:
         if header.run_kind not in KINDS:
             raise UnknownFormat(f"run of unknown kind {header.run_kind}", "")
-        last = self.runs[-1].last if self.runs else 0
-        if header.first != last + 1 or header.entries < 1:
-            raise ValueError(f"run of {header.entries} from {header.first} behind index {last}")
+        last, last_term = self.last
+        if header.first != last + 1 or header.entries < 1 or header.term < last_term:
+            raise ValueError(
+                f"run of {header.entries} from {header.first} behind index {last}, "
+                f"term {header.term} after term {last_term}"
+            )
         self.runs.append(
             Run(header.run_kind, header.term, header.first, header.entries, body, header.body_crc)
         )
 
     def _on_truncate(self, header: Header, body: bytes) -> None:
+        if header.first <= self.snapshot_index:
+            raise ValueError(
+                f"truncation from {header.first}, but a snapshot stands for {self.snapshot_index}"
+            )
         runs = self.runs
         while runs and runs[-1].first >= header.first:
             runs.pop()
-        last = runs[-1].last if runs else 0
+        last, _ = self.last
         if last != header.first - 1:
             raise ValueError(f"truncation from {header.first} is on no border, last is {last}")
+
+    def _on_snapshot(self, header: Header, body: bytes) -> None:
+        mark = records.decode_mark(header, body)
+        snapshot, before = mark.snapshot, self.snapshot
+        if snapshot.index < 1 or mark.base_index < self.base_index:
+            raise ValueError(f"{_shown(mark)} after the base {self.base_index}")
+        if before is not None and not _follows(before, snapshot):
+            raise ValueError(f"{_shown(mark)} after {before.index} of term {before.term}")
+        base = (mark.base_index, mark.base_term)
+        if mark.resets:
+            if base != (snapshot.index, snapshot.term):
+                raise ValueError(f"{_shown(mark)} is to begin the log anew elsewhere")
+            self.runs.clear()
+        else:
+            count = self._border(*base)
+            covered = self._border(snapshot.index, snapshot.term)
+            if count is None or covered is None or count > covered:
+                raise ValueError(f"{_shown(mark)} does not fit a log that ends at {self.last[0]}")
+            del self.runs[:count]
+        self.base_index, self.base_term = base
+        self.snapshot = snapshot
+
+    def _border(self, index: int, term: int) -> int | None:
+        """How many runs end at or before this entry; None unless a run ends with it."""
+        runs = self.runs
+        count = bisect_left(runs, index, key=_last_of)
+        if count < len(runs) and (runs[count].last, runs[count].term) == (index, term):
+            return count + 1
+        return 0 if (index, term) == (self.base_index, self.base_term) else None
 
     def _on_damaged(self, header: Header, body: bytes) -> None:
         self.damaged = body.decode("utf-8", "replace")
@@ -104,7 +176,29 @@ class Replay:
             self.runs,
             self.gseq,
             self.damaged,
+            self.base_index,
+            self.base_term,
+            self.snapshot,
         )
+
+
+def _last_of(run: Run) -> int:
+    return run.last
+
+
+def _follows(before: SnapshotMeta, after: SnapshotMeta) -> bool:
+    """Both stand for entries of one history, so the same index is the same entry."""
+    if before.index == after.index:
+        return before.term == after.term
+    return before.index < after.index and before.term <= after.term
+
+
+def _shown(mark: Mark) -> str:
+    snapshot = mark.snapshot
+    return (
+        f"snapshot of {snapshot.index} in term {snapshot.term} "
+        f"with the base {mark.base_index} of term {mark.base_term}"
+    )
 
 
 _APPLY = {
@@ -113,5 +207,6 @@ _APPLY = {
     records.RUN: Replay._on_run,
     records.TRUNCATE: Replay._on_truncate,
     records.DAMAGED: Replay._on_damaged,
+    records.SNAPSHOT: Replay._on_snapshot,
 }
 assert frozenset(_APPLY) == records.GROUP_KINDS

@@ -26,13 +26,13 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Any
 
 from google_crc32c import value as crc32c
 
-from raft.messages import HardState, Replica, Save
+from raft.messages import HardState, Mark, Replica, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
 from raft.store.files import Files, make_directory
@@ -60,7 +60,20 @@ _RUN = records.RUN
 class _Group:
     """Where the WAL stands with one group, what is only gathered included."""
 
-    __slots__ = ("firsts", "generation", "group", "gseq", "last_index", "last_term", "term", "vote")
+    __slots__ = (
+        "base_index",
+        "firsts",
+        "generation",
+        "group",
+        "gseq",
+        "last_index",
+        "last_term",
+        "snapshot_index",
+        "snapshot_term",
+        "term",
+        "term_starts",
+        "vote",
+    )
 
     def __init__(self, group: int, generation: int) -> None:
         self.group = group
@@ -68,9 +81,52 @@ class _Group:
         self.gseq = 0
         self.term = 0
         self.vote: Replica | None = None
-        self.last_index = 0
-        self.last_term = 0
         self.firsts = array("Q")  # first index of each run: where a truncation may begin
+        self.snapshot_index = 0
+        self.snapshot_term = 0
+        self.begin_at(0, 0)
+
+    def begin_at(self, index: int, term: int) -> None:
+        """The log is empty behind this entry."""
+        self.base_index = self.last_index = index
+        self.last_term = term
+        # (index, term): from there on up to the next one, entries have this term.
+        self.term_starts = [(index, term)]
+        del self.firsts[:]
+
+    def add_run(self, first: int, last: int, term: int) -> None:
+        if term != self.last_term:
+            self.term_starts.append((first, term))
+        self.firsts.append(first)
+        self.last_index, self.last_term = last, term
+
+    def term_at(self, index: int) -> int:
+        assert self.base_index <= index <= self.last_index, (self.group, index)
+        return self.term_starts[bisect_right(self.term_starts, index, key=_index_of) - 1][1]
+
+    def is_border(self, index: int) -> bool:
+        """Whether a run ends, or the log begins, at this entry."""
+        if index in (self.base_index, self.last_index):
+            return True
+        position = bisect_left(self.firsts, index + 1)
+        return position < len(self.firsts) and self.firsts[position] == index + 1
+
+    def truncate_from(self, first: int) -> None:
+        del self.firsts[bisect_left(self.firsts, first) :]
+        self.last_index = first - 1
+        self.last_term = self.term_at(first - 1)
+        del self.term_starts[bisect_left(self.term_starts, first, key=_index_of) :]
+
+    def compact_to(self, index: int, term: int) -> None:
+        """Forget the runs up to this entry."""
+        position = bisect_right(self.term_starts, index, key=_index_of)
+        self.term_starts[:position] = [(index, term)]
+        del self.firsts[: bisect_right(self.firsts, index)]
+        self.base_index = index
+
+
+def _index_of(start: tuple[int, int]) -> int:
+    return start[0]
 
 
 class Batch:
@@ -221,10 +277,12 @@ class Wal:
             state = _Group(group, recovered.generation)
             state.gseq = recovered.last_gseq
             state.term, state.vote = recovered.hard_state.term, recovered.hard_state.vote
-            state.firsts.extend(run.first for run in recovered.runs)
-            if recovered.runs:
-                last = recovered.runs[-1]
-                state.last_term, state.last_index = last.term, last.last
+            state.begin_at(recovered.base_index, recovered.base_term)
+            for run in recovered.runs:
+                state.add_run(run.first, run.last, run.term)
+            if recovered.snapshot is not None:
+                state.snapshot_index = recovered.snapshot.index
+                state.snapshot_term = recovered.snapshot.term
             self._groups[group] = state
         self._batch = found.batch
         self._chain = found.chain
@@ -269,13 +327,17 @@ class Wal:
         self._record(state, records.BOOTSTRAP, body=bootstrap)
 
     def save(self, group: int, save: Save) -> None:
-        """Gather one save: hard state, truncation, runs, in this order."""
+        """Gather one save: hard state, truncation, mark, runs, in this order."""
         if self._poisoned is not None or self._closed:
             self._refuse_if_over()
         state = self._groups[group]
         for run in save.runs:
             if len(run.body) > records.RECORD_BODY_BYTES_MAX:
                 _check_length(group, len(run.body))
+        mark = b""
+        if save.mark is not None:
+            mark = records.encode_mark(save.mark)
+            _check_length(group, len(mark))
         number, term, index = save.number, 0, 0
         newest = self._newest.get(group)
         if newest is not None:
@@ -286,6 +348,10 @@ class Wal:
         if save.truncate_from is not None:
             self._save_truncation(state, save.truncate_from)
             if index >= save.truncate_from:
+                term, index = 0, 0
+        if save.mark is not None:
+            self._save_mark(state, save.mark, mark)
+            if save.mark.resets:
                 term, index = 0, 0
         if save.runs:
             term, index = self._save_runs(state, save)
@@ -305,20 +371,42 @@ class Wal:
         self._record(state, records.HARD_STATE, body=records.encode_hard_state(hard_state))
 
     def _save_truncation(self, state: _Group, first: int) -> None:
-        firsts = state.firsts
-        position = bisect_left(firsts, first)
-        border = firsts[position] if position < len(firsts) else state.last_index + 1
-        assert first == border, (state.group, first, border)
-        del firsts[position:]
-        state.last_index = first - 1
-        state.last_term = 0  # not looked up: only a bound for the next run
+        assert first > state.snapshot_index, (state.group, first, state.snapshot_index)
+        assert state.base_index < first <= state.last_index + 1, (state.group, first)
+        assert state.is_border(first - 1), (state.group, first)
+        state.truncate_from(first)
         self._record(state, records.TRUNCATE, first=first)
+
+    def _save_mark(self, state: _Group, mark: Mark, body: bytes) -> None:
+        """What :mod:`raft.store.replay` refuses to read is not written."""
+        snapshot, group = mark.snapshot, state.group
+        index, term = snapshot.index, snapshot.term
+        assert 0 < index, (group, index)
+        assert 0 <= min(
+            snapshot.time_ms, snapshot.machine_version, snapshot.size_bytes, snapshot.crc
+        ), (group, snapshot)
+        assert state.base_index <= mark.base_index <= index, (group, state.base_index, mark)
+        assert state.snapshot_index <= index, (group, state.snapshot_index, index)
+        assert state.snapshot_term <= term <= state.term, (group, state.snapshot_term, term)
+        assert index > state.snapshot_index or term == state.snapshot_term, (group, index, term)
+        if mark.resets:
+            assert (mark.base_index, mark.base_term) == (index, term), (group, mark)
+            state.begin_at(index, term)
+        else:
+            for at, of in ((mark.base_index, mark.base_term), (index, term)):
+                assert at <= state.last_index, (group, at, state.last_index)
+                assert state.is_border(at), (group, at)
+                assert state.term_at(at) == of, (group, at, of)
+            state.compact_to(mark.base_index, mark.base_term)
+        state.snapshot_index, state.snapshot_term = index, term
+        self._record(state, records.SNAPSHOT, body=body, first=index, term=term)
 
     def _save_runs(self, state: _Group, save: Save) -> tuple[int, int]:
         """The path of every write: a header per run, the body as it is.  Answers (term, index)."""
         group, generation, gseq = state.group, state.generation, state.gseq
         last_index, last_term = state.last_index, state.last_term
         pieces, headers, firsts = self._pieces, self._headers, state.firsts
+        term_starts = state.term_starts
         gathered = self._gathered
         for run in save.runs:
             body, term, first, count = run.body, run.term, run.first, run.count
@@ -330,6 +418,8 @@ class Wal:
             header = encode_header(
                 _RUN, run.kind, generation, count, group, gseq, term, first, length, run.crc
             )
+            if term != last_term:
+                term_starts.append((first, term))
             last_index, last_term = first + count - 1, term
             headers.append(header)
             pieces.append(header)
@@ -345,8 +435,16 @@ class Wal:
         assert gathered <= GATHERED_BYTES_MAX, gathered
         return last_term, last_index
 
-    def _record(self, state: _Group, kind: int, *, body: bytes = b"", first: int = 0) -> None:
-        """Gather one record of any kind but RUN."""
+    def _record(
+        self,
+        state: _Group,
+        kind: int,
+        *,
+        body: bytes = b"",
+        first: int = 0,
+        term: int | None = None,
+    ) -> None:
+        """Gather one record of any kind but RUN; of the group's term unless told."""
         state.gseq += 1
         length = len(body)
         header = encode_header(
@@ -356,7 +454,7 @@ class Wal:
             0,
             state.group,
             state.gseq,
-            state.term,
+            state.term if term is None else term,
             first,
             length,
             crc32c(body),
@@ -435,7 +533,9 @@ class Wal:
     def _open(self, bytes_rest: int) -> tuple[_Opening, bytes, bytes]:
         """Plan the next segment: what makes it, and its first record (header, body)."""
         table = {
-            group: TableRow(state.generation, state.gseq, state.term, state.vote, 0)
+            group: TableRow(
+                state.generation, state.gseq, state.term, state.vote, state.snapshot_index
+            )
             for group, state in self._groups.items()
         }
         segment_id = self._random_id()

@@ -9,7 +9,7 @@ from google_crc32c import value as crc32c
 from hypothesis import strategies as st
 
 from raft.configuration import Configuration
-from raft.messages import COMMAND, HardState, Replica, Run, Save
+from raft.messages import COMMAND, HardState, Mark, Replica, Run, Save, SnapshotMeta
 from raft.store.memory import MemoryFiles
 from raft.store.recovery import RecoveredGroup
 from raft.store.segments import segment_name
@@ -18,12 +18,29 @@ from raft.store.wal import Wal
 DIRECTORY = "/data/wal/0"
 N1 = Replica("n1", 0x11)
 N2 = Replica("n2", 0x22)
+CONFIGURATION = Configuration.of(N1, N2)
 
 Newest = list[tuple[int, int, int, int]]
 
 
 def run_of(first: int, *, term: int = 1, count: int = 1, body: bytes = b"body") -> Run:
     return Run(COMMAND, term, first, count, body, crc32c(body))
+
+
+def snapshot_of(index: int, *, term: int = 1, time_ms: int = 0, crc: int = 1) -> SnapshotMeta:
+    return SnapshotMeta(index, term, CONFIGURATION, time_ms, 1, 1_000, crc)
+
+
+def keeps(index: int, base: int, *, term: int = 1, base_term: int | None = None) -> Mark:
+    """A snapshot was taken; the log behind ``base`` stays."""
+    if base_term is None:
+        base_term = term if base else 0
+    return Mark(snapshot_of(index, term=term), base, base_term, resets=False)
+
+
+def resets(index: int, *, term: int = 1) -> Mark:
+    """A snapshot was received, and the log begins anew behind it."""
+    return Mark(snapshot_of(index, term=term), index, term, resets=True)
 
 
 class Slot:

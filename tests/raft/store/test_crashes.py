@@ -12,17 +12,33 @@ from __future__ import annotations
 import copy
 import errno
 import random
+from typing import NamedTuple
 
 import pytest
 
-from raft.messages import HardState, Run, Save
+from raft.messages import HardState, Mark, Run, Save, SnapshotMeta
 from raft.store.errors import WalPoisoned
 from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.recovery import RecoveredGroup
-from tests.raft.store.kit import N1, N2, Slot, run_of
+from tests.raft.store.kit import N1, N2, Slot, run_of, snapshot_of
 
 ATTEMPTS_MAX = 100
-Model = dict[int, tuple[int, HardState, tuple[Run, ...]]]  # group -> (gseq, hard state, runs)
+
+
+class Log(NamedTuple):
+    """What is to be found of one group."""
+
+    gseq: int = 1
+    hard_state: HardState = HardState()
+    runs: tuple[Run, ...] = ()
+    base: tuple[int, int] = (0, 0)  # (index, term)
+    snapshot: SnapshotMeta | None = None
+
+    def last(self) -> tuple[int, int]:
+        return (self.runs[-1].last, self.runs[-1].term) if self.runs else self.base
+
+
+Model = dict[int, Log]
 
 
 class History:
@@ -77,7 +93,14 @@ class History:
 
     def _check(self, found: dict[int, RecoveredGroup]) -> None:
         state = {
-            group: (it.last_gseq, it.hard_state, tuple(it.runs)) for group, it in found.items()
+            group: Log(
+                it.last_gseq,
+                it.hard_state,
+                tuple(it.runs),
+                (it.base_index, it.base_term),
+                it.snapshot,
+            )
+            for group, it in found.items()
         }
         assert state == self.completed or state == self.under_way
         self.completed, self.under_way = state, None
@@ -97,9 +120,8 @@ class History:
         assert self.slot.wal.take_batch() is None
         batch.run()
         for group, number, term, index in self.slot.wal.complete(batch):
-            runs = self.under_way[group][2]
             assert number == numbers[group]
-            assert index == 0 or (runs[-1].term, runs[-1].last) == (term, index)
+            assert index == 0 or self.under_way[group].last() == (index, term)
         self.completed, self.under_way = self.under_way, None
         if self.rng.random() < 0.5:
             work = self.slot.wal.prepare_next_segment()
@@ -113,31 +135,59 @@ class History:
         wal, rng = self.slot.wal, self.rng
         if group not in self.gathered:
             wal.add_group(group, 1, b"bootstrap")
-            self.gathered[group] = (1, HardState(), ())
+            self.gathered[group] = Log()
             self.numbers[group] = 0
-        gseq, hard_state, kept = self.gathered[group]
-        runs = list(kept)
+        log = self.gathered[group]
         save = Save(self.numbers[group] + 1)
-        if rng.random() < 0.3 or hard_state.term == 0:
-            hard_state = HardState(hard_state.term + 1, rng.choice((None, N1, N2)))
-            save.hard_state = hard_state
-            gseq += 1
-        if runs and rng.random() < 0.2:
-            position = rng.randrange(len(runs))
-            save.truncate_from = runs[position].first
-            del runs[position:]
-            gseq += 1
+        if rng.random() < 0.3 or log.hard_state.term == 0:
+            save.hard_state = HardState(log.hard_state.term + 1, rng.choice((None, N1, N2)))
+            log = log._replace(gseq=log.gseq + 1, hard_state=save.hard_state)
+        if log.runs and rng.random() < 0.2:
+            log = self._truncated(log, save)
+        if rng.random() < 0.2:
+            log = self._marked(log, save)
         for _ in range(rng.randrange(4)):
-            first = runs[-1].last + 1 if runs else 1
             filler = rng.choice((b"\0", b"x", b"PRwl\x01\x05"))
             body = filler * rng.randrange(rng.choice((10, 300, 2000)))
-            run = run_of(first, term=hard_state.term, count=rng.randrange(1, 4), body=body)
-            save.runs.append(run)
-            runs.append(run)
-            gseq += 1
+            first, term, count = log.last()[0] + 1, log.hard_state.term, rng.randrange(1, 4)
+            save.runs.append(run_of(first, term=term, count=count, body=body))
+            log = log._replace(gseq=log.gseq + 1, runs=(*log.runs, save.runs[-1]))
         wal.save(group, save)
         self.numbers[group] = save.number
-        self.gathered[group] = (gseq, hard_state, tuple(runs))
+        self.gathered[group] = log
+
+    def _truncated(self, log: Log, save: Save) -> Log:
+        """Cut somewhere behind the snapshot, if there is anything."""
+        covered = 0 if log.snapshot is None else log.snapshot.index
+        positions = [at for at, run in enumerate(log.runs) if run.first > covered]
+        if not positions:
+            return log
+        position = self.rng.choice(positions)
+        save.truncate_from = log.runs[position].first
+        return log._replace(gseq=log.gseq + 1, runs=log.runs[:position])
+
+    def _marked(self, log: Log, save: Save) -> Log:
+        """A snapshot of our own, with some of the log before it kept; or one of the leader's."""
+        rng = self.rng
+        last, last_term = log.last()
+        if rng.random() < 0.3:
+            index, term = last + rng.randrange(1, 9), max(last_term, 1)
+            save.mark = Mark(snapshot_of(index, term=term), index, term, resets=True)
+            runs: tuple[Run, ...] = ()
+        else:
+            borders = [log.base, *((run.last, run.term) for run in log.runs)]
+            covered = 1 if log.snapshot is None else log.snapshot.index
+            behind = [at for at, (index, _) in enumerate(borders) if index >= covered]
+            if not behind:
+                return log
+            position = rng.choice(behind)
+            kept = rng.randrange(position + 1)
+            snapshot = snapshot_of(borders[position][0], term=borders[position][1])
+            save.mark = Mark(snapshot, *borders[kept], resets=False)
+            runs = log.runs[kept:]
+        mark = save.mark
+        base = (mark.base_index, mark.base_term)
+        return log._replace(gseq=log.gseq + 1, runs=runs, base=base, snapshot=mark.snapshot)
 
 
 @pytest.mark.parametrize("seed", range(60))

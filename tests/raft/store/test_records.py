@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 from google_crc32c import value as crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from raft.messages import HardState
+from raft.configuration import UnknownPart
+from raft.messages import HardState, Mark, SnapshotMeta
 from raft.store import records
 from raft.store.records import Commit, SegmentInfo, TableRow
-from tests.raft.store.kit import N1
+from tests.raft.store.kit import N1, configurations, keeps
 
 
 def a_header(**changes: int) -> bytes:
@@ -85,6 +89,71 @@ def test_a_segments_opening_comes_back() -> None:
     assert records.decode_segment(records.encode_segment(info)) == info
 
 
+U64 = st.integers(0, 2**64 - 1)
+MARKS = st.builds(
+    Mark,
+    st.builds(SnapshotMeta, U64, U64, configurations(), U64, U64, U64, U64),
+    U64,
+    U64,
+    st.booleans(),
+)
+
+
+def read_mark(mark: Mark, body: bytes) -> Mark:
+    """As recovery does, with the index and term that the header of the record has."""
+    raw = a_header(kind=records.SNAPSHOT, term=mark.snapshot.term, first=mark.snapshot.index)
+    header = records.decode_header(raw, 0)
+    assert header is not None
+    return records.decode_mark(header, body)
+
+
+@given(MARKS)
+@settings(max_examples=100, deadline=None)
+def test_a_mark_comes_back_from_its_header_and_body(mark: Mark) -> None:
+    assert read_mark(mark, records.encode_mark(mark)) == mark
+
+
+@given(MARKS, st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_mark_with_a_changed_byte_is_a_mark_or_a_value_error(
+    mark: Mark, data: st.DataObject
+) -> None:
+    body = bytearray(records.encode_mark(mark))
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read_mark(mark, bytes(body))
+    except ValueError:
+        pass
+
+
+def test_a_mark_is_laid_out_as_documented() -> None:
+    body = msgpack.packb([3, 1, False, [["n1", 0x11, 1]], 5, 6, 7, 8, "a newer version's"])
+    mark = read_mark(keeps(4, 3, term=2), body)
+    assert (mark.snapshot.index, mark.snapshot.term) == (4, 2)  # of the header
+    assert (mark.base_index, mark.base_term, mark.resets) == (3, 1, False)
+    snapshot = mark.snapshot
+    assert snapshot.configuration.voters == {N1}
+    numbers = (snapshot.time_ms, snapshot.machine_version, snapshot.size_bytes, snapshot.crc)
+    assert numbers == (5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [(0, -1), (0, "1"), (1, None), (2, 0), (2, 1), (3, []), (3, None), (4, 1.0), (7, -1)],
+)
+def test_a_mark_with_a_field_of_another_type_is_a_value_error(position: int, value: object) -> None:
+    fields: list[object] = [3, 1, False, [["n1", 0x11, 1]], 5, 6, 7, 8]
+    fields[position] = value
+    with pytest.raises(ValueError):
+        read_mark(keeps(4, 3), msgpack.packb(fields))
+
+
+def test_a_mark_of_a_newer_versions_configuration_is_told_apart() -> None:
+    fields = [3, 1, False, [["n1", 0x11, 1], ["n2", 0x22, 3]], 5, 6, 7, 8]
+    with pytest.raises(UnknownPart):
+        read_mark(keeps(4, 3), msgpack.packb(fields))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -101,6 +170,8 @@ def test_other_bytes_are_a_value_error(body: bytes) -> None:
     for decode in (records.decode_hard_state, records.decode_commit, records.decode_segment):
         with pytest.raises(ValueError):
             decode(body)
+    with pytest.raises(ValueError):
+        read_mark(keeps(4, 3), body)
 
 
 def test_a_commit_frame_of_the_wrong_length_is_a_value_error() -> None:
