@@ -171,6 +171,10 @@ class History:
         """The index of the entry that brought the latest one."""
         return self._indexes[-1]
 
+    @property
+    def base_index(self) -> int:
+        return self._indexes[0]
+
     def at(self, index: int) -> Configuration:
         """What is in force at ``index``, for an index from the base on."""
         position = bisect_right(self._indexes, index) - 1

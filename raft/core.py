@@ -13,9 +13,12 @@ between two of them:
    held back (:mod:`raft.outbox`). Lost messages are sent again.
 2. ``save`` goes to the WAL; when it is durable, step :class:`~raft.messages.Persisted`. Nobody has
    been told of what is lost here.
-3. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew from
-   the start of the log (or what the machine has of its own).
-4. ``reads`` may be served once everything up to their index is applied (pitfall 31).
+3. ``restore``, if there is one: the machine becomes this snapshot, of which file and WAL know.
+4. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew behind
+   the newest snapshot (or what the machine has of its own).
+5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again.
+6. ``reads`` may be served once everything up to their index is applied (pitfall 31).
+7. ``decisions`` answer who asked for a change of members or of the leader.
 
 How a message is treated depends on the role: ``HANDLERS`` has a table for each, ``IGNORED`` names,
 with the reason, each pair that is left out; together they cover everything. Before the table,
@@ -33,10 +36,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from raft.membership import MembershipRules
 from raft.messages import (
+    CONFIG,
+    LEASE,
     PEER_MESSAGES,
+    STALE,
     Append,
     AppendReply,
+    ChunkStored,
+    ClockAnomaly,
     Heartbeat,
     HeartbeatReply,
     LinkClosed,
@@ -48,26 +57,43 @@ from raft.messages import (
     PreVoteReply,
     Propose,
     Read,
+    ReadIndex,
+    ReadIndexReply,
+    Reconfigure,
     Replica,
+    ResetPeers,
     Run,
+    SendChunk,
+    SnapshotChunk,
+    SnapshotLost,
+    SnapshotReceived,
+    SnapshotReply,
+    SnapshotTaken,
     Tick,
+    TimeoutNow,
+    Transfer,
     Vote,
     VoteReply,
 )
 from raft.quorum import LOST, WON
 from raft.roles import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, ROLE_NAMES
-from raft.state import State
+from raft.snapshots import SnapshotRules
 
 Handler = Callable[["Core", Any], None]
+
+# A leader that did not come to think for so many heartbeat intervals trusts no lease from before.
+LEASE_PAUSE_HEARTBEATS: Final = 3
 
 _PEER_KINDS: Final[frozenset[type]] = frozenset(PEER_MESSAGES)
 # Requests are heeded from whoever sends them: a replica that lags behind may not know yet that the
 # sender has become a member (thesis 4.2.2), and it is the sender who counts. Answers are counted
-# here, so they count from members only (pitfall 21).
-_ANSWERS: Final[frozenset[type]] = frozenset((PreVoteReply, VoteReply, AppendReply, HeartbeatReply))
+# here, so they count from members only (pitfall 21), and a leader serves members only.
+_ANSWERS: Final[frozenset[type]] = frozenset(
+    (PreVoteReply, VoteReply, AppendReply, HeartbeatReply, SnapshotReply, ReadIndex)
+)
 
 
-class Core(State):
+class Core(MembershipRules, SnapshotRules):
     """The consensus of one replica. Not thread-safe; knows neither disk, clock nor network."""
 
     __slots__ = ()
@@ -95,27 +121,59 @@ class Core(State):
 
     def take_output(self) -> Output | None:
         """What is to be done now. Each thing is given out once."""
-        if self._leadership is not None:
-            self._leadership.flush(self.commit_index, self._now)
-            self._reads.extend(self._leadership.take_safe_reads(self.commit_index))
+        chunks = self._flush_leadership() if self._leadership is not None else []
         outbox = self._outbox
         messages, outbox.messages = outbox.messages, []
         save = outbox.take_save(self._now)
+        restore = self._take_restore() if self._restoring is not None else None
         apply = self._take_committed()
-        seen = (self.role, self.term, self.leader, self.can_serve)
+        seen = (self.role, self.term, self.leader, self.can_serve, self.configuration)
         changed = seen != self._seen
         reads, failed = self._reads, self._reads_failed
-        if not (messages or save or apply or reads or failed or changed):
+        received, decisions = self._received, self._decisions
+        if not (
+            messages
+            or save
+            or apply
+            or reads
+            or failed
+            or changed
+            or restore
+            or chunks
+            or received
+            or decisions
+        ):
             return None
         self._seen = seen
         self._reads, self._reads_failed = [], []
-        return Output(messages, save, apply, reads, failed, changed)
+        self._received, self._decisions = [], []
+        return Output(
+            messages, save, apply, reads, failed, changed, restore, chunks, received, decisions
+        )
+
+    def _flush_leadership(self) -> list[SendChunk]:
+        """Send what has gathered, and pass on the reads that are safe now."""
+        leadership = self._leadership
+        assert leadership is not None
+        if self._handover is not None:
+            self._hand_over()
+        leadership.flush(self.commit_index, self._now)
+        for read in leadership.take_safe_reads(self.commit_index):
+            if read.asker is None:
+                self._reads.append((read.token, read.read_index))
+            else:
+                self._outbox.send(
+                    ReadIndexReply(self.me, read.asker, self.term, read.token, read.read_index)
+                )
+        return leadership.take_chunks()
 
     def next_deadline(self) -> int:
         """When to step Tick() at the latest; a moment in the past means now."""
-        if self._leadership is not None:
-            return self._leadership.next_deadline_ms
-        return self._timer.deadline_ms
+        leadership = self._leadership
+        due_ms = self._timer.deadline_ms if leadership is None else leadership.next_deadline_ms
+        if self._handover is not None:
+            due_ms = min(due_ms, self._handover.deadline_ms)
+        return min(due_ms, self._asked_reads.next_deadline_ms)
 
     # ------------------------------------------------------------------ rules for every role
 
@@ -126,7 +184,7 @@ class Core(State):
         if message.sender == self.me:
             return self._ignore("sent by this replica itself")
         kind = type(message)
-        if kind in _ANSWERS and message.sender not in self.configuration:
+        if kind in _ANSWERS and not self._counts(message.sender):
             return self._ignore("answer of a replica that is no member")
         if message.term == self.term or kind is PreVote:
             return True
@@ -136,6 +194,12 @@ class Core(State):
         if answer is None:
             return self._ignore("answer of an older term")
         return answer(self, message)
+
+    def _counts(self, sender: Replica) -> bool:
+        """Members, and on a leader those who have left and are told so."""
+        if sender in self.configuration:
+            return True
+        return self._leadership is not None and sender in self._leadership.progress
 
     def _admit_newer_term(self, message: PeerMessage) -> bool:
         """Whoever is behind catches up (paper 5.1), unless that would depose a living leader."""
@@ -147,7 +211,7 @@ class Core(State):
         self._become_follower(message.term)
         return True
 
-    def _answer_older_append(self, message: Append | Heartbeat) -> bool:
+    def _answer_older_append(self, message: Append | Heartbeat | SnapshotChunk) -> bool:
         """Tell a leader of an older term that it is one. It may be a good leader to which this
         replica, stuck at a higher term, would otherwise never listen (pitfall 7)."""
         if type(message) is Append:
@@ -156,10 +220,15 @@ class Core(State):
                     self.me, message.sender, self.term, message.prev_index, True, self.commit_index
                 )
             )
-        else:
-            assert type(message) is Heartbeat
+        elif type(message) is Heartbeat:
             self._outbox.promise_term(
                 HeartbeatReply(self.me, message.sender, self.term, message.round)
+            )
+        else:
+            assert type(message) is SnapshotChunk
+            index, term = message.snapshot.index, message.snapshot.term
+            self._outbox.promise_term(
+                SnapshotReply(self.me, message.sender, self.term, index, term, 0)
             )
         return False
 
@@ -177,10 +246,6 @@ class Core(State):
     def _is_up_to_date(self, last_term: int, last_index: int) -> bool:
         """Paper 5.4.1: the term decides, then the length (pitfall 4)."""
         return (last_term, last_index) >= (self.log.last_term, self.log.last_index)
-
-    def _ignore(self, reason: str) -> bool:
-        self._ignored[reason] = self._ignored.get(reason, 0) + 1
-        return False
 
     # ------------------------------------------------------------------ followers
 
@@ -241,10 +306,21 @@ class Core(State):
                 )
                 log.truncate_from(run.first)
                 self._outbox.record_truncation(run.first)
+                if self._history.truncate_from(run.first):
+                    self._configuration_changed()
             missing = runs[position:]
             log.append(missing)
             self._outbox.record_runs(missing)
+            self._adopt_configurations(missing)
             return
+
+    def _adopt_configurations(self, runs: list[Run]) -> None:
+        """A configuration is in force as soon as it is in the log (paper 6)."""
+        found = [run for run in runs if run.kind == CONFIG]
+        if found:
+            for run in found:
+                self._history.append(run.first, self._read_configuration(run))
+            self._configuration_changed()
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message.sender)
@@ -258,20 +334,61 @@ class Core(State):
     def _on_link_closed(self, message: LinkClosed) -> None:
         """The leader's node has reset the connection, as a killed process does."""
         if self.leader is not None and self.leader.node == message.node:
+            self._reads_failed.extend(self._asked_reads.take_all())
             self._timer.lost_leader(self._now)
 
     def _on_deadline(self, _: Tick) -> None:
+        self._watch_handover()
+        self._reads_failed.extend(self._asked_reads.take_late(self._now))
         if self._now >= self._timer.deadline_ms:
             self._stand_for_election()
 
     def _on_persisted(self, message: Persisted) -> None:
         self._outbox.on_persisted(message)
+        if self._compactions:
+            self._compact()
 
     def _on_stray_proposal(self, message: Propose) -> None:
         raise AssertionError(f"proposal of {len(message.runs)} runs to a {ROLE_NAMES[self.role]}")
 
-    def _refuse_read(self, message: Read) -> None:
-        self._reads_failed.append(message.token)
+    def _on_read_elsewhere(self, message: Read) -> None:
+        """Who does not lead asks the leader, if it is allowed to serve reads at all."""
+        if message.mode == STALE:
+            self._read_stale(message.token)
+            return
+        leader = self.leader
+        deadline_ms = self._now + self._settings.election_timeout_ms
+        if (
+            leader is None
+            or not self._settings.follower_reads
+            or not self._asked_reads.maybe_add(message.token, deadline_ms)
+        ):
+            self._reads_failed.append(message.token)
+            return
+        self._outbox.promise_term(ReadIndex(self.me, leader, self.term, message.token))
+
+    def _read_stale(self, token: int) -> None:
+        """From what is here, if a leader was heard not long ago and this replica keeps up."""
+        lag = self.commit_index - self._handed_index
+        heard_ms = self._now if self.is_leader else self._heard_ms
+        if (
+            heard_ms is not None
+            and self._now - heard_ms <= self._settings.stale_read_ms_max
+            and lag <= self._settings.read_lag_entries_max
+        ):
+            self._reads.append((token, self._handed_index))
+        else:
+            self._reads_failed.append(token)
+
+    def _on_read_index_reply(self, message: ReadIndexReply) -> None:
+        if not self._asked_reads.take(message.token):
+            self._ignore("answer to a read that nobody waits for")
+            return
+        lag = message.index - self._handed_index
+        if message.index == 0 or lag > self._settings.read_lag_entries_max:
+            self._reads_failed.append(message.token)
+        else:
+            self._reads.append((message.token, message.index))
 
     # ------------------------------------------------------------------ elections
 
@@ -282,9 +399,18 @@ class Core(State):
             and self._may_vote()
             and self._is_up_to_date(message.last_term, message.last_index)
         )
+        if self._leadership is not None and message.sender not in self.configuration:
+            self._tell_stranger(message.sender)
         self._outbox.send(
             PreVoteReply(self.me, message.sender, message.term if granted else self.term, granted)
         )
+
+    def _tell_stranger(self, sender: Replica) -> None:
+        """It does not know that it was removed, and would go on asking (pitfall 28)."""
+        assert self._leadership is not None
+        index = self._history.latest_index
+        if index <= self.commit_index:
+            self._leadership.tell(sender, index, self._now)
 
     def _on_vote(self, message: Vote) -> None:
         """One vote per term, to the first who asks with a log that is no worse (5.2, 5.4.1)."""
@@ -327,7 +453,7 @@ class Core(State):
         return self._ballot.record(sender, granted)
 
     def _on_persisted_candidate(self, message: Persisted) -> None:
-        self._outbox.on_persisted(message)
+        self._on_persisted(message)
         if self._outbox.term_is_durable and self._count(self.me, True) == WON:
             self._become_leader()
 
@@ -335,6 +461,7 @@ class Core(State):
 
     def _on_propose(self, message: Propose) -> None:
         assert message.runs, "nothing is proposed"
+        assert self._handover is None, "proposed while leadership is transferred"
         for run in message.runs:
             assert run.term == self.term, f"run of term {run.term} proposed in term {self.term}"
         self._append_own(message.runs)
@@ -343,6 +470,8 @@ class Core(State):
         assert self._leadership is not None
         if self._leadership.on_append_reply(message, self._now):
             self._maybe_commit()
+        elif self._change is not None:
+            self._advance_change()  # a newcomer may have caught up
 
     def _on_heartbeat_reply(self, message: HeartbeatReply) -> None:
         assert self._leadership is not None
@@ -351,6 +480,8 @@ class Core(State):
     def _on_persisted_leader(self, message: Persisted) -> None:
         """The leader's own disk counts like everybody else's (pitfall 12)."""
         if self._outbox.on_persisted(message):
+            if self._compactions:
+                self._compact()
             self._maybe_commit()
 
     def _maybe_commit(self) -> None:
@@ -362,11 +493,36 @@ class Core(State):
         if index > self.commit_index and index >= leadership.noop_index:
             self._raise_commit(index)
         leadership.note_commit(self._now)
+        if (
+            self._change is not None
+            or self.configuration.is_joint
+            or self.me not in self.configuration.voters
+        ):
+            self._advance_change()
 
     def _on_read(self, message: Read) -> None:
         assert self._leadership is not None
-        if not self._leadership.maybe_add_read(message.token, self.commit_index):
+        if message.mode == STALE:
+            self._read_stale(message.token)
+        elif message.mode == LEASE and self._now < self.lease_until_ms:
+            self._reads.append((message.token, self.commit_index))
+        elif not self._leadership.maybe_add_read(message.token, self.commit_index):
             self._reads_failed.append(message.token)
+
+    def _on_read_index(self, message: ReadIndex) -> None:
+        assert self._leadership is not None
+        added = self._leadership.maybe_add_read(message.token, self.commit_index, message.sender)
+        if not added:
+            self._outbox.send(ReadIndexReply(self.me, message.sender, self.term, message.token, 0))
+
+    def _on_snapshot_reply(self, message: SnapshotReply) -> None:
+        assert self._leadership is not None
+        self._leadership.on_snapshot_reply(message, self._now)
+
+    def _on_clock_anomaly(self, _: ClockAnomaly) -> None:
+        """What was measured may be wrong: the lease begins anew with the next round."""
+        assert self._leadership is not None
+        self._leadership.lease.void(self._now)
 
     def _on_link_closed_leader(self, message: LinkClosed) -> None:
         assert self._leadership is not None
@@ -380,10 +536,20 @@ class Core(State):
             if silent_ms >= self._settings.election_timeout_ms or self._disk_is_stalled():
                 self._become_follower(self.term)
                 return
-        leadership.on_time(self.commit_index, self._now)
+        if self._handover is not None:
+            self._watch_handover()
+        if self._change is not None:
+            self._watch_newcomers()
+            self._advance_change()
+        if self._leadership is not None:
+            self._leadership.on_time(self.commit_index, self._now)
 
     def _maybe_step_down_stalled(self, now: int) -> None:
-        if self._alone or now - self._stepped_ms <= self._settings.election_timeout_ms:
+        pause_ms = now - self._stepped_ms
+        if pause_ms > LEASE_PAUSE_HEARTBEATS * self._settings.heartbeat_ms:
+            assert self._leadership is not None
+            self._leadership.lease.void(now)
+        if self._alone or pause_ms <= self._settings.election_timeout_ms:
             return
         self._now = now
         self._become_follower(self.term)
@@ -404,23 +570,40 @@ def _is_contiguous(message: Append) -> bool:
 OLDER_TERM: Final[dict[type, Callable[[Core, Any], bool]]] = {
     Append: Core._answer_older_append,
     Heartbeat: Core._answer_older_append,
+    SnapshotChunk: Core._answer_older_append,
     Vote: Core._refuse_older_vote,
     PreVoteReply: Core._pass_older_pre_vote_reply,
 }
 
-_EVERYBODY: Final[dict[type, Handler]] = {PreVote: Core._on_pre_vote, Vote: Core._on_vote}
+_EVERYBODY: Final[dict[type, Handler]] = {
+    PreVote: Core._on_pre_vote,
+    Vote: Core._on_vote,
+    ResetPeers: Core._on_reset_peers,
+    SnapshotTaken: Core._on_snapshot_taken,
+    SnapshotLost: Core._on_snapshot_lost,
+}
 _NOT_LEADING: Final[dict[type, Handler]] = {
     **_EVERYBODY,
     Propose: Core._on_stray_proposal,
     Append: Core._on_append,
     Heartbeat: Core._on_heartbeat,
     Tick: Core._on_deadline,
-    Read: Core._refuse_read,
+    Read: Core._on_read_elsewhere,
     Persisted: Core._on_persisted,
+    TimeoutNow: Core._on_timeout_now,
+    SnapshotChunk: Core._on_snapshot_chunk,
+    ChunkStored: Core._on_chunk_stored,
+    SnapshotReceived: Core._on_snapshot_received,
+    Reconfigure: Core._refuse_reconfigure,
+    Transfer: Core._refuse_transfer,
 }
 
 HANDLERS: Final[dict[int, dict[type, Handler]]] = {
-    FOLLOWER: {**_NOT_LEADING, LinkClosed: Core._on_link_closed},
+    FOLLOWER: {
+        **_NOT_LEADING,
+        LinkClosed: Core._on_link_closed,
+        ReadIndexReply: Core._on_read_index_reply,
+    },
     PRE_CANDIDATE: {**_NOT_LEADING, PreVoteReply: Core._on_pre_vote_reply},
     CANDIDATE: {
         **_NOT_LEADING,
@@ -431,6 +614,7 @@ HANDLERS: Final[dict[int, dict[type, Handler]]] = {
         **_EVERYBODY,
         Append: Core._on_append,
         Heartbeat: Core._on_heartbeat,
+        SnapshotChunk: Core._on_snapshot_chunk,
         AppendReply: Core._on_append_reply,
         HeartbeatReply: Core._on_heartbeat_reply,
         Tick: Core._on_tick_leader,
@@ -438,27 +622,51 @@ HANDLERS: Final[dict[int, dict[type, Handler]]] = {
         Read: Core._on_read,
         Persisted: Core._on_persisted_leader,
         LinkClosed: Core._on_link_closed_leader,
+        ReadIndex: Core._on_read_index,
+        SnapshotReply: Core._on_snapshot_reply,
+        ClockAnomaly: Core._on_clock_anomaly,
+        Reconfigure: Core._on_reconfigure,
+        Transfer: Core._on_transfer,
     },
 }
 
 _OVER = "the campaign that it answers is over"
 _NOT_SENT = "answers what only a leader sends, of a leadership that is over"
 _NO_LEADER = "no leader is followed whose link could close"
+_NOT_ASKED = "answers a read that failed when the leader was lost"
+_NOT_LED = "asks a leader, and this replica leads no more"
+_NO_LEASE = "only a leader relies on clocks"
+_LEADS = "whoever leads has all that is committed, and needs no chunk of it"
+
+_NOT_LEADING_IGNORED: Final[dict[type, str]] = {
+    AppendReply: _NOT_SENT,
+    HeartbeatReply: _NOT_SENT,
+    SnapshotReply: _NOT_SENT,
+    ReadIndex: _NOT_LED,
+    ClockAnomaly: _NO_LEASE,
+}
+_STANDING_IGNORED: Final[dict[type, str]] = {
+    **_NOT_LEADING_IGNORED,
+    LinkClosed: _NO_LEADER,
+    ReadIndexReply: _NOT_ASKED,
+}
+_IGNORED_BY_ROLE: Final[dict[int, dict[type, str]]] = {
+    FOLLOWER: {**_NOT_LEADING_IGNORED, PreVoteReply: _OVER, VoteReply: _OVER},
+    PRE_CANDIDATE: {**_STANDING_IGNORED, VoteReply: _OVER},
+    CANDIDATE: {**_STANDING_IGNORED, PreVoteReply: _OVER},
+    LEADER: {
+        PreVoteReply: _OVER,
+        VoteReply: _OVER,
+        ReadIndexReply: _NOT_ASKED,
+        TimeoutNow: "a leader need not be told to stand",
+        ChunkStored: _LEADS,
+        SnapshotReceived: _LEADS,
+    },
+}
 
 # What HANDLERS leaves out, and why. Together the two tables cover every message in every role.
 IGNORED: Final[dict[tuple[int, type], str]] = {
-    (FOLLOWER, PreVoteReply): _OVER,
-    (FOLLOWER, VoteReply): _OVER,
-    (FOLLOWER, AppendReply): _NOT_SENT,
-    (FOLLOWER, HeartbeatReply): _NOT_SENT,
-    (PRE_CANDIDATE, VoteReply): _OVER,
-    (PRE_CANDIDATE, AppendReply): _NOT_SENT,
-    (PRE_CANDIDATE, HeartbeatReply): _NOT_SENT,
-    (PRE_CANDIDATE, LinkClosed): _NO_LEADER,
-    (CANDIDATE, PreVoteReply): _OVER,
-    (CANDIDATE, AppendReply): _NOT_SENT,
-    (CANDIDATE, HeartbeatReply): _NOT_SENT,
-    (CANDIDATE, LinkClosed): _NO_LEADER,
-    (LEADER, PreVoteReply): _OVER,
-    (LEADER, VoteReply): _OVER,
+    (role, kind): reason
+    for role, reasons in _IGNORED_BY_ROLE.items()
+    for kind, reason in reasons.items()
 }

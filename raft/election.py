@@ -8,18 +8,19 @@ next attempt comes sooner.
 
 **The leader is alive.** For T after its last message. During that time nobody gets a vote here, and
 nobody's higher term is believed, so that a replica that was cut off cannot depose a leader that all
-others hear (pitfall 7). That promise would be broken by a restart, which forgets when the leader
-was last heard: so nobody gets a vote for T after a restart either (pitfall 34). A replica whose
-term is 0 on its disk has never answered any leader; it has nothing to honour.
+others hear (pitfall 7). A rise of the own term does not end the promise: whoever brought it about,
+the leader may rely on it for its lease (pitfall 32). A restart would break it, for it forgets when
+the leader was last heard: so nobody gets a vote for T after a restart either (pitfall 34). A
+replica whose term is 0 on its disk has never answered any leader; it has nothing to honour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Protocol
 
 from raft.messages import Replica
-from raft.quorum import ballot_result
+from raft.quorum import ballot_result, joint_result
 from raft.settings import RaftSettings
 
 
@@ -30,22 +31,30 @@ class Random(Protocol):
 
 
 class Ballot:
-    """The answers to one (pre-)campaign; the first answer of each voter counts."""
+    """The answers to one (pre-)campaign; the first answer of each voter counts.
 
-    __slots__ = ("_granted", "_refused", "_voters")
+    ``halves``: the sets of voters of which each has to elect (:attr:`Configuration.halves`).
+    """
 
-    def __init__(self, voters: Collection[Replica]) -> None:
-        assert voters
-        self._voters = voters
+    __slots__ = ("_granted", "_halves", "_refused")
+
+    def __init__(self, halves: Sequence[frozenset[Replica]]) -> None:
+        assert halves
+        assert all(halves)
+        self._halves = halves
         self._granted: set[Replica] = set()
         self._refused: set[Replica] = set()
 
     def record(self, replica: Replica, granted: bool) -> int:
         """Count an answer and return how the ballot stands; who is no voter does not count."""
-        answered = replica in self._granted or replica in self._refused
-        if replica in self._voters and not answered:
+        if replica not in self._granted and replica not in self._refused:
             (self._granted if granted else self._refused).add(replica)
-        return ballot_result(len(self._voters), len(self._granted), len(self._refused))
+        return joint_result(
+            [
+                ballot_result(len(half), len(half & self._granted), len(half & self._refused))
+                for half in self._halves
+            ]
+        )
 
 
 class ElectionTimer:
@@ -99,9 +108,13 @@ class ElectionTimer:
         self.deadline_ms = now + self._timeout_ms
 
     def lost_leader(self, now: int) -> None:
-        """The link to it was reset: a sign of death that silence is not."""
-        self._alive_until_ms = now
-        self.hurry(now)
+        """The link to it was reset: a sign of death that silence is not.
+
+        Not where the leader relies on the promise (lease reads): there only time ends it.
+        """
+        if not self._settings.lease_reads:
+            self._alive_until_ms = now
+            self.hurry(now)
 
     def forget_leader(self, now: int) -> None:
         self._alive_until_ms = now

@@ -73,15 +73,31 @@ def check(before: Snapshot | None, core: Core) -> None:
 
 
 def _check_indexes(core: Core) -> None:
-    """base <= handed <= min(commit, durable) and both within the log (pitfall 18)."""
+    """base <= handed <= min(commit, durable) and both within the log (pitfall 18).
+
+    While a snapshot waits to be restored, the log has begun anew at it, and what was handed out and
+    is durable still speaks of before.
+    """
     handed, commit, durable = core.handed_index, core.commit_index, core.durable_index
-    assert core.log.base_index <= handed, f"handed {handed} below base {core.log.base_index}"
+    restoring = core.restoring
+    if restoring is None:
+        assert core.log.base_index <= handed, f"handed {handed} below base {core.log.base_index}"
+    else:
+        assert core.log.base_index == restoring.index, f"base is not {restoring.index}"
+        assert handed < restoring.index, f"handed out {handed}, to be restored: {restoring.index}"
+        assert commit >= restoring.index, f"committed {commit}, installed {restoring.index}"
     assert handed <= commit, f"handed out {handed}, committed only {commit}"
     assert handed <= durable, f"handed out {handed}, durable only {durable}"
     assert commit <= core.last_index, f"committed {commit}, the log ends at {core.last_index}"
     assert durable <= core.last_index, f"durable {durable}, the log ends at {core.last_index}"
     for name, index in (("commit", commit), ("durable", durable), ("handed", handed)):
-        assert core.log.is_border(index), f"{name} index {index} lies inside a run"
+        before_base = restoring is not None and index < core.log.base_index
+        assert before_base or core.log.is_border(index), f"{name} index {index} lies inside a run"
+    snapshot_index = 0 if core.snapshot is None else core.snapshot.index
+    assert snapshot_index <= commit, f"snapshot of {snapshot_index}, committed only {commit}"
+    assert core.log.base_index <= snapshot_index, (
+        f"the log begins behind {core.log.base_index}, the snapshot is of {snapshot_index}"
+    )
 
 
 def _check_log_tail(core: Core) -> None:
@@ -110,8 +126,9 @@ def _check_role(core: Core) -> None:
     assert has_leadership == (core.role == LEADER), "a leadership without a leader"
     if core.role in (CANDIDATE, LEADER):
         assert core.vote == core.me, f"stands in term {core.term} and voted for {core.vote}"
-        assert core.me in core.configuration.voters, "stands without being a voter"
-    else:
+    if core.role in (PRE_CANDIDATE, CANDIDATE):
+        assert core.configuration.votes(core.me), "stands without being a voter"
+    if core.role not in (CANDIDATE, LEADER):
         assert not core.can_serve, "serves without leading"
         assert core.uncommitted_bytes == 0, f"{core.uncommitted_bytes} uncommitted bytes, no leader"
     assert core.uncommitted_bytes >= 0

@@ -1,8 +1,8 @@
 """What only a leader has: the others' progress, rounds of heartbeats, reads that wait for one.
 
 It is made when an election is won and thrown away when leadership ends, so nothing of it can
-outlive the term. It changes no state of the replica: commit index, role and term belong to
-:class:`raft.core.Core`, which hands in what is needed.
+outlive the term. It changes no state of the replica: commit index, role, term and configuration
+belong to :class:`raft.core.Core`, which hands in what is needed.
 
 **Replication.** Appends are not built when something is proposed but in :meth:`flush`, once for
 each output: whatever has gathered by then leaves in one append per peer. A lost append shows itself
@@ -11,44 +11,68 @@ entries, and has acknowledged nothing for a heartbeat interval is asked with an 
 what was sent last. If it has everything, its answer says so; if not, it refuses, and sending starts
 again there.
 
-**Rounds.**  All heartbeats that go out together have one number, and the answer repeats it. A read
-is safe once a majority has answered a round that *started after* the read arrived (pitfall 30), and
-once an entry of the leader's own term is committed (pitfall 29): before that the leader may not yet
-know all that was committed before it.
+**Snapshots** (paper 7). A peer that lacks what the log has no longer gets a snapshot, chunk by
+chunk: one is on its way, the answer asks for the next. A chunk that stays unanswered is sent again.
+Only so many peers at a time (pitfall 43); the log behind the snapshots that travel is kept
+(pitfall 40).
+
+**Rounds** are in :mod:`raft.reads`, with what they are good for.
 
 **Commit.**  Followers hear of a new commit index from the next append; when none is due within
 ``commit_notice_ms``, from a heartbeat. A heartbeat may overtake appends, so it never speaks of more
 than the peer is known to have.
+
+**Who counts.** ``_halves`` has, for each half of the configuration, the peers that vote in it and
+whether this replica does. Beside them there are learners, and for a while those who have left: they
+are told so, for who does not know goes on asking for votes (pitfall 28).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from raft.configuration import Configuration
 from raft.log import Log
-from raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Replica
+from raft.messages import (
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    Replica,
+    SendChunk,
+    SnapshotMeta,
+    SnapshotReply,
+    TimeoutNow,
+)
 from raft.outbox import Outbox
 from raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from raft.quorum import reached_by_majority
+from raft.reads import NEVER_MS, Lease, PendingRead, ReadQueue
 from raft.settings import RaftSettings
 
-# A deadline that is never reached: nothing is to be done by itself.
-NEVER_MS: Final = 1 << 62
+SNAPSHOT_PEERS_MAX: Final = 2  # that get a snapshot from one leader at the same time
+DEPARTING_PEERS_MAX: Final = 16  # that are told that they have left; one more is not told
+DEPARTING_TIMEOUTS: Final = 10  # election timeouts for which they are told
+CHUNK_AGAIN_HEARTBEATS: Final = 3  # after so many intervals an unanswered chunk is sent again
+
+_MATCH: Final[Callable[[Progress], int]] = attrgetter("match")
+_ROUND: Final[Callable[[Progress], int]] = attrgetter("round")
+_ACTIVE: Final[Callable[[Progress], int]] = attrgetter("active_ms")
 
 
-class PendingRead(NamedTuple):
-    token: int
-    round: int  # the first round that started after it arrived
-    read_index: int  # what has to be applied before it may be served
+class _Half(NamedTuple):
+    peers: tuple[Progress, ...]
+    counts_me: bool
 
 
 class Leadership:
     """One term's leadership of one replica."""
 
     __slots__ = (
-        "_configuration",
+        "_chunks",
+        "_halves",
         "_heartbeat_due_ms",
         "_is_alone",
         "_log",
@@ -57,14 +81,16 @@ class Leadership:
         "_outbox",
         "_peers",
         "_reads",
+        "_removal_index",
         "_round",
         "_round_wanted",
         "_settings",
         "_term",
-        "_votes",
         "_watch_due_ms",
+        "lease",
         "noop_index",
         "progress",
+        "snapshot",
     )
 
     def __init__(
@@ -76,38 +102,110 @@ class Leadership:
         log: Log,
         outbox: Outbox,
         settings: RaftSettings,
+        snapshot: SnapshotMeta | None,
         now: int,
     ) -> None:
         self._me = me
         self._term = term
-        self._configuration = configuration
         self._log = log
         self._outbox = outbox
         self._settings = settings
         # The first entry of this term, about to be appended; nothing is served before it is
         # committed.
         self.noop_index = log.last_index + 1
-        self._votes = me in configuration.voters
-        self._is_alone = configuration.is_only_voter(me)
-        self.progress: dict[Replica, Progress] = {
-            replica: Progress(
-                replica,
-                votes=replica in configuration.voters,
-                next_index=self.noop_index,
-                settings=settings,
-                now=now,
-            )
-            for replica in configuration.members
-            if replica != me
-        }
-        self._peers = tuple(self.progress.values())
+        self.snapshot = snapshot  # the newest that there is to send
+        self.progress: dict[Replica, Progress] = {}
+        self._peers: tuple[Progress, ...] = ()
+        self._halves: tuple[_Half, ...] = ()
+        self._is_alone = False
+        self._removal_index = 0  # of the last configuration that somebody was removed by
         self._round = 0
         self._round_wanted = True  # the first heartbeats announce the leader
-        self._reads: deque[PendingRead] = deque()
-        self._heartbeat_due_ms = now if self._peers else NEVER_MS
+        self._reads = ReadQueue(settings.reads_pending_max)
+        self.lease = Lease(
+            election_timeout_ms=settings.election_timeout_ms,
+            drift_percent=settings.lease_drift_percent,
+        )
+        self._chunks: list[SendChunk] = []
+        self._heartbeat_due_ms = NEVER_MS
         self._notice_due_ms = NEVER_MS
         # When to look at quorum and disk: rounds that reads start put heartbeats off, but not this.
-        self._watch_due_ms = now + settings.heartbeat_ms if self._peers else NEVER_MS
+        self._watch_due_ms = NEVER_MS
+        self.reconfigure(configuration, 0, now)
+
+    # ------------------------------------------------------------------ who takes part
+
+    def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
+        """Another configuration is in force, by the entry at ``index``."""
+        for replica in configuration.members:
+            if replica == self._me:
+                continue
+            peer = self.progress.get(replica)
+            if peer is None or peer.departs_ms is not None:
+                # Also who comes back: what was believed of it may be from before.
+                self.progress[replica] = self._new_progress(replica, now)
+            self.progress[replica].votes = configuration.votes(replica)
+        for replica, peer in self.progress.items():
+            if replica not in configuration and peer.departs_ms is None:
+                peer.votes = False
+                self._removal_index = index
+                self._depart(peer, now)
+        self._halves = tuple(
+            _Half(
+                tuple(self.progress[voter] for voter in sorted(half) if voter != self._me),
+                self._me in half,
+            )
+            for half in configuration.halves
+        )
+        self._is_alone = configuration.is_only_voter(self._me)
+        self._peers_changed(now)
+
+    def tell(self, stranger: Replica, index: int, now: int) -> None:
+        """Somebody who is no member asks for votes: send it the log that says so."""
+        departing = sum(peer.departs_ms is not None for peer in self._peers)
+        if stranger in self.progress or departing >= DEPARTING_PEERS_MAX:
+            return
+        peer = self._new_progress(stranger, now)
+        self._removal_index = max(self._removal_index, index)
+        self._depart(peer, now)
+        self.progress[stranger] = peer
+        self._peers_changed(now)
+
+    def _new_progress(self, replica: Replica, now: int) -> Progress:
+        return Progress(
+            replica,
+            votes=False,
+            next_index=self._log.last_index + 1,
+            settings=self._settings,
+            now=now,
+        )
+
+    def _depart(self, peer: Progress, now: int) -> None:
+        peer.catch_up = None
+        peer.departs_ms = now + DEPARTING_TIMEOUTS * self._settings.election_timeout_ms
+
+    def _forget_departed(self, now: int) -> None:
+        """Those who have been told, or were told long enough."""
+        index = self._removal_index
+        gone = [
+            peer.replica
+            for peer in self._peers
+            if peer.departs_ms is not None
+            and (now >= peer.departs_ms or (peer.match >= index and peer.commit_told >= index > 0))
+        ]
+        for replica in gone:
+            del self.progress[replica]
+        if gone:
+            self._peers_changed(now)
+
+    def _peers_changed(self, now: int) -> None:
+        self._peers = tuple(self.progress[replica] for replica in sorted(self.progress))
+        if not self._peers:
+            self._heartbeat_due_ms = self._watch_due_ms = self._notice_due_ms = NEVER_MS
+            return
+        self._round_wanted = True
+        self._heartbeat_due_ms = min(self._heartbeat_due_ms, now)
+        self._watch_due_ms = min(self._watch_due_ms, now + self._settings.heartbeat_ms)
 
     # ------------------------------------------------------------------ time
 
@@ -119,6 +217,8 @@ class Leadership:
         """Start the round that is due, or tell of a commit index that no append has carried."""
         if now >= min(self._heartbeat_due_ms, self._watch_due_ms):
             self._watch_due_ms = now + self._settings.heartbeat_ms
+            self._forget_departed(now)
+            self._send_chunks_again(now)
         if now >= self._heartbeat_due_ms:
             self._round_wanted = True
         elif now >= self._notice_due_ms:
@@ -129,10 +229,20 @@ class Leadership:
 
     def quorum_heard_ms(self, now: int) -> int:
         """Since when no majority (this replica included) has been silent."""
-        times = [peer.active_ms for peer in self._peers if peer.votes]
-        if self._votes:
-            times.append(now)
-        return reached_by_majority(times)
+        return self._agreed(_ACTIVE, now)
+
+    def is_silent(self, replica: Replica, now: int, silence_ms: int) -> bool:
+        return now - self.progress[replica].active_ms >= silence_ms
+
+    def _agreed(self, value: Callable[[Progress], int], mine: int) -> int:
+        """The highest number that a majority of each half reaches."""
+        agreed = NEVER_MS
+        for peers, counts_me in self._halves:
+            values = list(map(value, peers))
+            if counts_me:
+                values.append(mine)
+            agreed = min(agreed, reached_by_majority(values))
+        return agreed
 
     # ------------------------------------------------------------------ answers
 
@@ -148,7 +258,16 @@ class Leadership:
         rose = peer.maybe_match(message.match)
         if rose:
             peer.quiet_ms = now
-        if peer.state == SNAPSHOT or (peer.state == PROBE and message.match >= peer.next - 1):
+            if peer.catch_up is not None:
+                peer.catch_up.on_match(
+                    peer.match, self._log.last_index, now, self._settings.election_timeout_ms
+                )
+        if peer.state == SNAPSHOT:
+            if peer.match >= self._log.base_index:
+                peer.become_replicate()
+            elif peer.snapshot is not None and peer.match >= peer.snapshot.index:
+                peer.become_snapshot()  # the log went on without it: it needs a newer one
+        elif peer.state == PROBE and message.match >= peer.next - 1:
             peer.become_replicate()
         return rose and peer.votes
 
@@ -156,10 +275,10 @@ class Leadership:
         """Step back to where the logs may agree, at once and not entry by entry."""
         refused = message.match
         log = self._log
-        if refused <= peer.match:
-            return  # it has acknowledged that entry since
+        if refused <= peer.match or peer.state == SNAPSHOT:
+            return  # it has acknowledged that entry since, or will get all before it
         if refused <= log.base_index:
-            peer.state = SNAPSHOT  # what it lacks is in no log any more
+            peer.become_snapshot()  # what it lacks is in no log any more
             return
         hint = min(message.hint_index, refused - 1)
         index, _ = log.agreement(hint, message.hint_term)
@@ -170,6 +289,8 @@ class Leadership:
         peer.active_ms = now
         if self._round >= message.round > peer.round:
             peer.round = message.round
+            if self._settings.lease_reads and peer.votes:
+                self.lease.on_confirmed(self._confirmed_round())
         if (
             peer.match < self._log.last_index
             and peer.state != SNAPSHOT
@@ -181,17 +302,16 @@ class Leadership:
     def on_link_closed(self, node: str) -> None:
         """What was on its way to that node is probably lost: do not wait to find out."""
         for peer in self._peers:
-            if peer.replica.node == node and peer.state == REPLICATE:
-                peer.become_probe()
+            if peer.replica.node == node:
+                peer.chunk_sent = False
+                if peer.state == REPLICATE:
+                    peer.become_probe()
 
     # ------------------------------------------------------------------ commit
 
     def quorum_match(self, durable_index: int) -> int:
         """The highest index that a majority holds durably; this replica counts by its own disk."""
-        matches = [peer.match for peer in self._peers if peer.votes]
-        if self._votes:
-            matches.append(durable_index)
-        return reached_by_majority(matches)
+        return self._agreed(_MATCH, durable_index)
 
     def note_commit(self, now: int) -> None:
         """The commit index rose, or a peer came to hold what is committed: it wants to be told.
@@ -201,47 +321,37 @@ class Leadership:
         if self._peers:
             self._notice_due_ms = now + self._settings.commit_notice_ms
 
+    def announce_commit(self, commit: int) -> None:
+        """Tell everybody now: this leader is about to be none."""
+        for peer in self._peers:
+            self._send_heartbeat(peer, commit)
+
     # ------------------------------------------------------------------ reads
 
-    def maybe_add_read(self, token: int, commit: int) -> bool:
+    def maybe_add_read(self, token: int, commit: int, asker: Replica | None = None) -> bool:
         """Let a read wait for a round that is yet to start; False if too many wait already."""
-        if len(self._reads) >= self._settings.reads_pending_max:
-            return False
         index = max(commit, self.noop_index)
-        if self._is_alone:
-            self._reads.append(PendingRead(token, self._round, index))
-        else:
-            self._reads.append(PendingRead(token, self._round + 1, index))
-            self._round_wanted = True
+        round_ = self._round if self._is_alone else self._round + 1
+        if not self._reads.maybe_add(PendingRead(token, round_, index, asker)):
+            return False
+        self._round_wanted = self._round_wanted or not self._is_alone
         return True
 
-    def take_safe_reads(self, commit: int) -> list[tuple[int, int]]:
-        """(token, index) of the reads whose round is confirmed, in the order of arrival."""
-        reads = self._reads
-        if not reads or commit < self.noop_index:
+    def take_safe_reads(self, commit: int) -> list[PendingRead]:
+        """The reads whose round is confirmed, in the order of arrival."""
+        if not self._reads or commit < self.noop_index:
             return []
-        confirmed = self._confirmed_round()
-        safe = []
-        while reads and reads[0].round <= confirmed:
-            read = reads.popleft()
-            assert read.read_index <= commit, f"read at {read.read_index} above commit {commit}"
-            safe.append((read.token, read.read_index))
-        return safe
+        return self._reads.take_confirmed(self._confirmed_round(), commit)
 
-    def take_all_reads(self) -> list[int]:
-        tokens = [read.token for read in self._reads]
-        self._reads.clear()
-        return tokens
+    def take_all_reads(self) -> list[PendingRead]:
+        return self._reads.take_all()
 
     @property
     def reads_pending_count(self) -> int:
         return len(self._reads)
 
     def _confirmed_round(self) -> int:
-        rounds = [peer.round for peer in self._peers if peer.votes]
-        if self._votes:
-            rounds.append(self._round)
-        return reached_by_majority(rounds)
+        return self._agreed(_ROUND, self._round)
 
     # ------------------------------------------------------------------ sending
 
@@ -253,12 +363,16 @@ class Leadership:
         for peer in self._peers:
             if peer.next < next_index and not peer.is_paused:
                 self._replicate(peer, commit, now)
+            if peer.state == SNAPSHOT and not peer.chunk_sent:
+                self._want_chunk(peer, now)
 
     def _start_round(self, commit: int, now: int) -> None:
         self._round_wanted = False
         if not self._peers:
             return
         self._round += 1
+        if self._settings.lease_reads:
+            self.lease.on_round(self._round, now)
         self._heartbeat_due_ms = now + self._settings.heartbeat_ms
         self._notice_due_ms = NEVER_MS
         for peer in self._peers:
@@ -275,7 +389,7 @@ class Leadership:
         log = self._log
         while peer.next <= log.last_index and not peer.is_paused:
             if peer.next <= log.base_index:
-                peer.state = SNAPSHOT
+                peer.become_snapshot()
                 return
             previous = peer.next - 1
             runs = log.slice(peer.next, self._settings.append_bytes_max)
@@ -300,6 +414,78 @@ class Leadership:
         previous = peer.next - 1
         term = self._log.term_at(previous)
         if term is None or previous < self._log.base_index:
-            peer.state = SNAPSHOT
+            peer.become_snapshot()
             return
         self._outbox.send(Append(self._me, peer.replica, self._term, previous, term, commit, []))
+
+    def send_timeout_now(self, target: Replica) -> None:
+        """The lease ends first, and for the rest of the term (pitfall 36)."""
+        self.lease.end()
+        self._outbox.send(TimeoutNow(self._me, target, self._term))
+
+    # ------------------------------------------------------------------ snapshots
+
+    def on_snapshot_reply(self, message: SnapshotReply, now: int) -> None:
+        """So much of the snapshot has arrived; the next chunk may leave."""
+        peer = self.progress[message.sender]
+        peer.active_ms = now
+        snapshot = peer.snapshot
+        if snapshot is None or (message.index, message.snapshot_term) != (
+            snapshot.index,
+            snapshot.term,
+        ):
+            return
+        peer.quiet_ms = now
+        peer.offset = min(message.offset, snapshot.size_bytes)
+        # With all of it there, what is missing is the word that it is installed.
+        peer.chunk_sent = peer.offset == snapshot.size_bytes
+
+    def on_snapshot_lost(self, snapshot: SnapshotMeta) -> None:
+        """It cannot be read any more: whoever was getting it gets the next one."""
+        if self.snapshot == snapshot:
+            self.snapshot = None
+        for peer in self._peers:
+            if peer.snapshot == snapshot:
+                peer.become_snapshot()
+
+    def take_chunks(self) -> list[SendChunk]:
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+    def snapshots_in_use(self) -> list[SnapshotMeta]:
+        return [peer.snapshot for peer in self._peers if peer.snapshot is not None]
+
+    def log_needed_from(self, now: int) -> int:
+        """The log behind this index is needed by who is getting a snapshot (pitfall 40)."""
+        timeout_ms = self._settings.election_timeout_ms
+        return min(
+            (
+                peer.snapshot.index
+                for peer in self._peers
+                if peer.snapshot is not None and now - peer.active_ms < timeout_ms
+            ),
+            default=NEVER_MS,
+        )
+
+    def _want_chunk(self, peer: Progress, now: int) -> None:
+        if peer.snapshot is None:
+            if self.snapshot is None or self._is_busy_with_snapshots(now):
+                return
+            peer.snapshot = self.snapshot
+            peer.offset = 0
+        peer.chunk_sent = True
+        peer.quiet_ms = now
+        self._chunks.append(SendChunk(peer.replica, peer.snapshot, peer.offset))
+
+    def _is_busy_with_snapshots(self, now: int) -> bool:
+        timeout_ms = self._settings.election_timeout_ms
+        under_way = sum(
+            peer.snapshot is not None and now - peer.active_ms < timeout_ms for peer in self._peers
+        )
+        return under_way >= SNAPSHOT_PEERS_MAX
+
+    def _send_chunks_again(self, now: int) -> None:
+        again_ms = CHUNK_AGAIN_HEARTBEATS * self._settings.heartbeat_ms
+        for peer in self._peers:
+            if peer.state == SNAPSHOT and peer.chunk_sent and now - peer.quiet_ms >= again_ms:
+                peer.chunk_sent = False

@@ -54,6 +54,10 @@ class Log:
         return self._base_index
 
     @property
+    def base_term(self) -> int:
+        return self._base_term
+
+    @property
     def first_index(self) -> int:
         """The first index that is, or would be, in the list."""
         return self._base_index + 1
@@ -121,6 +125,28 @@ class Log:
         del self._firsts[position:]
         self._last_index = index - 1
         self._last_term = self._runs[-1].term if self._runs else self._base_term
+
+    def compact_to(self, index: int) -> None:
+        """Forget everything up to ``index``, a border: a snapshot has it."""
+        assert self._base_index <= index <= self._last_index, (
+            f"cannot compact to {index}: the log has {self.first_index}..{self._last_index}"
+        )
+        term = self.term_at(index)
+        assert term is not None
+        position = bisect_right(self._firsts, index)
+        assert position == 0 or self._runs[position - 1].last == index, f"{index} lies inside a run"
+        del self._runs[:position]
+        del self._firsts[:position]
+        self._base_index, self._base_term = index, term
+
+    def reset(self, index: int, term: int) -> None:
+        """Forget everything: a snapshot that ends at this entry replaces the log."""
+        assert index > 0
+        assert term > 0
+        self._runs.clear()
+        self._firsts.clear()
+        self._base_index = self._last_index = index
+        self._base_term = self._last_term = term
 
     def slice(self, from_index: int, bytes_max: int) -> list[Run]:
         """Runs from ``from_index`` on, up to so many bytes of bodies, but one at least."""

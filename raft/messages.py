@@ -8,8 +8,8 @@ Three families:
 * **peer messages** travel between replicas of one group. Every one carries the sender's ``term``;
   ``sender`` and ``to`` are replicas, that is (node id, incarnation) pairs, so that a removed and
   re-added replica never believes old replies (pitfall 21);
-* **local messages** come from the driver of this replica: a proposal, a read, a change of membership,
-  the news that a save is durable, that time has passed, that the link to a node has closed;
+* **local messages** come from the driver of this replica: a proposal, a read, a change of
+  membership, the news that a save is durable, that time has passed, that a link has closed;
 * :class:`Output` is what the core wants done, with its fields in the order in which they are to be
   carried out (see :mod:`raft.core`).
 

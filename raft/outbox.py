@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from raft.messages import AppendReply, HardState, PeerMessage, Persisted, Replica, Run, Save
+from raft.messages import AppendReply, HardState, Mark, PeerMessage, Persisted, Replica, Run, Save
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class Outbox:
         "_hard_number",
         "_hard_state",
         "_held",
+        "_mark",
         "_number",
         "_outstanding",
         "_persisted_number",
@@ -68,6 +69,7 @@ class Outbox:
         self._hard_state: HardState | None = None
         self._truncate_from: int | None = None
         self._runs: list[Run] = []
+        self._mark: Mark | None = None
 
     # ------------------------------------------------------------------ messages
 
@@ -119,9 +121,37 @@ class Outbox:
             save.proves_index = min(save.proves_index, index - 1)
         self.durable_index = min(self.durable_index, index - 1)
 
+    def record_mark(self, mark: Mark, *, safe_index: int) -> int:
+        """A snapshot stands for the front of the log; return the number of the save that says so.
+
+        If it ``resets`` the log, nothing of the present log is on the disk before that save is:
+        ``safe_index``, what was handed out to be applied, is all that counts until then.
+        """
+        if mark.resets:
+            self._runs = []
+            self._truncate_from = None
+            self._disk_index = mark.base_index
+            for save in self._outstanding:
+                save.proves_index = min(save.proves_index, safe_index)
+            self.durable_index = safe_index
+        else:
+            assert self._mark is None or not self._mark.resets, "taken before it was restored"
+        self._mark = mark
+        return self._number + 1
+
+    @property
+    def persisted_number(self) -> int:
+        """The last save that is known to be durable."""
+        return self._persisted_number
+
     @property
     def _is_dirty(self) -> bool:
-        return bool(self._runs) or self._hard_state is not None or self._truncate_from is not None
+        return (
+            bool(self._runs)
+            or self._hard_state is not None
+            or self._truncate_from is not None
+            or self._mark is not None
+        )
 
     @property
     def _covering_number(self) -> int:
@@ -133,7 +163,8 @@ class Outbox:
         if not self._is_dirty:
             return None
         self._number += 1
-        save = Save(self._number, self._hard_state, self._truncate_from, self._runs)
+        save = Save(self._number, self._hard_state, self._truncate_from, self._runs, self._mark)
+        self._mark = None
         self._hard_state = None
         self._truncate_from = None
         self._runs = []

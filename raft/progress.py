@@ -7,12 +7,14 @@
     durable there, equal   sent, unanswered   not yet sent
 
 ``match`` only rises, ``next`` is where the next append starts: always behind a border between runs,
-and always above ``match``. Two states (a third, for snapshots, has its number reserved):
+and always above ``match``. Three states:
 
 * PROBE: where the logs agree is not known, or the line was lost. One append at a time, ``next``
   stays where it is until the answer comes.
 * REPLICATE: appends follow each other without waiting, ``next`` runs ahead; the window bounds how
   far, in messages and in bytes.
+* SNAPSHOT: what it lacks is in no log any more. A snapshot travels in chunks, one at a time, until
+  the peer acknowledges an entry from which the log goes on.
 
 A lost append in REPLICATE makes the follower refuse the one behind it. If none is behind it,
 nothing would ever happen: so ``quiet_ms`` remembers since when something is outstanding without an
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from raft.messages import Replica
+from raft.messages import Replica, SnapshotMeta
 from raft.settings import RaftSettings
 
 PROBE: Final = 0
@@ -78,18 +80,49 @@ class Window:
         self._bytes = 0
 
 
+class CatchUp:
+    """The rounds in which a new voter comes up to the leader's log (thesis 4.2.1).
+
+    Each round replicates what the log held when it began. Once a round takes less than an election
+    timeout, the replica is so close that its vote will not hold commits up.
+    """
+
+    __slots__ = ("is_done", "round", "since_ms", "target_index")
+
+    def __init__(self, target_index: int, now: int) -> None:
+        self.round = 1
+        self.target_index = target_index
+        self.since_ms = now
+        self.is_done = False
+
+    def on_match(self, match: int, last_index: int, now: int, round_ms_max: int) -> None:
+        if self.is_done or match < self.target_index:
+            return
+        if now - self.since_ms <= round_ms_max:
+            self.is_done = True
+            return
+        self.round += 1
+        self.target_index = last_index
+        self.since_ms = now
+
+
 class Progress:
     """One peer, voter or learner, in the eyes of the leader."""
 
     __slots__ = (
         "active_ms",
+        "catch_up",
+        "chunk_sent",
         "commit_told",
+        "departs_ms",
         "match",
         "next",
+        "offset",
         "probe_sent",
         "quiet_ms",
         "replica",
         "round",
+        "snapshot",
         "state",
         "votes",
         "window",
@@ -114,6 +147,15 @@ class Progress:
         self.active_ms = now
         # Since when something is outstanding and no answer has come.
         self.quiet_ms = now
+        # SNAPSHOT only: which one it gets, how many of its bytes it has, whether a chunk is on its
+        # way.
+        self.snapshot: SnapshotMeta | None = None
+        self.offset = 0
+        self.chunk_sent = False
+        # On its way to vote.
+        self.catch_up: CatchUp | None = None
+        # It has left the group and is only told so, until this moment.
+        self.departs_ms: int | None = None
         self.window = Window(
             messages_max=settings.inflight_messages_max, bytes_max=settings.inflight_bytes_max
         )
@@ -124,15 +166,27 @@ class Progress:
             return self.window.is_full
         return self.state == SNAPSHOT or self.probe_sent
 
+    def become_snapshot(self) -> None:
+        """Which snapshot, the leader decides when it can send one."""
+        self.state = SNAPSHOT
+        self.snapshot = None
+        self.offset = 0
+        self.chunk_sent = False
+        self.probe_sent = False
+        self.next = self.match + 1
+        self.window.clear()
+
     def become_probe(self) -> None:
         """Start again behind what is known to agree: what was on its way may be lost."""
         self.state = PROBE
+        self.snapshot = None
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()
 
     def become_replicate(self) -> None:
         self.state = REPLICATE
+        self.snapshot = None
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()

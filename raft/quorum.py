@@ -2,11 +2,13 @@
 
 What may live here: functions of plain numbers. There is one rule behind all of them (paper 5.2,
 5.4): any two majorities of the same voters share a voter. So whatever one majority has
-acknowledged, every later majority knows of.
+acknowledged, every later majority knows of. A joint configuration has two sets of voters, and only
+what both have decided is decided (paper 6): the lower of two indexes, the worse of two ballots.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 # The state of a ballot.
@@ -40,3 +42,11 @@ def ballot_result(voter_count: int, granted_count: int, refused_count: int) -> i
     if voter_count - refused_count < needed:
         return LOST
     return PENDING
+
+
+def joint_result(results: Sequence[int]) -> int:
+    """How a ballot stands of which each half has a result: all have to win, one may lose it."""
+    assert results
+    if LOST in results:
+        return LOST
+    return PENDING if PENDING in results else WON

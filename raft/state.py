@@ -19,6 +19,9 @@ Indexes, in the order in which they must stand::
 
     base <= handed <= min(commit, durable) <= last
 
+(While a snapshot waits to be restored, base and commit are already its index, and what was handed
+out is still behind.)
+
 ``commit`` and ``durable`` overtake each other: an entry can be committed by the others' disks
 before it is on this one, and then it is not handed out to be applied yet (pitfall 18).
 """
@@ -26,19 +29,55 @@ before it is on this one, and then it is not handed out to be applied yet (pitfa
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from raft.configuration import Configuration
+from raft.configuration import Configuration, History
 from raft.election import Ballot, ElectionTimer, Random
 from raft.leader import Leadership
 from raft.log import Log
-from raft.messages import NOOP, HardState, PreVote, Replica, Run, Vote
+from raft.messages import (
+    CONFIG,
+    NOOP,
+    Decision,
+    HardState,
+    PreVote,
+    Replica,
+    Run,
+    SnapshotChunk,
+    SnapshotMeta,
+    Vote,
+)
 from raft.outbox import Outbox
 from raft.quorum import WON
+from raft.reads import NEVER_MS, AskedReads
 from raft.roles import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE
 from raft.settings import RaftSettings
 from raft.status import PeerStatus, Status
 
-MakeRun = Callable[[int, int, int], Run]  # (kind, term, first index) -> a run without commands
+# (kind, term, first index, configuration of a CONFIG run) -> a run without commands
+MakeRun = Callable[[int, int, int, Configuration | None], Run]
+ReadConfiguration = Callable[[Run], Configuration]
+
+
+@dataclass(slots=True)
+class Handover:
+    """A transfer of leadership, from when it was asked for until somebody leads again."""
+
+    token: int
+    target: Replica
+    deadline_ms: int
+    sent_ms: int | None = None  # when TimeoutNow was last sent
+
+
+@dataclass(slots=True)
+class Change:
+    """A change of membership that was asked for, from step to step (:mod:`raft.membership`)."""
+
+    token: int
+    voters: frozenset[Replica]
+    learners: frozenset[Replica]
+    origin: Configuration
+    error: str | None = None  # why it is being taken back
 
 
 class State:
@@ -46,15 +85,26 @@ class State:
 
     __slots__ = (
         "_alone",
+        "_asked_reads",
         "_ballot",
+        "_change",
+        "_compactions",
+        "_decisions",
         "_handed_index",
+        "_handover",
+        "_heard_ms",
+        "_history",
         "_ignored",
         "_leadership",
         "_make_run",
         "_now",
         "_outbox",
+        "_override",
+        "_read_configuration",
         "_reads",
         "_reads_failed",
+        "_received",
+        "_restoring",
         "_seen",
         "_settings",
         "_stepped_ms",
@@ -66,6 +116,7 @@ class State:
         "log",
         "me",
         "role",
+        "snapshot",
         "term",
         "vote",
     )
@@ -80,25 +131,53 @@ class State:
         settings: RaftSettings,
         random: Random,
         make_run: MakeRun,
+        read_configuration: ReadConfiguration,
         now: int,
+        snapshot: SnapshotMeta | None = None,
     ) -> None:
+        """``configuration``: what the group began with, if ``snapshot`` is None.
+
+        ``log``, ``hard_state`` and ``snapshot`` are what the disk holds; the driver has brought the
+        machine to the snapshot.
+        """
         assert log.last_term <= hard_state.term, "the log is ahead of the term on the same disk"
+        snapshot_index = 0 if snapshot is None else snapshot.index
+        assert log.base_index <= snapshot_index <= log.last_index, (
+            f"snapshot {snapshot_index}, the log has {log.first_index}..{log.last_index}"
+        )
         self.me = me
-        self.configuration = configuration
         self.log = log
+        self.snapshot = snapshot  # the newest; it stands for the log up to its index
+        self._read_configuration = read_configuration
+        if snapshot is None:
+            self._history = History(configuration)
+        else:
+            self._history = History(snapshot.configuration, snapshot.index)
+        for run in log.between(snapshot_index + 1, log.last_index):
+            if run.kind == CONFIG:
+                self._history.append(run.first, read_configuration(run))
+        # What is in force: the latest of the log, committed or not (paper 6).
+        self.configuration = self._history.latest
+        self._override: Configuration | None = None  # by ResetPeers, until it is in the log
         self.role: int = FOLLOWER
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.leader: Replica | None = None
         # The highest index known to be committed. Not stored: a restart learns it (pitfall 19).
-        self.commit_index = log.base_index
+        self.commit_index = snapshot_index
         # The last entry handed out to be applied; at most min(commit_index, durable_index).
-        self._handed_index = log.base_index
+        self._handed_index = snapshot_index
+        # Installed, and not handed out to be restored yet.
+        self._restoring: SnapshotMeta | None = None
+        # (save, index) of marks: once the save is durable the log up to the index may go.
+        self._compactions: list[tuple[int, int]] = []
+        self._received: list[SnapshotChunk] = []
         self._settings = settings
         self._make_run = make_run
         self._now = now
         self._stepped_ms = now  # when anything but a proposal was last stepped
-        self._alone = configuration.is_only_voter(me)
+        self._heard_ms: int | None = None  # when a leader of this term was last heard
+        self._alone = self.configuration.is_only_voter(me)
         self._outbox = Outbox(durable_index=log.last_index)
         is_restart = hard_state.term > 0 and not self._alone
         self._timer = ElectionTimer(settings, random, now=now, is_restart=is_restart)
@@ -109,9 +188,19 @@ class State:
         self._uncommitted_bytes = 0
         self._reads: list[tuple[int, int]] = []
         self._reads_failed: list[int] = []
+        self._asked_reads = AskedReads(settings.reads_pending_max)
+        self._decisions: list[Decision] = []
+        self._handover: Handover | None = None
+        self._change: Change | None = None
         self._ignored: dict[str, int] = {}  # by reason; the reasons are a fixed set
         # What the driver was last told to have changed.
-        self._seen: tuple[int, int, Replica | None, bool] = (FOLLOWER, self.term, None, False)
+        self._seen: tuple[int, int, Replica | None, bool, Configuration] = (
+            FOLLOWER,
+            self.term,
+            None,
+            False,
+            self.configuration,
+        )
 
     # ------------------------------------------------------------------ looking inside
 
@@ -124,6 +213,42 @@ class State:
         """Leader with a committed entry of its own term: it knows all commits (pitfall 29)."""
         leadership = self._leadership
         return leadership is not None and self.commit_index >= leadership.noop_index
+
+    @property
+    def configuration_index(self) -> int:
+        """The entry that brought the configuration; 0: the group began with it."""
+        return self._history.latest_index
+
+    @property
+    def committed_configuration(self) -> Configuration:
+        return self._history.at(self.commit_index)
+
+    def configuration_at(self, index: int) -> Configuration:
+        """What is in force at an index of the log: what a snapshot of it has to carry."""
+        return self._history.at(index)
+
+    @property
+    def is_transferring(self) -> bool:
+        """A leader that hands over takes no proposals until that has succeeded or failed."""
+        return self.role == LEADER and self._handover is not None
+
+    @property
+    def lease_until_ms(self) -> int:
+        """Before that moment nobody else can lead; 0: that cannot be said."""
+        leadership = self._leadership
+        if leadership is None or not self._settings.lease_reads or not self.can_serve:
+            return 0
+        return NEVER_MS if self._alone else leadership.lease.until_ms
+
+    @property
+    def snapshots_in_use(self) -> list[SnapshotMeta]:
+        """Those that travel to somebody: their files are needed."""
+        return [] if self._leadership is None else self._leadership.snapshots_in_use()
+
+    @property
+    def restoring(self) -> SnapshotMeta | None:
+        """A snapshot that was installed and is not handed out yet."""
+        return self._restoring
 
     @property
     def first_index(self) -> int:
@@ -193,6 +318,9 @@ class State:
             reads_pending_count=0 if leadership is None else leadership.reads_pending_count,
             ignored=dict(self._ignored),
             peers=tuple(self.progress()),
+            configuration=self.configuration,
+            configuration_index=self._history.latest_index,
+            snapshot_index=0 if self.snapshot is None else self.snapshot.index,
         )
 
     # ------------------------------------------------------------------ changes of role
@@ -205,18 +333,41 @@ class State:
             self.vote = None
             self._outbox.record_hard_state(term, None)
             self._outbox.drop_promises()
-            self._timer.forget_leader(self._now)
+            self._heard_ms = None
         if self.role == LEADER:
-            assert self._leadership is not None
-            self._reads_failed.extend(self._leadership.take_all_reads())
-            self._leadership = None
-            self._uncommitted_bytes = 0
+            self._lose_leadership()
             self._timer.restart(self._now)
         elif self.role != FOLLOWER:
             self._timer.retry(self._now)
         self.role = FOLLOWER
-        self.leader = None
         self._ballot = None
+        self._lose_leader()
+
+    def _lose_leader(self) -> None:
+        """Nobody is followed any more: what was asked of the leader is not answered."""
+        self.leader = None
+        self._reads_failed.extend(self._asked_reads.take_all())
+
+    def _lose_leadership(self) -> None:
+        leadership = self._leadership
+        assert leadership is not None
+        # Who asked for others finds out by itself: this answer would carry a term that is over.
+        failed = [read.token for read in leadership.take_all_reads() if read.asker is None]
+        self._reads_failed.extend(failed)
+        if self._change is not None:
+            error = self._change.error or "leadership was lost while it was under way"
+            self._decide(self._change.token, error, unknown=True)
+            self._change = None
+        self._leadership = None
+        self._uncommitted_bytes = 0
+
+    def _ignore(self, reason: str) -> bool:
+        self._ignored[reason] = self._ignored.get(reason, 0) + 1
+        return False
+
+    def _decide(self, token: int, error: str | None = None, *, unknown: bool = False) -> None:
+        index = self._history.latest_index
+        self._decisions.append(Decision(token, error, index, unknown))
 
     def _follow(self, leader: Replica) -> None:
         """A message of this term's leader: whatever else it says, it lives (pitfall 50)."""
@@ -226,8 +377,29 @@ class State:
         )
         if self.role != FOLLOWER:
             self._become_follower(self.term)
-        self.leader = leader
+        if self.leader is None:
+            self.leader = leader
+            self._end_handover(leader)
+            if self._override is not None:
+                self._override = None
+                self._configuration_changed()
+        self._heard_ms = self._now
         self._timer.heard_leader(self._now)
+
+    def _end_handover(self, leader: Replica | None) -> None:
+        """Somebody leads, or nobody came to within the time: tell who asked for the transfer."""
+        handover = self._handover
+        if handover is None:
+            return
+        self._handover = None
+        if leader == handover.target:
+            self._decide(handover.token)
+        elif handover.sent_ms is None:
+            self._decide(handover.token, "the target did not catch up in time")
+        elif leader is None or leader == self.me:
+            self._decide(handover.token, "the target did not take over in time", unknown=True)
+        else:
+            self._decide(handover.token, f"{leader} took over instead")
 
     def _stand_for_election(self) -> None:
         """The deadline has passed without a leader.
@@ -235,22 +407,22 @@ class State:
         Only a voter stands, and only if its disk can take its own vote; the others note that there
         is no leader, and wait on.
         """
-        if self.me in self.configuration.voters and not self._disk_is_stalled():
+        if self.configuration.votes(self.me) and not self._disk_is_stalled():
             self._become_pre_candidate()
             return
         if self.role != FOLLOWER:
             self._become_follower(self.term)
-        self.leader = None
+        self._lose_leader()
         self._timer.restart(self._now)
 
     def _become_pre_candidate(self) -> None:
         """Ask whether an election could be won, and disturb nobody by asking (thesis 9.6)."""
         assert self.role != LEADER
         self.role = PRE_CANDIDATE
-        self.leader = None
+        self._lose_leader()
         self._timer.forget_leader(self._now)
         self._timer.restart(self._now)
-        self._ballot = Ballot(self.configuration.voters)
+        self._ballot = Ballot(self.configuration.halves)
         if self._ballot.record(self.me, True) == WON:
             self._become_candidate()
             return
@@ -259,21 +431,23 @@ class State:
                 PreVote(self.me, voter, self.term + 1, self.log.last_index, self.log.last_term)
             )
 
-    def _become_candidate(self) -> None:
+    def _become_candidate(self, *, transfer: bool = False) -> None:
         """Paper 5.2. Nothing of the new term leaves, and the own vote does not count, before both
-        are durable (pitfalls 1 and 8)."""
-        assert self.role == PRE_CANDIDATE
-        assert self.me in self.configuration.voters
+        are durable (pitfalls 1 and 8). ``transfer``: the leader wants it so (pitfall 6)."""
+        assert self.role == PRE_CANDIDATE or transfer
+        assert self.configuration.votes(self.me)
         self.role = CANDIDATE
+        self._lose_leader()
+        self._heard_ms = None
         self.term += 1
         self.vote = self.me
         self._outbox.record_hard_state(self.term, self.me)
         self._outbox.drop_promises()
         self._timer.restart(self._now)
-        self._ballot = Ballot(self.configuration.voters)
+        self._ballot = Ballot(self.configuration.halves)
         for voter in self._other_voters():
             self._outbox.promise_term(
-                Vote(self.me, voter, self.term, self.log.last_index, self.log.last_term)
+                Vote(self.me, voter, self.term, self.log.last_index, self.log.last_term, transfer)
             )
 
     def _become_leader(self) -> None:
@@ -291,20 +465,44 @@ class State:
             log=self.log,
             outbox=self._outbox,
             settings=self._settings,
+            snapshot=self.snapshot,
             now=self._now,
         )
+        self._end_handover(self.me)
         tail = self.log.between(self.commit_index + 1, self.log.last_index)
         self._uncommitted_bytes = sum(len(run.body) for run in tail)
-        self._append_own([self._make_run(NOOP, self.term, self.next_index)])
+        self._append_own([self._make_run(NOOP, self.term, self.next_index, None)])
+        if self._override is not None:
+            configuration, self._override = self._override, None
+            self._append_configuration(configuration)
 
     def _other_voters(self) -> list[Replica]:
-        return [voter for voter in sorted(self.configuration.voters) if voter != self.me]
+        configuration = self.configuration
+        return [
+            voter
+            for voter in sorted(configuration.voters | configuration.outgoing)
+            if voter != self.me
+        ]
 
     def _disk_is_stalled(self) -> bool:
         since_ms = self._outbox.stalled_since()
         return since_ms is not None and self._now - since_ms > self._settings.election_timeout_ms
 
     # ------------------------------------------------------------------ log, commit, apply
+
+    def _append_configuration(self, configuration: Configuration) -> None:
+        """It is in force from now on, on this replica as on those that get the entry (paper 6)."""
+        run = self._make_run(CONFIG, self.term, self.next_index, configuration)
+        assert run.count == 1
+        self._append_own([run])
+        self._history.append(run.first, configuration)
+        self._configuration_changed()
+
+    def _configuration_changed(self) -> None:
+        self.configuration = self._override or self._history.latest
+        self._alone = self.configuration.is_only_voter(self.me)
+        if self._leadership is not None:
+            self._leadership.reconfigure(self.configuration, self._history.latest_index, self._now)
 
     def _append_own(self, runs: list[Run]) -> None:
         self.log.append(runs)
@@ -324,6 +522,8 @@ class State:
 
     def _take_committed(self) -> list[Run]:
         """What is committed, durable here, and was not handed out before (pitfall 18)."""
+        if self._restoring is not None:
+            return []
         last = min(self.commit_index, self._outbox.durable_index)
         if last <= self._handed_index:
             return []

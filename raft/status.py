@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raft.configuration import Configuration
 from raft.messages import Replica
 from raft.progress import STATE_NAMES, Progress
 from raft.roles import ROLE_NAMES
@@ -61,6 +62,9 @@ class Status:
     reads_pending_count: int
     ignored: dict[str, int]  # messages that were not processed, by reason
     peers: tuple[PeerStatus, ...]
+    configuration: Configuration
+    configuration_index: int
+    snapshot_index: int  # of the newest snapshot; 0: none
 
     @property
     def role_name(self) -> str:

@@ -12,6 +12,7 @@ be applied (state machine safety).
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,7 +23,10 @@ from raft.core import Core
 from raft.log import Log
 from raft.messages import (
     COMMAND,
+    ChunkStored,
+    Decision,
     HardState,
+    Mark,
     Message,
     Output,
     PeerMessage,
@@ -34,6 +38,11 @@ from raft.messages import (
     Replica,
     Run,
     Save,
+    SendChunk,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReceived,
+    SnapshotTaken,
     Tick,
     Vote,
     VoteReply,
@@ -59,9 +68,23 @@ def sent_by(name: str) -> Choice:
 
 
 def make_run(
-    kind: int, term: int, first: int, count: int = 1, body: bytes = b"", crc: int = 0
+    kind: int,
+    term: int,
+    first: int,
+    configuration: Configuration | None = None,
+    count: int = 1,
+    body: bytes = b"",
+    crc: int = 0,
 ) -> Run:
+    if configuration is not None:
+        parts = [(*replica, part) for replica, part in configuration.parts()]
+        body = repr(parts).encode()
     return Run(kind, term, first, count, body or b"%d:%d" % (term, first), crc)
+
+
+def read_configuration(run: Run) -> Configuration:
+    parts = ast.literal_eval(run.body.decode())
+    return Configuration.from_parts((Replica(*part[:2]), part[2]) for part in parts)
 
 
 def replica(name: str, incarnation: int = 1) -> Replica:
@@ -74,16 +97,31 @@ class Disk:
 
     hard_state: HardState = field(default_factory=HardState)
     runs: list[Run] = field(default_factory=list)
+    base: tuple[int, int] = (0, 0)
+    snapshot: SnapshotMeta | None = None
+
+    @property
+    def last_index(self) -> int:
+        return self.runs[-1].last if self.runs else self.base[0]
 
     def write(self, save: Save) -> None:
         if save.hard_state is not None:
             self.hard_state = save.hard_state
         if save.truncate_from is not None:
             self.runs = [run for run in self.runs if run.first < save.truncate_from]
+        if save.mark is not None:
+            self._mark(save.mark)
         for run in save.runs:
-            last = self.runs[-1].last if self.runs else 0
+            last = self.last_index
             assert run.first == last + 1, f"the disk ends at {last}, a save begins at {run.first}"
             self.runs.append(run)
+
+    def _mark(self, mark: Mark) -> None:
+        kept = [] if mark.resets else [run for run in self.runs if run.last > mark.base_index]
+        assert not kept or kept[0].first == mark.base_index + 1, "the base lies inside a run"
+        assert mark.resets or self.last_index >= mark.snapshot.index
+        self.runs, self.base = kept, (mark.base_index, mark.base_term)
+        self.snapshot = mark.snapshot
 
 
 @dataclass(slots=True)
@@ -101,6 +139,9 @@ class Node:
     applied: list[Run] = field(default_factory=list)  # of this life
     reads: list[tuple[int, int]] = field(default_factory=list)
     reads_failed: list[int] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    received: dict[tuple[int, int, int], int] = field(default_factory=dict)  # bytes of snapshots
+    state_index: int = 0  # what the machine was last restored to in this life
     outputs: list[Output] = field(default_factory=list)
     sent: list[PeerMessage] = field(default_factory=list)
 
@@ -228,7 +269,7 @@ class Network:
 
     def propose(self, name: str, *, count: int = 1, body: bytes = b"") -> Run:
         core = self.core(name)
-        run = make_run(COMMAND, core.term, core.next_index, count, body)
+        run = make_run(COMMAND, core.term, core.next_index, count=count, body=body)
         self.step(name, Propose([run]))
         return run
 
@@ -236,6 +277,26 @@ class Network:
         self._tokens += 1
         self.step(name, Read(self._tokens))
         return self._tokens
+
+    def snapshot(
+        self, name: str, *, keep: int = 0, size_bytes: int = 100, index: int | None = None
+    ) -> SnapshotMeta:
+        """Take a snapshot of what is applied, and keep so many entries of the log before it."""
+        node = self.nodes[name]
+        core = node.core
+        at = core.handed_index if index is None else index
+        term = core.log.term_at(at)
+        assert term is not None
+        configuration = core.configuration_at(at)
+        meta = SnapshotMeta(at, term, configuration, at, 1, size_bytes, 7 * at + term)
+        self.step(name, SnapshotTaken(meta, max(0, at - keep)))
+        return meta
+
+    def add(self, name: str, *, incarnation: int = 1) -> Node:
+        """A blank node that is no member yet."""
+        me = replica(name, incarnation)
+        self.nodes[name] = self._boot(name, me, Disk(), 1_000 + len(self.nodes))
+        return self.nodes[name]
 
     # ------------------------------------------------------------------ faults
 
@@ -320,14 +381,17 @@ class Network:
             me=me,
             configuration=self.configuration,
             hard_state=HardState(disk.hard_state.term, disk.hard_state.vote),
-            log=Log(disk.runs),
+            log=Log(disk.runs, base_index=disk.base[0], base_term=disk.base[1]),
+            snapshot=disk.snapshot,
             settings=self.settings,
             random=random.Random(seed),
             make_run=make_run,
+            read_configuration=read_configuration,
             now=self.now,
         )
         invariants.check(None, core)
-        return Node(name, me, core, disk, seed)
+        state_index = 0 if disk.snapshot is None else disk.snapshot.index
+        return Node(name, me, core, disk, seed, state_index=state_index)
 
     def _is_cut(self, message: PeerMessage) -> bool:
         return (message.sender.node, message.to.node) in self._cut
@@ -346,18 +410,54 @@ class Network:
                 self.in_flight.append(message)
         if output.save is not None:
             node.saves.append(output.save)
+        if output.restore is not None:
+            self._restore(node, output.restore)
         for run in output.apply:
             self._apply(node, run)
+        for wanted in output.send_chunks:
+            self._send_chunk(node, wanted)
+        node.decisions.extend(output.decisions)
         node.reads.extend(output.reads)
         node.reads_failed.extend(output.reads_failed)
         if node.persists_at_once:
             self.persist(node.name)
+        for chunk in output.received:
+            self._store_chunk(node, chunk)
+
+    def _send_chunk(self, node: Node, wanted: SendChunk) -> None:
+        snapshot, offset = wanted.snapshot, wanted.offset
+        size = min(self.settings.snapshot_chunk_bytes, snapshot.size_bytes - offset)
+        chunk = SnapshotChunk(node.me, wanted.to, node.core.term, snapshot, offset, b"s" * size)
+        node.sent.append(chunk)
+        if not self._is_cut(chunk):
+            self.in_flight.append(chunk)
+
+    def _store_chunk(self, node: Node, chunk: SnapshotChunk) -> None:
+        """The driver's part: keep what fits, say how far it has come."""
+        snapshot = chunk.snapshot
+        key = (snapshot.index, snapshot.term, snapshot.crc)
+        held = node.received.get(key, 0)
+        if chunk.offset == held:
+            held += len(chunk.data)
+            node.received = {key: held}
+        if held == snapshot.size_bytes:
+            self.step(node.name, SnapshotReceived(snapshot))
+        else:
+            self.step(node.name, ChunkStored(snapshot, held))
+
+    def _restore(self, node: Node, snapshot: SnapshotMeta) -> None:
+        assert node.disk.snapshot == snapshot, "restored before the disk knows"
+        known = self._applied.get(snapshot.index, snapshot.term)
+        assert known == snapshot.term, f"a snapshot of {snapshot.index} with term {snapshot.term}"
+        node.applied = []
+        node.state_index = snapshot.index
 
     def _apply(self, node: Node, run: Run) -> None:
-        expected = node.applied[-1].last + 1 if node.applied else node.core.log.first_index
+        expected = (node.applied[-1].last if node.applied else node.state_index) + 1
         assert run.first == expected, f"{node.name} applies {run.first} instead of {expected}"
-        on_disk = {index for stored in node.disk.runs for index in (stored.first, stored.last)}
-        assert run.last in on_disk, f"{node.name} applies {run.last}, which its disk does not have"
+        assert run in node.disk.runs, (
+            f"{node.name} applies {run.last}, which its disk does not have"
+        )
         node.applied.append(run)
         for index, term in entries([run]):
             known = self._applied.setdefault(index, term)

@@ -32,7 +32,7 @@ from raft.messages import (
 )
 from raft.roles import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, ROLES
 from raft.settings import RaftSettings
-from tests.raft.network import Network, make_run, replica, to
+from tests.raft.network import Network, make_run, read_configuration, replica, to
 
 ALLOWED_IMPORTS = {
     "__future__",
@@ -41,6 +41,7 @@ ALLOWED_IMPORTS = {
     "collections.abc",
     "dataclasses",
     "itertools",
+    "operator",
     "typing",
 }
 
@@ -340,6 +341,7 @@ def test_a_log_ahead_of_its_term_is_damage_that_starts_nothing() -> None:
             settings=RaftSettings(),
             random=random.Random(1),
             make_run=make_run,
+            read_configuration=read_configuration,
             now=0,
         )
 

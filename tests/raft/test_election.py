@@ -29,7 +29,7 @@ def timer(*, is_restart: bool = True, now: int = 0) -> ElectionTimer:
 
 
 def test_the_first_answer_of_a_voter_counts() -> None:
-    ballot = Ballot(frozenset((A, B, C)))
+    ballot = Ballot([frozenset((A, B, C))])
     assert ballot.record(A, True) == PENDING
     assert ballot.record(B, False) == PENDING
     assert ballot.record(B, True) == PENDING
@@ -37,7 +37,7 @@ def test_the_first_answer_of_a_voter_counts() -> None:
 
 
 def test_who_is_no_voter_does_not_count() -> None:
-    ballot = Ballot(frozenset((A, B)))
+    ballot = Ballot([frozenset((A, B))])
     assert ballot.record(A, True) == PENDING
     assert ballot.record(C, True) == PENDING
     assert ballot.record(B, False) == LOST

@@ -181,7 +181,7 @@ def test_a_committed_entry_that_changes_is_noticed() -> None:
     core.term = 5
     before = invariants.take(core)
     core.log.truncate_from(2)
-    core.log.append([make_run(1, 5, 2, 2)])
+    core.log.append([make_run(1, 5, 2, count=2)])
     with pytest.raises(AssertionError, match="committed entry 3 of term 1 has term 5"):
         invariants.check(before, core)
 

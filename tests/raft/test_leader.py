@@ -39,6 +39,7 @@ class Lead:
             log=log,
             outbox=self.outbox,
             settings=SETTINGS,
+            snapshot=None,
             now=0,
         )
         self.append()
@@ -103,7 +104,7 @@ def test_a_peer_that_acknowledges_steadily_is_not_asked_however_far_behind() -> 
 
 
 def test_a_probe_that_is_answered_starts_the_stream() -> None:
-    each = lead(Log([make_run(COMMAND, 1, 1, 10)]))
+    each = lead(Log([make_run(COMMAND, 1, 1, count=10)]))
     each.flush(0)
     (probe,) = each.beat(N2, 100)
     assert probe == Append(N1, N2, 5, 10, 1, 0, [])
@@ -128,7 +129,7 @@ def test_learners_count_neither_for_reads_nor_for_commits_nor_for_check_quorum()
     assert each.leadership.quorum_heard_ms(5_000) == 0
     each.acknowledge(N2, 1, 5_000)
     each.beat(N2, 5_000, round_=2)
-    assert each.leadership.take_safe_reads(1) == [(7, 1)]
+    assert [read.token for read in each.leadership.take_safe_reads(1)] == [7]
     assert each.leadership.quorum_match(1) == 1
     assert each.leadership.quorum_heard_ms(5_000) == 5_000
 

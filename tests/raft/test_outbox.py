@@ -12,7 +12,7 @@ A, B = Replica("a", 1), Replica("b", 1)
 
 
 def run(first: int, term: int, count: int = 1) -> Run:
-    return make_run(1, term, first, count)
+    return make_run(1, term, first, count=count)
 
 
 def vote(term: int = 1) -> PeerMessage:

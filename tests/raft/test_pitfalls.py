@@ -36,7 +36,7 @@ N1, N2, N3 = replica("n1"), replica("n2"), replica("n3")
 
 
 def run(index: int, term: int, count: int = 1) -> Run:
-    return make_run(COMMAND, term, index, count)
+    return make_run(COMMAND, term, index, count=count)
 
 
 def disk(term: int, *terms: int, vote: str | None = None) -> Disk:
@@ -718,7 +718,7 @@ def test_appends_are_bounded_by_bytes_and_one_large_run_goes_alone() -> None:
     network.elect("n1")
     core = network.core("n1")
     for size in (60, 60, 30, 500, 10):
-        network.feed("n1", Propose([make_run(COMMAND, 1, core.next_index, 1, b"x" * size)]))
+        network.feed("n1", Propose([make_run(COMMAND, 1, core.next_index, body=b"x" * size)]))
     network.collect("n1")
     appends = [m for m in network.in_flight if isinstance(m, Append) and m.to == N2]
     assert [[len(each.body) for each in m.runs] for m in appends] == [[60], [60, 30], [500], [10]]
