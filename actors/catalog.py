@@ -14,13 +14,16 @@ Commands (``operation``, key, msgpack data):
 
 Reads: data is ``b"nodes"``, ``b"groups"``, or a JSON list of group names, of which those that
 exist are answered; the answer is JSON.
+
+**Snapshots.**  A stream of msgpack: ``[format, nodes, groups]``, both counts, then that many maps,
+nodes by name and groups by id.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -35,6 +38,8 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 MACHINE_NAME_BYTES_MAX = 256
 ADDRESS_BYTES_MAX = 256
 ADDRESSES = ("client", "peer", "events")
+SNAPSHOT_FORMAT = 1
+SNAPSHOT_CHUNK_BYTES = 128 << 10
 
 
 def group_name_error(name: str) -> str | None:
@@ -44,6 +49,26 @@ def group_name_error(name: str) -> str | None:
     if name.startswith("_"):
         return f"{name!r}: names that begin with _ are the system's"
     return None
+
+
+class _View:
+    """Copies of all rows: a node's row changes in place."""
+
+    __slots__ = ("_groups", "_nodes")
+
+    def __init__(self, nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> None:
+        self._nodes = nodes
+        self._groups = groups
+
+    def write(self, sink: Callable[[bytes], None]) -> None:
+        chunk: bytes = msgpack.packb([SNAPSHOT_FORMAT, len(self._nodes), len(self._groups)])
+        for row in self._nodes + self._groups:
+            chunk += msgpack.packb(row)
+            if len(chunk) >= SNAPSHOT_CHUNK_BYTES:
+                sink(chunk)
+                chunk = b""
+        if chunk:
+            sink(chunk)
 
 
 class CatalogMachine(Machine):
@@ -126,6 +151,28 @@ class CatalogMachine(Machine):
     def table(self) -> dict[str, Any]:
         """Everything, for who was not listening when it happened."""
         return {"nodes": list(self.nodes.values()), "groups": list(self.groups.values())}
+
+    def snapshot(self) -> _View:
+        nodes = [dict(sorted(node.items())) for _, node in sorted(self.nodes.items())]
+        groups = sorted(self.groups.values(), key=lambda group: int(group["id"]))
+        return _View(nodes, [dict(sorted(group.items())) for group in groups])
+
+    def restore(self, reader: Iterator[bytes], version: int) -> None:
+        unpacker = msgpack.Unpacker(max_buffer_size=0)
+        rows: list[Any] = []
+        for chunk in reader:
+            unpacker.feed(chunk)
+            rows += unpacker
+        head = rows[0] if rows else None
+        if not isinstance(head, list) or len(head) < 3 or head[0] != SNAPSHOT_FORMAT:
+            raise ValueError(f"no snapshot of a catalog that this version can read: {head!r:.80}")
+        nodes_count, groups_count = head[1:3]
+        nodes, groups = rows[1 : 1 + nodes_count], rows[1 + nodes_count :]
+        if len(nodes) != nodes_count or len(groups) != groups_count:
+            raise ValueError(f"the snapshot has {len(rows) - 1} rows, not {head[1:3]}")
+        by_id = {node["id"]: node for node in nodes}
+        by_name = {group["name"]: group for group in groups}
+        self.nodes, self.groups = by_id, by_name
 
     def digest(self) -> bytes:
         rows = [sorted(node.items()) for _, node in sorted(self.nodes.items())]

@@ -13,8 +13,15 @@ answered; until then it waits here (pitfall 31).
 raises.
 
 **Quarantine.**  An exception of the machine, or a kind of run that this version does not know,
-ends applying for good: skipping an entry would make this replica differ from the others without
-anybody noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.
+ends applying: skipping an entry would make this replica differ from the others without anybody
+noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.  Only a
+snapshot that replaces the whole state ends a quarantine.
+
+**Snapshots.**  Taken between two runs, never within one: a snapshot stands for a border of the
+log.  The machine hands over a view and applying goes on; writing it out is somebody else's work
+(:mod:`actors.snapshots`).  A :class:`Restore` stands in the same queue as the runs (pitfall 37).
+It may take seconds, so it runs where it holds up nobody; meanwhile nothing is applied, read, or
+called on the machine: for that time it belongs to whoever restores it.
 """
 
 from __future__ import annotations
@@ -22,16 +29,17 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.machines import DONE, Context, Contexts, Machine, Response, WriteRequest
+from actors.machines import DONE, Context, Contexts, Machine, Response, View, WriteRequest
 from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
 from actors.settings import APPLY_SLICE_ENTRIES_MAX, APPLY_SLICE_MS_MAX
-from raft.messages import COMMAND, NOOP, Run
+from raft.configuration import Configuration, UnknownPart
+from raft.messages import COMMAND, CONFIG, NOOP, Run, SnapshotMeta
 from raft.store.errors import DamagedRun
-from raft.store.runs import decode_run
+from raft.store.runs import decode_run, read_configuration
 from transport.frames import FrameError
 from transport.protocol import parse_write
 
@@ -83,6 +91,28 @@ class Leadership:
 
 
 @dataclass(slots=True)
+class TakeSnapshot:
+    """Hand over a view at the next border between runs; ``key`` comes back with it."""
+
+    key: Any
+
+
+@dataclass(slots=True)
+class Restore:
+    """Become this snapshot, after what was told before and before what is told after."""
+
+    meta: SnapshotMeta
+
+
+@dataclass(slots=True)
+class RestoreEnded:
+    """From the process: what :class:`RunRestore` asked for is done, or failed."""
+
+    meta: SnapshotMeta
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
 class Applied:
     """The run that begins at ``first`` is applied up to ``last``, with one response per command."""
 
@@ -114,10 +144,38 @@ class Described:
 
 @dataclass(slots=True)
 class Quarantined:
-    """The machine failed at ``index``; it will apply nothing more."""
+    """The machine failed at ``index``; it applies nothing more until it is restored."""
 
     index: int
     error: str
+
+
+@dataclass(slots=True)
+class SnapshotView:
+    """The state at ``index``, to be written out; without ``view``, ``error`` says why."""
+
+    key: Any
+    index: int
+    time_ms: int
+    machine_version: int
+    view: View | None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Restored:
+    """The machine is this snapshot now, and no longer quarantined."""
+
+    meta: SnapshotMeta
+
+
+@dataclass(slots=True)
+class RunRestore:
+    """Effect: call ``work``, which blocks and may raise, then tell :class:`RestoreEnded`."""
+
+    group: int
+    meta: SnapshotMeta
+    work: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -152,6 +210,8 @@ class _Serving:
     size_bytes: int = 0
 
 
+NO_SNAPSHOTS = "this machine has no snapshots"
+
 _NOT_A_COMMAND = Response.refuse("the entry holds no command that this version can read")
 
 
@@ -160,6 +220,8 @@ class MachineActor(Actor):
 
     ``may_answer``: false while the answers given so far wait to leave; reads wait then, so that
     large ones cannot fill the way out, which they share with everybody's.
+
+    ``open_snapshot``: the machine's bytes of a snapshot; raises when it is missing or damaged.
     """
 
     def __init__(
@@ -170,6 +232,7 @@ class MachineActor(Actor):
         group_actor: str,
         clock: Clock,
         may_answer: Callable[[], bool] = lambda: True,
+        open_snapshot: Callable[[SnapshotMeta], Iterator[bytes]] | None = None,
     ) -> None:
         super().__init__(name)
         self.machine = machine
@@ -179,7 +242,13 @@ class MachineActor(Actor):
         self._group_actor = group_actor
         self._clock = clock
         self._may_answer = may_answer
-        self._queue: deque[tuple[Run, list[WriteRequest] | None]] = deque()
+        self._open_snapshot = open_snapshot
+        self._time_ms = 0  # log time at the applied index, while that is a border between runs
+        # While quarantined: empty, or a snapshot that may end it is first.
+        self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore] = deque()
+        self._restoring: SnapshotMeta | None = None  # the machine is not ours to call meanwhile
+        self._held_hooks: list[tuple[Callable[[Any], None], object]] = []  # for afterwards
+        self._views_wanted: list[Any] = []  # keys
         self._progress: _Progress | None = None
         self._waiting: list[tuple[int, int, Query]] = []  # heap by index, then arrival
         self._query_number = 0
@@ -194,6 +263,9 @@ class MachineActor(Actor):
             Query: self._on_query,
             Describe: self._on_describe,
             Leadership: self._on_leadership,
+            TakeSnapshot: self._on_take_snapshot,
+            Restore: self._on_restore,
+            RestoreEnded: self._on_restore_ended,
             _Continue: self._on_continue,
             TimerFired: self._on_timer,
         }
@@ -208,7 +280,7 @@ class MachineActor(Actor):
     # ------------------------------------------------------------------ work in slices
 
     def _on_apply(self, message: Apply) -> list[object]:
-        if self.error is not None:
+        if self.error is not None and not self._is_to_be_restored:
             return []
         self._queue.extend(message.runs)
         return self._begin_work()
@@ -230,7 +302,9 @@ class MachineActor(Actor):
         entries_left = APPLY_SLICE_ENTRIES_MAX
         stop_ms = self._clock.now_ms() + APPLY_SLICE_MS_MAX
         reads_next = True
-        while True:
+        while self._restoring is None:
+            if self._views_wanted and self._progress is None:
+                self._hand_over_views(effects)
             applies = self._has_applies()
             reads = self._serving is not None
             if not reads and self._due:
@@ -257,7 +331,7 @@ class MachineActor(Actor):
         return effects
 
     def _has_applies(self) -> bool:
-        return self.error is None and (self._progress is not None or bool(self._queue))
+        return self._progress is not None or bool(self._queue)
 
     # ------------------------------------------------------------------ applying
 
@@ -265,14 +339,22 @@ class MachineActor(Actor):
         """The next chunk of the open run, or open the next one; entries that were applied."""
         progress = self._progress or self._begin(effects)
         count = 0 if progress is None else self._apply_chunk(progress, effects)
+        if self._waiting:
+            self._wake_queries()
+        return count
+
+    def _wake_queries(self) -> None:
         waiting = self._waiting
         while waiting and waiting[0][0] <= self.applied_index:
             self._due.append(heapq.heappop(waiting)[2])
-        return count
 
     def _begin(self, effects: list[object]) -> _Progress | None:
         """Open the next run; runs without commands are applied by that."""
-        run, requests = self._queue.popleft()
+        item = self._queue.popleft()
+        if isinstance(item, Restore):
+            self._begin_restore(item.meta, effects)
+            return None
+        run, requests = item
         assert run.first == self.applied_index + 1, (
             f"run {run.first} after applied index {self.applied_index}"
         )
@@ -281,9 +363,8 @@ class MachineActor(Actor):
         except DamagedRun as error:
             effects += self._quarantine(run.first, f"run at index {run.first}: {error}")
             return None
-        if run.kind == NOOP:
-            self.applied_index = run.last
-            effects.append(self._tell(Applied(run.first, run.last, body.time_ms, [])))
+        if run.kind in (NOOP, CONFIG):
+            self._begin_silent(run, body.time_ms, effects)
             return None
         if run.kind != COMMAND:
             effects += self._quarantine(run.first, f"unknown kind of entry {run.kind}")
@@ -296,6 +377,23 @@ class MachineActor(Actor):
         assert len(parsed) == run.count, f"{len(parsed)} commands in a run of {run.count}"
         self._progress = _Progress(run, body.time_ms, parsed)
         return self._progress
+
+    def _begin_silent(self, run: Run, time_ms: int, effects: list[object]) -> None:
+        """A run that holds nothing for the machine to answer."""
+        if run.kind == CONFIG:
+            try:
+                configuration = read_configuration(run)
+            except (DamagedRun, UnknownPart) as error:
+                effects += self._quarantine(run.first, f"run at index {run.first}: {error}")
+                return
+            self._tell_members(configuration)
+        self.applied_index = run.last
+        self._time_ms = time_ms
+        effects.append(self._tell(Applied(run.first, run.last, time_ms, [])))
+
+    def _tell_members(self, configuration: Configuration) -> None:
+        nodes = sorted({replica.node for replica in configuration.members})
+        self._tell_machine(self.machine.on_membership, nodes)
 
     def _apply_chunk(self, progress: _Progress, effects: list[object]) -> int:
         """Apply up to CHUNK_ENTRIES commands of the open run; return how many."""
@@ -314,6 +412,7 @@ class MachineActor(Actor):
         self.applied_index = first + len(requests) - 1
         if self.applied_index == run.last:
             self._progress = None
+            self._time_ms = progress.time_ms
             applied = Applied(run.first, run.last, progress.time_ms, progress.responses)
             effects.append(self._tell(applied))
         return len(requests)
@@ -343,8 +442,9 @@ class MachineActor(Actor):
 
     def _quarantine(self, index: int, error: str) -> list[object]:
         self.error = error
-        self._queue.clear()
         self._progress = None
+        while self._queue and not isinstance(self._queue[0], Restore):
+            self._queue.popleft()
         queries = [each[2] for each in self._waiting] + list(self._due)
         if self._serving is not None:
             queries.append(self._serving.query)
@@ -353,6 +453,82 @@ class MachineActor(Actor):
         effects: list[object] = [self._unanswered(query) for query in queries]
         effects.append(self._tell(Quarantined(index, error)))
         return effects
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _on_take_snapshot(self, message: TakeSnapshot) -> list[object]:
+        self._views_wanted.append(message.key)
+        return self._begin_work()
+
+    def _hand_over_views(self, effects: list[object]) -> None:
+        keys, self._views_wanted = self._views_wanted, []
+        view, error = None, None
+        if self.error is not None:
+            error = f"the machine is quarantined: {self.error}"
+        else:
+            try:
+                view = self.machine.snapshot()
+            except Exception as caught:  # noqa: BLE001 - it changes nothing; no snapshot, no harm
+                error = f"the machine gave no snapshot: {_text_of(caught)}"
+        if view is None and error is None:
+            error = NO_SNAPSHOTS
+        index, time_ms, version = self.applied_index, self._time_ms, self.machine.version
+        for key in keys:
+            effects.append(self._tell(SnapshotView(key, index, time_ms, version, view, error)))
+
+    @property
+    def _is_to_be_restored(self) -> bool:
+        return self._restoring is not None or bool(self._queue)
+
+    def _on_restore(self, message: Restore) -> list[object]:
+        self._queue.append(message)
+        return self._begin_work()
+
+    def _begin_restore(self, meta: SnapshotMeta, effects: list[object]) -> None:
+        known = self.applied_index
+        if meta.index < known or (meta.index == known and self.error is None):
+            return  # pitfall 38: older than what is here
+        self._restoring = meta
+        machine, open_snapshot = self.machine, self._open_snapshot
+        assert open_snapshot is not None, "nothing was ever told to be restored without a store"
+
+        def work() -> None:
+            machine.restore(open_snapshot(meta), meta.machine_version)
+
+        if not machine.blocking:
+            effects.append(RunRestore(self._group, meta, work))
+            return
+        # It has a thread, perhaps with state that belongs to that thread, and may take its time.
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - of the machine or the file, it is quarantined
+            self._end_restore(error, effects)
+        else:
+            self._end_restore(None, effects)
+
+    def _on_restore_ended(self, message: RestoreEnded) -> list[object]:
+        assert message.meta == self._restoring, f"{message} while restoring {self._restoring}"
+        effects: list[object] = []
+        self._end_restore(message.error, effects)
+        return effects + self._begin_work()
+
+    def _end_restore(self, error: Exception | None, effects: list[object]) -> None:
+        meta, self._restoring = self._restoring, None
+        assert meta is not None
+        if error is None:
+            self.applied_index = meta.index
+            self._time_ms = meta.time_ms
+            self.error = None
+            effects.append(self._tell(Restored(meta)))
+            self._tell_members(meta.configuration)
+        else:
+            self._tell_machine(self.machine.on_error, error)
+            text = f"the snapshot at index {meta.index} could not be restored: {_text_of(error)}"
+            effects += self._quarantine(meta.index, text)
+        hooks, self._held_hooks = self._held_hooks, []
+        for hook, value in hooks:
+            self._tell_machine(hook, value)
+        self._wake_queries()
 
     # ------------------------------------------------------------------ reading
 
@@ -408,7 +584,7 @@ class MachineActor(Actor):
 
     def _on_describe(self, message: Describe) -> list[object]:
         digest = None
-        if self.error is None:
+        if self.error is None and self._restoring is None:
             try:
                 digest = bytes(self.machine.digest())
             except Exception as error:  # noqa: BLE001 - shown to people, decides nothing
@@ -423,6 +599,9 @@ class MachineActor(Actor):
 
     def _tell_machine(self, hook: Callable[[Any], None], value: object) -> None:
         """Call what a machine may override; its failure there changes no state, and ends nobody."""
+        if self._restoring is not None:
+            self._held_hooks.append((hook, value))
+            return
         try:
             hook(value)
         except Exception as error:  # noqa: BLE001 - a bug of the machine, told and borne

@@ -18,12 +18,21 @@ fastest.
 
 **Digest.**  A sum over all entries, modulo 2**64, of a number made from key, value and version;
 so it changes by one subtraction and one addition per write and does not depend on any order.
+
+**Snapshots.**  A stream of msgpack: ``[format, count of entries]``, then arrays of key, value and
+version, one entry after the other, in the order of the keys: equal states give equal bytes.  The
+view is a copy of the map, whose entries never change: for a million of them about 25 ms in which
+the worker does nothing else, and 40 MB until it is written.  Sorting is done by whoever writes, in
+pieces: one call that sorts a million keys would hold Python's lock, and with it every heartbeat of
+the process, for half a second.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -35,6 +44,10 @@ KEY_BYTES_MAX = 4_096
 ANSWER_BYTES_MAX = 4 << 20
 RANGE_LIMIT_DEFAULT = 1_000
 RANGE_LIMIT_MAX = 10_000
+SNAPSHOT_FORMAT = 1
+SNAPSHOT_CHUNK_BYTES = 128 << 10  # so much at once, more only for a larger entry
+SORT_KEYS_MAX = 16_384  # in one call, some milliseconds
+_ENTRY_OVERHEAD_BYTES = 16  # of an entry in a snapshot
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 _KEY_SURELY_SHORT = KEY_BYTES_MAX // 4  # characters; so few are never too many bytes
@@ -50,6 +63,39 @@ def _share(key: str, value: bytes, version: int) -> int:
     content = crc32(value, crc32(key.encode())) | len(value) << 32
     mixed = (content ^ version * _MIX_VERSION) * _MIX_CONTENT & _MASK
     return mixed ^ mixed >> 32  # not linear: exchanged values or versions do not cancel out
+
+
+class _View:
+    """The entries of one moment."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+
+    def write(self, sink: Callable[[bytes], None]) -> None:
+        entries = self._entries
+        sink(msgpack.packb([SNAPSHOT_FORMAT, len(entries)]))
+        flat: list[Any] = []
+        size_bytes = 0
+        for key in _in_order(entries):
+            value, version, _ = entries[key]
+            flat += (key, value, version)
+            size_bytes += len(key) + len(value) + _ENTRY_OVERHEAD_BYTES
+            if size_bytes >= SNAPSHOT_CHUNK_BYTES:
+                sink(msgpack.packb(flat))
+                flat, size_bytes = [], 0
+        if flat:
+            sink(msgpack.packb(flat))
+
+
+def _in_order(entries: dict[str, Entry]) -> Iterator[str]:
+    """The keys, sorted in pieces."""
+    keys = iter(entries)
+    pieces = []
+    while piece := sorted(islice(keys, SORT_KEYS_MAX)):
+        pieces.append(piece)
+    return merge(*pieces)
 
 
 def key_error(key: str) -> str | None:
@@ -229,8 +275,43 @@ class KeyValueMachine(Machine):
     def _size(self, query: dict[str, Any]) -> Response:
         return Response(msgpack.packb(len(self._entries)))
 
+    # ------------------------------------------------------------------ snapshots
+
+    def snapshot(self) -> _View:
+        return _View(self._entries.copy())
+
+    def restore(self, reader: Iterator[bytes], version: int) -> None:
+        """All or nothing: what raises here has changed nothing."""
+        unpacker = msgpack.Unpacker(max_buffer_size=0)  # no limit but that of an entry
+        entries: dict[str, Entry] = {}
+        digest = 0
+        count: int | None = None
+        for chunk in reader:
+            unpacker.feed(chunk)
+            for flat in unpacker:
+                if count is None:
+                    count = _count_of(flat)
+                    continue
+                for at in range(0, len(flat), 3):
+                    key, value, index = flat[at : at + 3]
+                    share = _share(key, value, index)
+                    entries[key] = (value, index, share)
+                    digest += share
+        if count != len(entries):
+            raise ValueError(f"the snapshot has {len(entries)} entries, not {count}")
+        self._entries = entries
+        self._sorted, self._unsorted = list(entries), []
+        self._digest = digest & _MASK
+
     def digest(self) -> bytes:
         return self._digest.to_bytes(8, "big")
+
+
+def _count_of(head: Any) -> int:
+    """How many entries the snapshot says it has."""
+    if not isinstance(head, list) or len(head) < 2 or head[0] != SNAPSHOT_FORMAT:
+        raise ValueError(f"no snapshot of kv that this version can read: {head!r:.80}")
+    return int(head[1])
 
 
 def _unpack(data: bytes) -> Any:

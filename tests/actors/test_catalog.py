@@ -227,3 +227,74 @@ def test_of_the_names_asked_for_those_that_exist_are_answered(replica: Replica) 
     replica.write("CREATE_GROUP", "kv", {"machine": "kv"})
     answer = replica.machine.read(ReadRequest(data=b'["kv", "none", "_system"]'))
     assert json.loads(answer.data) == ["kv"]
+
+
+# --------------------------------------------------------------------------- snapshots
+
+
+def snapshot_of(replica: Replica) -> list[bytes]:
+    chunks: list[bytes] = []
+    replica.machine.snapshot().write(chunks.append)
+    return chunks
+
+
+def test_a_snapshot_brings_everything_back(replica: Replica) -> None:
+    replica.create("b")
+    replica.register("n2", 22)
+    replica.create("a")
+    other = Replica()
+    other.create("to be forgotten")
+    other.machine.restore(iter(snapshot_of(replica)), 1)
+    assert other.machine.digest() == replica.machine.digest()
+    assert other.machine.table() == replica.machine.table()
+    assert [each["name"] for each in other.read("groups")] == ["b", "a"]
+    assert snapshot_of(other) == snapshot_of(replica)
+    other.index = replica.index
+    assert replica.create("c").data == other.create("c").data, "it goes on alike"
+
+
+def test_a_view_is_of_its_moment(replica: Replica) -> None:
+    replica.register("n1", 11)
+    view, expected = replica.machine.snapshot(), snapshot_of(replica)
+    replica.register("n1", 11, client="tcp://10.0.0.9:1")
+    replica.create("late")
+    chunks: list[bytes] = []
+    view.write(chunks.append)
+    assert chunks == expected
+
+
+def test_many_groups_are_several_chunks_and_any_cut_of_them_will_do(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "SNAPSHOT_CHUNK_BYTES", 500)
+    for number in range(100):
+        replica.create(f"group-{number}")
+    chunks = snapshot_of(replica)
+    assert len(chunks) >= 10
+    assert max(map(len, chunks)) < 700
+    other = Replica()
+    whole = b"".join(chunks)
+    other.machine.restore(iter([whole[at : at + 7] for at in range(0, len(whole), 7)]), 1)
+    assert other.machine.table() == replica.machine.table()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [],
+        [b"\x01"],
+        [msgpack.packb([2, 0, 0])],
+        [msgpack.packb([1, 0])],
+        [msgpack.packb([1, 1, 0])],
+        [msgpack.packb([1, 0, 0]), msgpack.packb({"id": 5})],
+        [msgpack.packb([1, 0, 1]), msgpack.packb({"id": 5})],
+    ],
+)
+def test_what_is_no_whole_snapshot_is_refused_and_changes_nothing(
+    replica: Replica, damaged: list[bytes]
+) -> None:
+    replica.create("a")
+    before = replica.machine.digest()
+    with pytest.raises((ValueError, KeyError)):
+        replica.machine.restore(iter(damaged), 1)
+    assert replica.machine.digest() == before

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.machines import Context, Contexts, Response
+from actors.machines import kv as kv_module
 from actors.machines.kv import (
     ANSWER_BYTES_MAX,
     INT64_MAX,
@@ -446,3 +447,122 @@ def test_processes_with_different_hash_seeds_reach_the_same_digest() -> None:
     (digest, hashed, rows), (other_digest, other_hashed, other_rows) = outputs
     assert hashed != other_hashed, "the seeds did not make a difference"
     assert (digest, rows) == (other_digest, other_rows)
+
+
+# --------------------------------------------------------------------------- snapshots
+
+
+def chunks_of(machine: KeyValueMachine) -> list[bytes]:
+    chunks: list[bytes] = []
+    machine.snapshot().write(chunks.append)
+    return chunks
+
+
+def restored(chunks: list[bytes]) -> KeyValueMachine:
+    machine = KeyValueMachine()
+    machine.restore(iter(chunks), 1)
+    return machine
+
+
+def test_a_snapshot_brings_everything_back_and_forgets_what_was() -> None:
+    kv = Replica()
+    for number in range(300):
+        kv.put(f"key {number % 90}", b"v" * number)
+    kv.write("DELETE", "key 7")
+    other = Replica()
+    other.put("to be forgotten", b"")
+    other.range()
+    other.machine.restore(iter(chunks_of(kv.machine)), 1)
+    assert other.digest == kv.digest
+    assert other.range() == kv.range()
+    other.index = kv.index
+    for each in (kv, other):
+        each.put("key 7", b"")
+        each.write("DELETE", "key 8")
+    assert other.digest == kv.digest
+    assert other.range() == kv.range()
+
+
+def test_equal_states_give_equal_bytes_whatever_led_to_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv_module, "SORT_KEYS_MAX", 3)
+    one, two = KeyValueMachine(), KeyValueMachine()
+    for index, key in enumerate("hebfcagd", 1):
+        one.apply(Write("PUT", key), Context(index, 0, 1, no_events))
+    for index, key in reversed(list(enumerate("hebfcagd", 1))):
+        two.apply(Write("PUT", "x" + key), Context(9, 0, 1, no_events))
+        two.apply(Write("PUT", key), Context(index, 0, 1, no_events))
+        two.apply(Write("DELETE", "x" + key), Context(9, 0, 1, no_events))
+    assert chunks_of(one) == chunks_of(two) == chunks_of(restored(chunks_of(two)))
+    keys = [key for flat in map(msgpack.unpackb, chunks_of(one)[1:]) for key in flat[::3]]
+    assert keys == sorted("hebfcagd")
+
+
+def test_a_view_is_of_its_moment() -> None:
+    kv = Replica()
+    kv.put("a", b"1")
+    kv.put("b", b"2")
+    view, expected = kv.machine.snapshot(), chunks_of(kv.machine)
+    kv.put("a", b"changed")
+    kv.write("DELETE", "b")
+    kv.put("c", b"")
+    chunks: list[bytes] = []
+    view.write(chunks.append)
+    assert chunks == expected
+
+
+def test_chunks_are_bounded_and_any_cut_of_them_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_module, "SNAPSHOT_CHUNK_BYTES", 256)
+    kv = Replica()
+    for number in range(100):
+        kv.put(f"key {number}", b"v" * 20)
+    kv.put("large", b"v" * 5_000)
+    chunks = chunks_of(kv.machine)
+    assert sorted(map(len, chunks))[-2] < 512
+    whole = b"".join(chunks)
+    for size in (1, 1_000, len(whole)):
+        cut = [whole[at : at + size] for at in range(0, len(whole), size)]
+        assert restored(cut).digest() == kv.digest
+
+
+def test_an_empty_map_has_a_snapshot_too() -> None:
+    assert restored(chunks_of(KeyValueMachine())).digest() == KeyValueMachine().digest()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [],
+        [b""],
+        [b"\x01"],
+        [msgpack.packb([2, 0])],
+        [msgpack.packb([1])],
+        [msgpack.packb([1, 1])],
+        [msgpack.packb([1, 0]), msgpack.packb(["a", b"", 1])],
+        [msgpack.packb([1, 1]), msgpack.packb(["a", b""])],
+        [msgpack.packb([1, 1]), msgpack.packb([b"a", b"", 1])],
+        [msgpack.packb([1, 1]), msgpack.packb(["a", 1, 1])],
+        [msgpack.packb([1, 1]), msgpack.packb(["a", b"", 1])[:-1]],
+        [msgpack.packb([1, 1]), b"\xc1"],
+    ],
+)
+def test_what_is_no_whole_snapshot_is_refused_and_changes_nothing(damaged: list[bytes]) -> None:
+    kv = Replica()
+    kv.put("a", b"")
+    before = kv.digest
+    with pytest.raises((ValueError, TypeError, AttributeError, msgpack.FormatError)):
+        kv.machine.restore(iter(damaged), 1)
+    assert kv.digest == before
+    assert [key for key, _, _ in kv.range()] == ["a"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=9), st.binary(max_size=30)))
+def test_whatever_is_in_it_comes_back(entries: dict[str, bytes]) -> None:
+    kv = Replica()
+    for key, value in entries.items():
+        kv.put(key, value)
+    again = restored(chunks_of(kv.machine))
+    assert again.digest() == kv.digest
+    assert chunks_of(again) == chunks_of(kv.machine)
