@@ -224,6 +224,8 @@ class Node:
         return [self._router, *self._workers.values()]
 
     def _on_children_changed(self) -> None:
+        if self._ended.done():
+            return  # the lock may be gone already; who comes next ends what it finds in the file
         self._lock.set_children([each.as_child() for each in self._children() if each.pid])
         self._send_state()
 

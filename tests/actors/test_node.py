@@ -275,6 +275,16 @@ def test_a_new_disk_under_an_old_name_ends_the_node_with_one_line() -> None:
     assert bench.placed() == {}
 
 
+def test_a_child_that_ends_after_the_node_has_given_up_is_not_written_down() -> None:
+    """The lock may be let go already, and then the file is somebody else's."""
+    bench = Bench()
+    bench.node._fail("the disk is new")
+    written: list[object] = []
+    bench.node._lock.set_children = written.append  # type: ignore[method-assign, assignment]
+    bench.node._on_children_changed()
+    assert written == []
+
+
 @pytest.mark.parametrize("founders", [[["n1"]], [["n1", "x"]], [5], [["n1", 1, 2]]])
 def test_a_hello_with_impossible_founders_is_not_heard(founders: Any) -> None:
     bench = Bench()
