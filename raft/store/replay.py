@@ -138,8 +138,8 @@ class Replay:
     def _on_snapshot(self, header: Header, body: bytes) -> None:
         mark = records.decode_mark(header, body)
         snapshot, before = mark.snapshot, self.snapshot
-        if snapshot.index < 1 or mark.base_index < self.base_index:
-            raise ValueError(f"{_shown(mark)} after the base {self.base_index}")
+        if snapshot.index < 1 or snapshot.term < 1:
+            raise ValueError(f"{_shown(mark)} is of nothing")
         if before is not None and not _follows(before, snapshot):
             raise ValueError(f"{_shown(mark)} after {before.index} of term {before.term}")
         base = (mark.base_index, mark.base_term)

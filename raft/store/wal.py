@@ -382,6 +382,7 @@ class Wal:
         snapshot, group = mark.snapshot, state.group
         index, term = snapshot.index, snapshot.term
         assert 0 < index, (group, index)
+        assert 0 < term, (group, term)
         assert 0 <= min(
             snapshot.time_ms, snapshot.machine_version, snapshot.size_bytes, snapshot.crc
         ), (group, snapshot)

@@ -248,37 +248,69 @@ def test_a_table_that_names_another_snapshot_than_the_records_is_refused() -> No
 
 # --------------------------------------------------------------------------- what cannot be
 
-WRONG: dict[str, Callable[[], Save]] = {
-    "a snapshot of nothing": lambda: Save(9, mark=keeps(0, 0, term=0)),
-    "a snapshot of what is not here": lambda: Save(9, mark=keeps(8, 3)),
-    "a base behind its snapshot": lambda: Save(9, mark=keeps(6, 7)),
-    "a base inside a run": lambda: Save(9, mark=keeps(7, 4)),
-    "a snapshot inside a run": lambda: Save(9, mark=keeps(5, 3)),
-    "a base of another term": lambda: Save(9, mark=keeps(7, 6, base_term=2)),
-    "a snapshot of another term": lambda: Save(9, mark=keeps(7, 6, term=2, base_term=1)),
-    "a base that falls": lambda: Save(9, mark=keeps(6, 2)),
-    "a base before all": lambda: Save(9, mark=keeps(6, 0)),
-    "a snapshot that falls": lambda: Save(9, mark=keeps(3, 3)),
-    "a reset that falls": lambda: Save(9, mark=resets(3)),
-    "a reset to another term of the same index": lambda: Save(9, mark=resets(6, term=2)),
-    "a reset that keeps something": lambda: Save(9, mark=Mark(snapshot_of(9), 7, 1, True)),
-    "a truncation of what the snapshot stands for": lambda: Save(9, truncate_from=4),
-    "a gap behind a reset": lambda: Save(9, mark=resets(50), runs=[run_of(52)]),
-    "a term that falls behind a reset": lambda: Save(9, mark=resets(50, term=2), runs=[run_of(51)]),
-}
-
 
 def a_marked_log() -> Slot:
-    slot = a_log()
-    slot.wal.save(7, Save(3, HardState(2, N1), mark=keeps(6, 3)))
+    """The runs 1..2 of term 1, 3 and 4..6 of term 2, 7 of term 3; the mark keeps the last two."""
+    slot = a_slot(7)
+    runs = [run_of(1, count=2), run_of(3, term=2), run_of(4, term=2, count=3), run_of(7, term=3)]
+    slot.wal.save(7, Save(2, HardState(5, N1), None, runs))
+    slot.wal.save(7, Save(3, mark=keeps(6, 3, term=2)))
     slot.write()
     return slot
+
+
+def a_mark(index: int, term: int, base: int, base_term: int) -> Save:
+    return Save(9, mark=keeps(index, base, term=term, base_term=base_term))
+
+
+def a_reset(index: int, term: int, *runs: Run) -> Save:
+    return Save(9, mark=resets(index, term=term), runs=list(runs))
+
+
+WRONG: dict[str, Callable[[], Save]] = {
+    "a snapshot of nothing": lambda: a_mark(0, 0, 0, 0),
+    "a snapshot of no term": lambda: a_reset(50, 0),
+    "a snapshot of what is not here": lambda: a_mark(8, 3, 3, 2),
+    "a snapshot inside a run": lambda: a_mark(5, 2, 3, 2),
+    "a snapshot of another term": lambda: a_mark(7, 4, 6, 2),
+    "a snapshot that falls": lambda: a_mark(3, 2, 3, 2),
+    "a snapshot before all": lambda: a_mark(2, 1, 2, 1),
+    "a base behind its snapshot": lambda: a_mark(6, 2, 7, 3),
+    "a base inside a run": lambda: a_mark(7, 3, 4, 2),
+    "a base of another term": lambda: a_mark(7, 3, 6, 1),
+    "a base that falls": lambda: a_mark(6, 2, 2, 1),
+    "a base before all": lambda: a_mark(6, 2, 0, 0),
+    "a reset that falls": lambda: a_reset(3, 2),
+    "a reset to another term of the same index": lambda: a_reset(6, 3),
+    "a reset to an older term": lambda: a_reset(50, 1),
+    "a reset that keeps something": lambda: Save(9, mark=Mark(snapshot_of(9, term=3), 7, 3, True)),
+    "a gap behind a reset": lambda: a_reset(50, 3, run_of(52, term=3)),
+    "a term that falls behind a reset": lambda: a_reset(50, 3, run_of(51, term=2)),
+    "a term that falls behind a truncation": lambda: Save(9, None, 7, [run_of(7, term=1)]),
+    "a truncation of what the snapshot stands for": lambda: Save(9, truncate_from=4),
+}
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_no_core_may_ask_for_is_an_assertion(what: str) -> None:
     with pytest.raises(AssertionError):
         a_marked_log().wal.save(7, WRONG[what]())
+
+
+@pytest.mark.parametrize("mark", [keeps(0, 0, term=0), resets(5, term=0), resets(0, term=5)])
+def test_a_log_without_a_mark_takes_none_of_nothing(mark: Mark) -> None:
+    slot = Slot()
+    slot.open()
+    slot.begin(7, term=9)
+    with pytest.raises(AssertionError):
+        slot.wal.save(7, Save(2, mark=mark))
+    slot = Slot()
+    slot.open()
+    slot.begin(7, term=9)
+    forge(slot.wal, Save(2, mark=mark))
+    slot.write()
+    with pytest.raises(WalDamaged):
+        recover(slot.files, DIRECTORY, 0)
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -357,9 +389,8 @@ MARKS = st.builds(
     TERMS,
     st.booleans(),
 )
-# One step, which may not fit at all; or one that fits, drawn by a number from what the log is then.
-STEPS = st.one_of(
-    st.integers(0, 2**32),
+# A step that may not fit at all.
+ANY_STEP = st.one_of(
     st.builds(lambda runs: Save(0, runs=runs), RUNS),
     st.builds(lambda first: Save(0, truncate_from=first), INDEXES),
     st.builds(lambda mark: Save(0, mark=mark), MARKS),
@@ -397,6 +428,20 @@ class Twins:
         if written:
             assert self.slot.wal._groups[7].gseq == before + 1
         return written
+
+    def check_the_writer(self) -> None:
+        """It stands where the reader stands, and remembers nothing else."""
+        state, replay = self.slot.wal._groups[7], self.replay
+        assert (state.base_index, state.snapshot_index) == (
+            replay.base_index,
+            replay.snapshot_index,
+        )
+        assert (state.last_index, state.last_term) == replay.last
+        assert list(state.firsts) == [run.first for run in replay.runs]
+        assert state.term_at(replay.base_index) == replay.base_term
+        for run in replay.runs:
+            assert {state.term_at(run.first), state.term_at(run.last)} == {run.term}
+        assert len(state.term_starts) <= 1 + len({run.term for run in replay.runs})
 
     def a_fitting_step(self, seed: int) -> Save:
         rng = random.Random(seed)
@@ -443,29 +488,20 @@ class Twins:
         self.replay.add("a.wal", Record(header, raw, body, 0))
 
 
-@given(st.lists(STEPS, max_size=12))
+@given(st.lists(st.integers(0, 2**32), max_size=15), st.none() | ANY_STEP)
 @settings(max_examples=400, deadline=None)
-def test_what_is_written_can_be_read_and_nothing_else(steps: list[int | Save]) -> None:
+def test_what_is_written_can_be_read_and_nothing_else(seeds: list[int], step: Save | None) -> None:
     """Pitfall 47, for marks, truncations and runs in any order."""
     twins = Twins()
-    for step in steps:
-        if isinstance(step, int):
-            assert twins.step(twins.a_fitting_step(step))
-        elif not twins.step(step):
-            return  # refused by both; what the writer has gathered is not to be used any more
+    for seed in seeds:
+        assert twins.step(twins.a_fitting_step(seed))
+    if step is not None and not twins.step(step):
+        return  # refused by both; what the writer has gathered is not to be used any more
+    twins.check_the_writer()
     twins.slot.write()
     found = twins.slot.reopen()[7]
-    assert found.runs == twins.replay.runs
-    assert found.snapshot == twins.replay.snapshot
-    assert (found.base_index, found.base_term) == (
-        twins.replay.base_index,
-        twins.replay.base_term,
-    )
-    # The writer that continues stands where the one before it stood.
-    state = twins.slot.wal._groups[7]
-    assert (state.last_index, state.last_term) == twins.replay.last
-    assert (state.base_index, state.snapshot_index) == (
-        twins.replay.base_index,
-        twins.replay.snapshot_index,
-    )
-    assert list(state.firsts) == [run.first for run in found.runs]
+    replay = twins.replay
+    assert found.runs == replay.runs
+    assert found.snapshot == replay.snapshot
+    assert (found.base_index, found.base_term) == (replay.base_index, replay.base_term)
+    twins.check_the_writer()

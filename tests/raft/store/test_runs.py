@@ -211,7 +211,9 @@ def test_only_a_config_run_of_one_command_is_read_as_a_configuration() -> None:
     two = encode_run(CONFIG, 2, 9, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)] * 2)
     other = encode_run(COMMAND, 2, 9, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)])
     relabelled = Run(CONFIG, 2, 9, 1, other.body, other.crc)
-    for run in (two, other, relabelled):
+    one = a_config_run(data)
+    of_another_term = Run(CONFIG, 3, 9, 1, one.body, one.crc)
+    for run in (two, other, relabelled, of_another_term):
         with pytest.raises(DamagedRun):
             read_configuration(run)
 
