@@ -57,7 +57,7 @@ def take(core: Core) -> Snapshot:
         last_index=core.last_index,
         last_term=core.last_term,
         durable_index=core.durable_index,
-        matches={peer.replica: peer.match for peer in core.progress()},
+        matches={peer.replica: peer.match for peer in core.progress() if not peer.departs},
     )
 
 
@@ -127,7 +127,7 @@ def _check_role(core: Core) -> None:
     if core.role in (CANDIDATE, LEADER):
         assert core.vote == core.me, f"stands in term {core.term} and voted for {core.vote}"
     if core.role in (PRE_CANDIDATE, CANDIDATE):
-        assert core.configuration.votes(core.me), "stands without being a voter"
+        assert core.may_stand, "stands without being a voter"
     if core.role not in (CANDIDATE, LEADER):
         assert not core.can_serve, "serves without leading"
         assert core.uncommitted_bytes == 0, f"{core.uncommitted_bytes} uncommitted bytes, no leader"

@@ -60,7 +60,8 @@ class SnapshotRules(State):
             self._leadership.snapshot = snapshot
             needed_from = self._leadership.log_needed_from(self._now)
         base = log.border_at_or_before(min(message.compact_to, needed_from))
-        base = max(base, log.base_index)
+        # What an earlier mark has let go of does not come back.
+        base = max(base, self._compactions[-1][1] if self._compactions else log.base_index)
         term = log.term_at(base)
         assert term is not None
         self.snapshot = snapshot

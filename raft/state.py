@@ -220,6 +220,15 @@ class State:
         return self._history.latest_index
 
     @property
+    def may_stand(self) -> bool:
+        """Who votes; and until its removal is committed also who does not vote any more: the
+        entry that removes it may be on no voter yet, and then only it can be elected, by votes
+        that are not its own (thesis 4.2.2)."""
+        if self.configuration.votes(self.me):
+            return True
+        return self._override is None and self._history.at(self.commit_index).votes(self.me)
+
+    @property
     def committed_configuration(self) -> Configuration:
         return self._history.at(self.commit_index)
 
@@ -404,10 +413,10 @@ class State:
     def _stand_for_election(self) -> None:
         """The deadline has passed without a leader.
 
-        Only a voter stands, and only if its disk can take its own vote; the others note that there
+        Only who may stands, and only if its disk can take its own vote; the others note that there
         is no leader, and wait on.
         """
-        if self.configuration.votes(self.me) and not self._disk_is_stalled():
+        if self.may_stand and not self._disk_is_stalled():
             self._become_pre_candidate()
             return
         if self.role != FOLLOWER:
@@ -435,7 +444,7 @@ class State:
         """Paper 5.2. Nothing of the new term leaves, and the own vote does not count, before both
         are durable (pitfalls 1 and 8). ``transfer``: the leader wants it so (pitfall 6)."""
         assert self.role == PRE_CANDIDATE or transfer
-        assert self.configuration.votes(self.me)
+        assert self.may_stand
         self.role = CANDIDATE
         self._lose_leader()
         self._heard_ms = None

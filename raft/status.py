@@ -21,6 +21,7 @@ class PeerStatus:
     next: int
     inflight_count: int
     inflight_bytes: int
+    departs: bool  # it is no member any more, and is told so
     active_ms: int  # when it was last heard of, on the core's clock
 
     @classmethod
@@ -33,6 +34,7 @@ class PeerStatus:
             next=progress.next,
             inflight_count=progress.window.count,
             inflight_bytes=progress.window.bytes,
+            departs=progress.departs_ms is not None,
             active_ms=progress.active_ms,
         )
 

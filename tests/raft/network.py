@@ -288,7 +288,7 @@ class Network:
         term = core.log.term_at(at)
         assert term is not None
         configuration = core.configuration_at(at)
-        meta = SnapshotMeta(at, term, configuration, at, 1, size_bytes, 7 * at + term)
+        meta = SnapshotMeta(at, term, configuration, at, 1, size_bytes, 97 * at + size_bytes)
         self.step(name, SnapshotTaken(meta, max(0, at - keep)))
         return meta
 

@@ -11,7 +11,6 @@ import pytest
 import raft
 from raft.configuration import Configuration
 from raft.core import HANDLERS, IGNORED, OLDER_TERM, Core
-from raft.leader import NEVER_MS
 from raft.log import Log
 from raft.messages import (
     COMMAND,
@@ -30,6 +29,7 @@ from raft.messages import (
     Vote,
     VoteReply,
 )
+from raft.reads import NEVER_MS
 from raft.roles import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, ROLES
 from raft.settings import RaftSettings
 from tests.raft.network import Network, make_run, read_configuration, replica, to

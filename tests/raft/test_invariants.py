@@ -102,7 +102,7 @@ def test_a_leader_without_its_own_vote_is_noticed() -> None:
 def test_a_candidate_with_a_leader_is_noticed() -> None:
     core = settled().core("n2")
     core.role = CANDIDATE
-    core._ballot = Ballot(core.configuration.voters)
+    core._ballot = Ballot(core.configuration.halves)
     with pytest.raises(AssertionError, match="a candidate that follows n1"):
         invariants.check(None, core)
 
@@ -121,7 +121,7 @@ def test_leftovers_of_a_leadership_are_noticed() -> None:
     with pytest.raises(AssertionError, match="a leadership without a leader"):
         invariants.check(None, core)
     core = settled().core("n2")
-    core._ballot = Ballot(core.configuration.voters)
+    core._ballot = Ballot(core.configuration.halves)
     with pytest.raises(AssertionError, match="a ballot without a campaign"):
         invariants.check(None, core)
     core = settled().core("n2")

@@ -13,10 +13,20 @@ A failing seed is the whole report: ``pytest tests/raft/test_storms.py -k "3-17"
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from raft.messages import LinkClosed, PeerMessage, Tick
+from raft.messages import (
+    LEASE,
+    LINEARIZABLE,
+    LinkClosed,
+    PeerMessage,
+    Read,
+    Reconfigure,
+    Tick,
+    Transfer,
+)
 from raft.settings import RaftSettings
 from tests.raft.network import Network, entries
 
@@ -25,9 +35,17 @@ SETTINGS = RaftSettings(inflight_messages_max=3, append_bytes_max=40, inflight_b
 
 
 class Storm:
-    def __init__(self, voters: int, learners: int, seed: int) -> None:
+    """``spares``: nodes beyond the first members; with them, membership changes as well."""
+
+    def __init__(self, voters: int, learners: int, seed: int, spares: int = 0) -> None:
         self.random = random.Random(seed)
-        self.network = Network(voters, learners=learners, seed=seed, settings=SETTINGS)
+        settings = replace(
+            SETTINGS, lease_reads=seed % 3 == 0, follower_reads=True, snapshot_chunk_bytes=40
+        )
+        self.network = Network(voters, learners=learners, seed=seed, settings=settings)
+        for number in range(voters + learners + 1, voters + learners + spares + 1):
+            self.network.add(f"n{number}")
+        self.voters = voters
         self.names = list(self.network.nodes)
         self.proposed = 0
         self.reads: dict[tuple[str, int], int] = {}
@@ -47,6 +65,14 @@ class Storm:
             self.cut: 2,
             self.heal: 2,
         }
+        if spares:
+            self.actions |= {
+                self.reconfigure: 3,
+                self.transfer: 1,
+                self.snapshot: 2,
+                self.read_elsewhere: 3,
+                self.read_by_lease: 3,
+            }
 
     def run(self) -> None:
         actions, weights = list(self.actions), list(self.actions.values())
@@ -83,7 +109,8 @@ class Storm:
 
     def propose(self) -> None:
         for name in self.up():
-            if self.network.core(name).is_leader:
+            core = self.network.core(name)
+            if core.is_leader and not core.is_transferring:
                 self.proposed += 1
                 self.network.propose(
                     name,
@@ -97,6 +124,53 @@ class Storm:
             handed = max(node.core.handed_index for node in self.network.nodes.values())
             self.reads[leader.name, self.network.read(leader.name)] = handed
             self.check_reads()
+
+    def read_elsewhere(self) -> None:
+        """A follower asks the leader; what it may serve reaches what anybody had applied."""
+        name = self.random.choice(self.up() or self.names)
+        node = self.network[name]
+        if node.is_up and not node.core.is_leader:
+            self.ask(name, LINEARIZABLE)
+
+    def read_by_lease(self) -> None:
+        leaders = [name for name in self.up() if self.network.core(name).is_leader]
+        if leaders:
+            self.ask(self.random.choice(leaders), LEASE)
+
+    def ask(self, name: str, mode: int) -> None:
+        handed = max(node.core.handed_index for node in self.network.nodes.values())
+        self.network._tokens += 1
+        self.reads[name, self.network._tokens] = handed
+        self.network.step(name, Read(self.network._tokens, mode))
+        self.check_reads()
+
+    def reconfigure(self) -> None:
+        leader = self.network.leader
+        if leader is not None:
+            members = [self.network[name].me for name in self.names]
+            self.random.shuffle(members)
+            count = self.random.randint(1, 4)
+            self.network._tokens += 1
+            change = Reconfigure(
+                self.network._tokens,
+                frozenset(members[:count]),
+                frozenset(members[count : count + self.random.randint(0, 2)]),
+            )
+            self.network.step(leader.name, change)
+
+    def transfer(self) -> None:
+        leader = self.network.leader
+        if leader is not None:
+            to = self.random.choice([None, *(node.me for node in self.network.nodes.values())])
+            self.network._tokens += 1
+            self.network.step(leader.name, Transfer(self.network._tokens, to))
+
+    def snapshot(self) -> None:
+        name = self.random.choice(self.up() or self.names)
+        node = self.network[name]
+        if node.is_up and node.core.handed_index > 0 and node.core.restoring is None:
+            keep = self.random.choice((0, 3, 20))
+            self.network.snapshot(name, keep=keep, size_bytes=self.random.choice((0, 30, 150)))
 
     def check_reads(self) -> None:
         """A read index reaches everything that anybody had applied when the read arrived."""
@@ -160,6 +234,29 @@ class Storm:
         for name in self.names:
             self.network.release_disk(name)
         self.network.run(12 * SETTINGS.election_timeout_ms)
+
+
+@pytest.mark.parametrize("voters", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(24))
+def test_members_come_and_go_in_a_storm_and_nothing_breaks(voters: int, seed: int) -> None:
+    storm = Storm(voters, learners=seed % 2, seed=seed, spares=3)
+    storm.run()
+    storm.calm()
+    network = storm.network
+    storm.check_reads()
+    leader = network.leader
+    assert leader is not None, "no leader although all is well"
+    core = leader.core
+    assert core.can_serve
+    assert core.commit_index == core.last_index
+    assert not core.configuration.is_joint
+    for member in core.configuration.members:
+        node = network[member.node]
+        assert node.core.leader == leader.me
+        assert node.core.last_index == core.last_index
+        assert node.core.handed_index == core.commit_index
+        assert node.core.configuration == core.configuration
+        assert not node.saves
 
 
 @pytest.mark.parametrize("voters", [2, 3, 5])
