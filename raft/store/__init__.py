@@ -5,6 +5,7 @@
   ``configurations``: who takes part, in either;
 * ``segments``: the files of a WAL; ``wal``: writing them; ``recovery``: reading them back, with
   ``reader`` (bytes to batches) and ``replay`` (records to groups);
+* ``snapshots``: the snapshot files of a group; ``snapshot_file``: the bytes of one;
 * ``locks``: who may write; ``documents``, ``placement``, ``identity``: small files;
 * ``errors``: everything that can be refused.
 

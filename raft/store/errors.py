@@ -58,6 +58,16 @@ class DamagedDocument(StoreError):
         self.reason = reason
 
 
+class SnapshotDamaged(StoreError):
+    """A snapshot file that is gone, or not what was written.  Log and votes are not concerned."""
+
+    def __init__(self, file: str, offset: int, reason: str) -> None:
+        super().__init__(f"{file} is damaged at offset {offset}: {reason}")
+        self.file = file
+        self.offset = offset
+        self.reason = reason
+
+
 class DamagedRun(StoreError):
     """The body of a run is not what the format says."""
 

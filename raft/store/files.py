@@ -102,11 +102,19 @@ class Files:
 
 
 def make_directory(files: Files, path: str) -> None:
-    """Create ``path`` and whatever is missing above it, durably."""
+    """Create ``path`` and whatever is missing above it, durably.
+
+    An earlier attempt may have ended between making a name and syncing it.  So the name of an empty
+    directory is synced again; one with something in it is durable, since nothing is put into it
+    before this function has returned.
+    """
     missing = []
     while path and not files.exists(path):
         missing.append(path)
         path = os.path.dirname(path)
+    parent = os.path.dirname(path)
+    if path and path != parent and not files.listdir(path):
+        files.fsync_dir(parent or ".")
     for directory in reversed(missing):
         files.mkdir(directory)
         files.fsync_dir(os.path.dirname(directory) or ".")

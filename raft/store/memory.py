@@ -192,6 +192,11 @@ class MemoryFiles(Files):
     def unsynced(self, path: str) -> bool:
         return bool(self._names[path].pending)
 
+    @property
+    def open_count(self) -> int:
+        """How many descriptors are open: of a store at rest, those it says it holds."""
+        return len(self._descriptors)
+
     # ------------------------------------------------------------------ the operations
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> int:

@@ -157,6 +157,32 @@ def test_a_removal_and_a_rename_that_were_not_synced_may_be_undone() -> None:
     assert files.listdir(".") == []
 
 
+def test_a_directory_that_was_made_before_the_process_died_is_made_durable_by_the_next() -> None:
+    """It is in the cache of the kernel, and what is put into it would go with it."""
+    for count in range(6):
+        files = MemoryFiles()
+        files.lose_power_after(count)
+        with pytest.raises(PowerLoss):
+            make_directory(files, "/data/wal/0")
+        files.kill()
+        make_directory(files, "/data/wal/0")
+        files.close(files.open("/data/wal/0/file", create=True))
+        files.fsync_dir("/data/wal/0")
+        files.crash(LOSE)
+        assert files.listdir("/data/wal/0") == ["file"], count
+
+
+def test_a_directory_that_is_in_use_is_not_synced_again() -> None:
+    files, _ = synced_file()
+    make_directory(files, "./made")
+    files.close(files.open("./made/file", create=True))
+    files.operations.clear()
+    make_directory(files, "./made")
+    make_directory(files, "/")
+    make_directory(files, ".")
+    assert files.operations == []
+
+
 def test_a_write_may_be_torn_at_sectors_and_at_bytes() -> None:
     seen = set()
     for seed in range(60):
