@@ -425,12 +425,16 @@ class Network:
             self._store_chunk(node, chunk)
 
     def _send_chunk(self, node: Node, wanted: SendChunk) -> None:
-        snapshot, offset = wanted.snapshot, wanted.offset
-        size = min(self.settings.snapshot_chunk_bytes, snapshot.size_bytes - offset)
-        chunk = SnapshotChunk(node.me, wanted.to, node.core.term, snapshot, offset, b"s" * size)
+        chunk = self.chunk(node, wanted)
         node.sent.append(chunk)
         if not self._is_cut(chunk):
             self.in_flight.append(chunk)
+
+    def chunk(self, node: Node, wanted: SendChunk) -> SnapshotChunk:
+        """What the driver sends when it is asked for this."""
+        snapshot, offset = wanted.snapshot, wanted.offset
+        size = min(self.settings.snapshot_chunk_bytes, snapshot.size_bytes - offset)
+        return SnapshotChunk(node.me, wanted.to, node.core.term, snapshot, offset, b"s" * size)
 
     def _store_chunk(self, node: Node, chunk: SnapshotChunk) -> None:
         """The driver's part: keep what fits, say how far it has come."""
