@@ -58,6 +58,8 @@ class MembershipRules(State):
         self._change = Change(
             message.token, message.voters, message.learners, origin=self.configuration
         )
+        for peer in self._peers_of(self.configuration.learners):
+            peer.catch_up = None  # how it did in an earlier change does not matter
         self._advance_change()
 
     def _reconfigure_error(self, message: Reconfigure) -> str | None:
