@@ -128,9 +128,9 @@ class SnapshotStore:
     def _adopt(self, aside: str, meta: SnapshotMeta) -> None:
         """A synced file gets its final name, durably.  Called with the lock held."""
         name = snapshot_name(meta)
-        self._fresh.add(name)
         self._files.rename(self._path(aside), self._path(name))
         self._files.fsync_dir(self._directory)
+        self._fresh.add(name)
 
     # ------------------------------------------------------------------ reading
 
@@ -165,9 +165,13 @@ class SnapshotStore:
         """Keep bytes of this snapshot, durably; how many are held of it afterwards.
 
         They are kept if they follow on what is held; or if they are the first ones, which takes
-        the place of whatever was held of another snapshot.  After an OSError nothing is held.
+        the place of whatever was held of another snapshot.  After an OSError nothing is held.  Of
+        one that was completed a moment ago, all is held: a chunk of it that was sent twice must not
+        begin it anew.
         """
         with self._lock:
+            if snapshot_name(meta) in self._fresh:
+                return meta.size_bytes
             partial = self._partial
             if partial is not None and partial.meta != meta:
                 partial = None
@@ -191,6 +195,8 @@ class SnapshotStore:
         Raises UnknownFormat (a newer version's; gone, too), OSError.
         """
         with self._lock:
+            if snapshot_name(meta) in self._fresh:
+                return True
             partial = self._partial
             if partial is None or partial.meta != meta:
                 return False

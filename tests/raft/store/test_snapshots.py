@@ -317,6 +317,7 @@ def test_a_file_of_another_length_is_damaged() -> None:
     put(store, meta, whole + b"\0")
     with pytest.raises(SnapshotDamaged, match="instead of"):
         store.verify(meta)
+    assert memory(store).open_count == 0
 
 
 def test_a_missing_file_is_damage_too() -> None:
@@ -327,6 +328,13 @@ def test_a_missing_file_is_damage_too() -> None:
     for attempt in (lambda: store.verify(meta), lambda: store.read_raw(meta, 0, 10)):
         with pytest.raises(SnapshotDamaged, match="missing"):
             attempt()
+
+
+def of_format(format_: int, frame: bytes) -> bytes:
+    """The same frame, as another version would write it."""
+    header = frame[:4] + bytes((format_,)) + frame[5:16]
+    crc: int = crc32c(header + frame[20:])
+    return header + crc.to_bytes(4, "little") + frame[20:]
 
 
 def frames(whole: bytes) -> list[bytes]:
@@ -369,6 +377,8 @@ def test_frames_in_another_order_are_damage_where_it_begins() -> None:
             ],
             "cannot stand here",
         ),
+        (lambda head, _: [of_format(0, head), encode_end(1, 0)], "frame 0 is wrong"),
+        (lambda head, _: [head, of_format(2, encode_end(1, 0))], "frame 1 is wrong"),
         (lambda head, _: [encode_end(1, 0)], "frame 1 stands where frame 0 belongs"),
         (lambda head, _: [encode_frame(CHUNK, 0, b"x")], "does not begin with a head"),
         (lambda head, _: [encode_frame(HEAD, 0, b"\xc1")], "damaged"),
@@ -502,6 +512,8 @@ def test_a_received_file_is_the_one_that_was_sent(count: int) -> None:
 def test_what_does_not_fit_is_answered_with_what_is_held() -> None:
     receiver = a_store()
     assert receiver.receive(RAW_META, 5, RAW[5:10]) == 0
+    assert receiver.receive(RAW_META, 0, b"") == 0
+    assert not memory(receiver).exists(DIRECTORY)
     assert receiver.receive(RAW_META, 0, RAW[:100]) == 100
     assert receiver.receive(RAW_META, 0, RAW[:100]) == 100  # again
     assert receiver.receive(RAW_META, 50, RAW[50:150]) == 100
@@ -533,6 +545,21 @@ def test_another_snapshot_takes_the_place_of_the_one_that_was_coming_in() -> Non
     assert receiver.receive(newer, 20, whole[20:]) == len(whole)
     assert receiver.complete(newer)
     assert names(receiver) == [snapshot_name(newer)]
+
+
+def test_a_chunk_that_comes_twice_does_not_begin_a_completed_snapshot_anew() -> None:
+    receiver = a_store()
+    receiver.receive(RAW_META, 0, RAW)
+    assert receiver.complete(RAW_META)
+    for offset, data in ((0, RAW[:100]), (len(RAW) - 5, RAW[-5:]), (len(RAW), b"")):
+        assert receiver.receive(RAW_META, offset, data) == len(RAW)
+    assert receiver.complete(RAW_META)
+    assert names(receiver) == [snapshot_name(RAW_META)]
+    receiver.keep([RAW_META])  # its owner knows of it: who sends it now, knows of some damage
+    assert receiver.receive(RAW_META, 100, RAW[100:]) == 0
+    assert not receiver.complete(RAW_META)
+    assert receiver.receive(RAW_META, 0, RAW) == len(RAW)
+    assert receiver.complete(RAW_META)
 
 
 def test_a_snapshot_with_a_wrong_byte_is_thrown_away_and_can_be_sent_again() -> None:
@@ -611,6 +638,7 @@ def test_after_a_failure_to_complete_nothing_is_held(operation: str) -> None:
 def test_a_damaged_file_is_replaced_by_the_same_one_from_a_peer() -> None:
     receiver = a_store()
     meta = take(receiver, LARGE)
+    receiver.keep([meta])
     memory(receiver).flip(path_of(meta), 5_000)
     with pytest.raises(SnapshotDamaged):
         receiver.verify(meta)
