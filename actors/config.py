@@ -40,7 +40,7 @@ from actors.config_values import (
 )
 from actors.ports import PORTS_PER_NODE
 from actors.raft_keys import raft_settings
-from actors.settings import GROUPS_DECLARED_MAX, MEMBERS_MAX
+from actors.settings import GROUPS_DECLARED_MAX, MEMBERS_MAX, SnapshotSettings
 from raft.settings import RaftSettings
 from transport.addresses import TcpAddress
 
@@ -91,6 +91,7 @@ class NodeConfig:
     insecure: bool = False
     sync: bool = True  # False only for benchmarks: nothing is durable then
     raft: RaftSettings = field(default_factory=RaftSettings)
+    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
     log_level: str = "info"
     runtime_dir: Path | None = None  # None: where the user's runtime files belong
     notices: tuple[str, ...] = ()  # to be logged once at start
@@ -105,8 +106,9 @@ class NodeConfig:
         line += ["--groups-per-worker", str(self.groups_per_worker)]
         for name, machine in self.groups.items():
             line += ["--group", f"{name}={machine}"]
-        for item in fields(RaftSettings):
-            line += ["--raft", f"{item.name}={getattr(self.raft, item.name)}"]
+        for settings in (self.raft, self.snapshots):
+            for item in fields(settings):
+                line += ["--raft", f"{item.name}={getattr(settings, item.name)}"]
         if self.runtime_dir is not None:
             line += ["--runtime-dir", str(self.runtime_dir)]
         line += ["--insecure"] if self.insecure else []
@@ -165,7 +167,7 @@ def node_config(
     if not insecure:
         _refuse_open_addresses(binds)
     advertised = _advertised(given, binds, members.get(name))
-    raft, notices = _raft(line, environment, file)
+    raft, snapshots, notices = _raft(line, environment, file)
     return NodeConfig(
         id=name,
         data=data,
@@ -180,6 +182,7 @@ def node_config(
         insecure=insecure,
         sync=sync,
         raft=raft,
+        snapshots=snapshots,
         notices=tuple(notices),
         **_common(given),
     )
@@ -207,7 +210,7 @@ def dev_configs(
                 raise ConfigError(f"{place[key].where}: cannot be given together with --dev")
     addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
     members = {f"n{i + 1}": addresses[3 * i + 1] for i in range(count)}
-    raft, notices = _raft(line, environment, file)
+    raft, snapshots, notices = _raft(line, environment, file)
     groups = _groups(line, environment, file) or {"kv": "kv"}
     common = _common(_first_of(line, environment, file))
     return [
@@ -224,6 +227,7 @@ def dev_configs(
             groups=groups,
             sync=sync,
             raft=raft,
+            snapshots=snapshots,
             notices=tuple(notices) if i == 0 else (),
             **common,
         )
@@ -347,7 +351,7 @@ def _machine(item: Given) -> Given:
     return Given(item.value["machine"], f"{item.where}.machine")
 
 
-def _raft(*places: Source) -> tuple[RaftSettings, list[str]]:
+def _raft(*places: Source) -> tuple[RaftSettings, SnapshotSettings, list[str]]:
     table: dict[str, Given] = {}
     for place in reversed(places):
         if "raft" in place:

@@ -7,116 +7,95 @@ the same object.
 **One turn.**  The scheduler hands over everything that has arrived (client messages, peer
 messages, news from disk and machine); :meth:`GroupActor.end_turn` then proposes all gathered
 commands as one run, starts one ReadIndex round for all gathered reads, and takes the core's
-output once.  The effects keep the core's order: peer messages, save, apply, answers.
+output once.  The effects keep the core's order.
 
-**Bookkeeping of a write.**  ``_gathered`` (accepted this turn, not yet in the log) ->
-``_appended`` (by first index of their run) -> answered when their run is applied, when the
-leader steps down (NOT_LEADER, unknown) or when the deadline passes (TIMEOUT, unknown).  A
-message never spans two runs.
+**Bookkeeping of a write.**  ``_gathered`` (accepted, not yet in the log) -> ``_appended`` (by
+first index of their run) -> answered when their run is applied, when the leader steps down
+(NOT_LEADER, unknown) or when the deadline passes (TIMEOUT; unknown if it is in the log).  A message
+never spans two runs.  While leadership is being transferred, commands stay gathered: they are
+proposed if it fails, and handed back, to go to the new leader, if it succeeds.
 
 **Bookkeeping of a read.**  ``_reads_gathered`` -> ``_reads_pending`` (by ReadIndex token) ->
 query of the machine -> answered.  Reads that lose their leader were never accepted: they are
-handed back.
+handed back.  One that is good by the lease is asked for again, without it, if the lease is over
+when the machine's answer comes (pitfall 33).  Any replica serves STALE reads, and linearizable ones
+if it is allowed to ask the leader for an index.
 
 **Log time** advances on the leader by its own monotonic clock, from the highest that its log
 holds; it stands still without a leader, so expiry may be late, never early.
+
+Parts of it have files of their own: :mod:`actors.clients`, :mod:`actors.group_admin`,
+:mod:`actors.snapshots`.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
-
 from actors import machine as machines
-from actors.catalog import ADDRESSES, SYSTEM_GROUP
+from actors.catalog import SYSTEM_GROUP
+from actors.clients import Clients, Gathered, Pending
+from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
 from actors.group_messages import (
-    LATER_ADMINS,
+    ChunkFailed,
+    ChunkRead,
     DescribeGroup,
     Drain,
     GroupDescribed,
-    HandBacks,
     PeerMessages,
-    Replies,
     Requests,
     RoleChanged,
     SaveLog,
     SendPeers,
+    SnapshotFailed,
+    SnapshotWritten,
     actor_name,
     machine_name,
 )
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
-from actors.machines.registry import kind_error
-from actors.replies import ReplyEncoder
 from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
-from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, RETRY_AFTER_MS
+from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, SnapshotSettings
+from actors.snapshots import TIMER as SNAPSHOT_TIMER
+from actors.snapshots import GroupSnapshots
+from raft.configuration import Configuration
 from raft.core import Core
 from raft.messages import (
     COMMAND,
+    CONFIG,
+    ChunkStored,
+    ClockAnomaly,
     LinkClosed,
+    Output,
     Persisted,
     Propose,
     Read,
-    Replica,
     Run,
+    SnapshotLost,
+    SnapshotReceived,
     Tick,
 )
-from raft.store.runs import decode_run, encode_run
+from raft.roles import ROLE_NAMES
+from raft.store.runs import decode_run, encode_configuration_run, encode_run
 from transport import protocol
-from transport.addresses import AddressError, parse_tcp
-from transport.frames import BODY_ADMIN, UINT64_MAX
+from transport.frames import BODY_ADMIN, BODY_READ, peek
 from transport.protocol import AdminOperation, BadBatch, Reads, SessionOperation, Writes
-
-SWEEP_DEADLINES_MIN = 1_024  # deadlines of answered messages that may stay, besides half of all
-# Asked by node processes, never by clients.
-RIGHTS_NEEDED = {"registerNode": protocol.RIGHT_NODE}
 
 RUN_BYTES_MAX = 1 << 20  # of commands in one run; a larger message has a run of its own
 EARLY_READS_MAX = 4_096  # reads that wait for an index which is not in the log yet: then BUSY
 PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group: then BUSY
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
 
+MakeRun = Callable[..., Run]  # as the core calls it
 
-# --------------------------------------------------------------------------- bookkeeping
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """One client message that was accepted, until its answer leaves."""
-
-    token: int
-    deadline_ms: int
-    offset: int = 0  # of its first command in its run
-    count: int = 0  # of its commands
-    appended: bool = False
-    answered: bool = False
-    json: bool = False  # the answer of the machine is msgpack and has to become JSON
-    reads: list[Any] = field(default_factory=list)
-    min_index: int = 0
-    early: bool = False  # it waits for an index that is not in the log yet
-
-
-@dataclass(slots=True)
-class Gathered:
-    """Commands accepted in this turn: what will be one run."""
-
-    commands: list[tuple[int, int, int, bytes]] = field(default_factory=list)
-    requests: list[WriteRequest] = field(default_factory=list)
-    messages: list[Pending] = field(default_factory=list)
-    size_bytes: int = 0
-
-
-ROLE_NAMES = ("follower", "pre_candidate", "candidate", "leader")
+LINEARIZABLE, LEASE, STALE = protocol.LINEARIZABLE, protocol.LEASE, protocol.STALE
 
 
 class GroupActor(Actor):
     """One replica of one group.
 
-    ``core`` is built by the worker from what the disk holds; ``leader_address`` is this node's
+    ``core`` is built by the worker from what the disk holds; ``client_address`` is this node's
     client address, told to clients while this replica leads.
     """
 
@@ -126,17 +105,17 @@ class GroupActor(Actor):
         group: int,
         name: str,
         machine_kind: str,
-        members: list[Replica],
-        core_factory: Callable[[Callable[[int, int, int], Run]], Core],
+        core_factory: Callable[[MakeRun], Core],
         clock: Clock,
         wall_ms: Callable[[], int],
         client_address: str,
+        snapshots: SnapshotSettings | None = None,
     ) -> None:
         super().__init__(actor_name(group))
         self.group = group
         self.group_name = name
         self.machine_kind = machine_kind
-        self.members = members
+        self.is_system = name == SYSTEM_GROUP
         self._machine = machine_name(group)
         self._clock = clock
         self._wall_ms = wall_ms
@@ -147,24 +126,21 @@ class GroupActor(Actor):
         self._gathered_bytes = 0
         self._appended: dict[int, list[Pending]] = {}
         self._requests: dict[int, list[WriteRequest]] = {}  # parsed commands of our own runs
-        self._reads_gathered: list[Pending] = []
+        self._reads_gathered: dict[int, list[Pending]] = {}  # by consistency
         self._reads_pending: dict[int, list[Pending]] = {}
         self._read_token = 0
-        self._pending_count = 0
-        self._early_count = 0  # reads among them whose min_index is not in the log yet
-        self._deadlines: list[tuple[int, int, Pending]] = []
-        self._deadline_order = 0
         self._timer_ms: int | None = None
-        self._replies: list[Any] = []
-        self._hand_backs: list[Any] = []
         self._draining = False
         self._machine_error: str | None = None
         self._applied_index = 0
         self._summary: dict[str, Any] = {}
-        self._is_system = name == SYSTEM_GROUP
         self.counts = {"proposals": 0, "commands": 0, "reads": 0, "timeouts": 0, "busy": 0}
         self.core = core_factory(self._make_run)
-        self._encoder = ReplyEncoder(self.core.me.node, client_address)
+        self.clients = Clients(self.core, client_address)
+        self.snapshots = GroupSnapshots(
+            group, self.core, self.clients, snapshots or SnapshotSettings(), clock
+        )
+        self.admin = GroupAdmin(self)
         self._led = False
         self._table: dict[type, Callable[[Any], list[object] | None]] = {
             Requests: self._on_requests,
@@ -174,52 +150,76 @@ class GroupActor(Actor):
             machines.Answered: self._on_answered,
             machines.Described: self._on_described,
             machines.Quarantined: self._on_quarantined,
+            machines.Restored: self._on_restored,
+            machines.SnapshotView: self.snapshots.on_view,
+            SnapshotWritten: self.snapshots.on_written,
+            SnapshotFailed: self.snapshots.on_failed,
+            ChunkRead: self.snapshots.on_chunk_read,
+            ChunkFailed: self.snapshots.on_chunk_failed,
+            SnapshotLost: self.snapshots.on_lost,
+            ChunkStored: self.snapshots.on_stored,
+            SnapshotReceived: self.snapshots.on_stored,
             TimerFired: self._on_timer,
             LinkClosed: self._on_link_closed,
+            ClockAnomaly: self._on_clock_anomaly,
             DescribeGroup: self._on_describe,
             Drain: self._on_drain,
         }
 
     def on_start(self) -> Effects:
-        return self.end_turn()
+        return self.snapshots.on_start() + self.end_turn()
 
     def handle(self, message: object) -> Effects:
         return self._table[type(message)](message)
 
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
     @property
     def pending_count(self) -> int:
         """Client messages that were accepted and are not answered yet."""
-        return self._pending_count
+        return self.clients.pending_count
+
+    @property
+    def is_drained(self) -> bool:
+        """Nothing is under way, and leadership is not about to go to somebody else."""
+        return not self.clients.pending_count and not self.admin.hands_over
 
     # ------------------------------------------------------------------ requests
 
     def _on_requests(self, message: Requests) -> None:
         items = message.items
         now = self._clock.now_ms()
+        leads = self.core.is_leader
         for at in range(0, len(items), 4):
             token, remaining_ms, rights, batch = items[at : at + 4]
-            if not self.core.is_leader:
-                self._hand_back(token)
-                continue
-            if self._draining:
-                self._refuse(token, protocol.SHUTTING_DOWN, "the node is shutting down")
-                continue
-            self._accept(token, remaining_ms, rights, batch, now)
+            if not leads and (self._draining or peek(batch)[0] not in _BODIES_ELSEWHERE):
+                self.clients.hand_back(token)
+            elif self._draining:
+                text = "the node is shutting down"
+                self.clients.refuse(token, protocol.SHUTTING_DOWN, text)
+            else:
+                self._accept(token, remaining_ms, rights, batch, now)
 
     def _accept(self, token: int, remaining_ms: int, rights: int, batch: bytes, now: int) -> None:
         decoded = protocol.decode_batch(self.group_name, batch)
-        if self._pending_count >= PENDING_MESSAGES_MAX:
+        if self.clients.pending_count >= PENDING_MESSAGES_MAX:
             self.counts["busy"] += 1
-            self._refuse(token, protocol.BUSY, "too many messages wait in this group")
+            self.clients.refuse(token, protocol.BUSY, "too many messages wait in this group")
             return
         needed = RIGHTS_NEEDED.get(getattr(decoded, "command", ""), 0)
         if needed & ~rights:
-            self._refuse(token, protocol.FORBIDDEN, "this command is for nodes alone")
+            self.clients.refuse(token, protocol.FORBIDDEN, "this command is for nodes alone")
             return
-        _ACCEPT[type(decoded)](self, token, decoded, now, remaining_ms)
+        accept = _ACCEPT if self.core.is_leader else _ACCEPT_ELSEWHERE
+        handler = accept.get(type(decoded))
+        if handler is None:
+            self.clients.hand_back(token)
+            return
+        handler(self, token, decoded, now, remaining_ms)
 
     def _accept_bad(self, token: int, decoded: BadBatch, now: int, remaining_ms: int) -> None:
-        self._refuse(token, protocol.BAD_REQUEST, decoded.reason)
+        self.clients.refuse(token, protocol.BAD_REQUEST, decoded.reason)
 
     def _accept_writes(self, token: int, decoded: Writes, now: int, remaining_ms: int) -> None:
         writes = decoded.requests
@@ -231,7 +231,7 @@ class GroupActor(Actor):
         size_bytes += COMMAND_OVERHEAD_BYTES * len(commands)
         refusal = self._write_refusal(writes, size_bytes)
         if refusal is not None:
-            self._refuse(token, *refusal)
+            self.clients.refuse(token, *refusal)
             return
         deadline_ms = _deadline_ms(now, remaining_ms, writes[0].timeout_ms, decoded.timeout_ms)
         pending = Pending(token, deadline_ms)
@@ -261,6 +261,16 @@ class GroupActor(Actor):
             )
         return None
 
+    def gather_write(self, pending: Pending, request: protocol.WriteRequest) -> None:
+        """One write of our own making, for a message that is not admitted yet."""
+        raw = request.SerializeToString()
+        size_bytes = len(raw) + COMMAND_OVERHEAD_BYTES
+        refusal = self._append_refusal(size_bytes)
+        if refusal is not None:
+            self.clients.refuse(pending.token, *refusal)
+            return
+        self._gather(pending, [(0, 0, 0, WRITE_TAG + raw)], [request], size_bytes)
+
     def _gather(
         self,
         pending: Pending,
@@ -278,129 +288,51 @@ class GroupActor(Actor):
         gathered.messages.append(pending)
         gathered.size_bytes += size_bytes
         self._gathered_bytes += size_bytes
-        self._admit(pending)
-
-    def _admit(self, pending: Pending) -> None:
-        self._pending_count += 1
-        self._deadline_order += 1
-        if len(self._deadlines) > 2 * self._pending_count + SWEEP_DEADLINES_MIN:
-            # Answered messages behind one with an early deadline would stay until it passes.
-            self._deadlines = [each for each in self._deadlines if not each[2].answered]
-            heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (pending.deadline_ms, self._deadline_order, pending))
+        self.clients.admit(pending)
 
     def _accept_reads(self, token: int, decoded: Reads, now: int, remaining_ms: int) -> None:
         reads = decoded.requests
         deadline_ms = _deadline_ms(now, remaining_ms, reads[0].timeout_ms, decoded.timeout_ms)
-        if decoded.min_index > self.core.last_index:
-            if self._early_count >= EARLY_READS_MAX:
-                self.counts["busy"] += 1
-                self._refuse(token, protocol.BUSY, "too many reads wait for writes to come")
-                return
-            self._early_count += 1
-        pending = Pending(
-            token,
-            deadline_ms,
-            min_index=decoded.min_index,
-            early=decoded.min_index > self.core.last_index,
-        )
-        self._gather_reads(pending, [each.request for each in reads])
+        early = decoded.min_index > self.core.last_index
+        if early and self.clients.early_count >= EARLY_READS_MAX:
+            self.counts["busy"] += 1
+            self.clients.refuse(token, protocol.BUSY, "too many reads wait for writes to come")
+            return
+        pending = Pending(token, deadline_ms, min_index=decoded.min_index, early=early)
+        self.gather_reads(pending, [each.request for each in reads], decoded.consistency)
 
-    def _gather_reads(self, pending: Pending, requests: list[Any]) -> None:
+    def _accept_reads_elsewhere(
+        self, token: int, decoded: Reads, now: int, remaining_ms: int
+    ) -> None:
+        core = self.core
+        asks_leader = core.settings.follower_reads and core.leader is not None
+        if decoded.consistency == STALE or asks_leader:
+            self._accept_reads(token, decoded, now, remaining_ms)
+        else:
+            self.clients.hand_back(token)
+
+    def gather_reads(self, pending: Pending, requests: list[Any], consistency: int) -> None:
+        """Reads of a message that is not admitted yet."""
         pending.reads = requests
-        self._reads_gathered.append(pending)
+        self._reads_gathered.setdefault(consistency, []).append(pending)
         self.counts["reads"] += len(requests)
-        self._admit(pending)
+        self.clients.admit(pending)
 
     def _accept_session(
         self, token: int, decoded: SessionOperation, now: int, remaining_ms: int
     ) -> None:
-        self._refuse(token, protocol.BAD_REQUEST, "sessions are not available in this version")
+        text = "sessions are not available in this version"
+        self.clients.refuse(token, protocol.BAD_REQUEST, text)
 
     def _accept_admin(
         self, token: int, decoded: AdminOperation, now: int, remaining_ms: int
     ) -> None:
-        handler = _ADMIN.get(decoded.command) if self._is_system else None
-        if handler is None:
-            text = f"unknown command {decoded.command[:64]!r} for group {self.group_name}"
-            if decoded.command in LATER_ADMINS:
-                text = f"{decoded.command} is not in this version"
-            self._refuse(token, protocol.BAD_REQUEST, text)
-            return
         assumed_ms = decoded.timeout_ms
         if remaining_ms > assumed_ms:
             # No time-out was given: the router assumes the longer default, not knowing the command.
             assumed_ms = protocol.default_timeout_ms(BODY_ADMIN)
         deadline_ms = _deadline_ms(now, remaining_ms, assumed_ms, decoded.timeout_ms)
-        handler(self, Pending(token, deadline_ms), decoded)
-
-    def _admin_read(self, pending: Pending, admin: AdminOperation) -> None:
-        self._gather_reads(pending, [protocol.ReadRequest(data=admin.command.encode())])
-
-    def _admin_create_group(self, pending: Pending, admin: AdminOperation) -> None:
-        machine = admin.options.get("machine", "")
-        error = kind_error(machine)
-        if error is not None:
-            self._refuse(pending.token, protocol.BAD_REQUEST, error)
-            return
-        values = {"machine": machine}
-        self._admin_write(pending, "CREATE_GROUP", admin.value, values)
-
-    def _admin_register_node(self, pending: Pending, admin: AdminOperation) -> None:
-        values: dict[str, Any] = {key: admin.options.get(key, "") for key in ADDRESSES}
-        try:
-            for address in values.values():
-                parse_tcp(address)
-        except AddressError as error:
-            self._refuse(pending.token, protocol.BAD_REQUEST, str(error))
-            return
-        values["incarnation"] = _decimal(admin.options.get("incarnation", ""))
-        self._admin_write(pending, "REGISTER_NODE", admin.value, values)
-
-    def _admin_write(
-        self, pending: Pending, operation: str, key: str, values: Mapping[str, Any]
-    ) -> None:
-        request = protocol.WriteRequest(operation=operation, key=key, data=msgpack.packb(values))
-        raw = request.SerializeToString()
-        size_bytes = len(raw) + COMMAND_OVERHEAD_BYTES
-        refusal = self._append_refusal(size_bytes)
-        if refusal is not None:
-            self._refuse(pending.token, *refusal)
-            return
-        pending.json = True
-        self._gather(pending, [(0, 0, 0, WRITE_TAG + raw)], [request], size_bytes)
-
-    # ------------------------------------------------------------------ answers
-
-    def _refuse(self, token: int, code: int, text: str) -> None:
-        retry_after_ms = RETRY_AFTER_MS if code == protocol.BUSY else 0
-        payload = self._encoder.whole(
-            self._leader_node(), code, text, retry_after_ms=retry_after_ms
-        )
-        self._replies += (token, payload)
-
-    def _hand_back(self, token: int, reason: str = "") -> None:
-        self._hand_backs += (token, self._leader_node(), self.core.term, reason)
-
-    def _finish(self, pending: Pending, payload: bytes) -> None:
-        assert not pending.answered
-        pending.answered = True
-        self._pending_count -= 1
-        self._early_count -= pending.early
-        self._replies += (pending.token, payload)
-
-    def _unaccept(self, pending: Pending) -> None:
-        """Hand back a message of which nothing was appended."""
-        assert not pending.answered
-        assert not pending.appended
-        pending.answered = True
-        self._pending_count -= 1
-        self._early_count -= pending.early
-        self._hand_back(pending.token)
-
-    def _leader_node(self) -> str | None:
-        leader = self.core.leader
-        return None if leader is None else leader.node
+        self.admin.accept(Pending(token, deadline_ms), decoded)
 
     # ------------------------------------------------------------------ peers, disk, time
 
@@ -412,32 +344,23 @@ class GroupActor(Actor):
 
     def _on_persisted(self, message: Persisted) -> None:
         self.core.step(message, self._clock.now_ms())
+        self.snapshots.on_persisted(message.number)
 
     def _on_link_closed(self, message: LinkClosed) -> None:
         self.core.step(message, self._clock.now_ms())
 
-    def _on_timer(self, message: TimerFired) -> None:
+    def _on_clock_anomaly(self, message: ClockAnomaly) -> None:
+        self.core.step(message, self._clock.now_ms())
+
+    def _on_timer(self, message: TimerFired) -> list[object] | None:
+        if message.key == SNAPSHOT_TIMER:
+            return self.snapshots.on_timer()
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:
             self.core.step(Tick(), now)
-        self._expire(now)
-
-    def _expire(self, now: int) -> None:
-        heap = self._deadlines
-        while heap and (heap[0][0] <= now or heap[0][2].answered):
-            pending = heapq.heappop(heap)[2]
-            if pending.answered:
-                continue
-            self.counts["timeouts"] += 1
-            payload = self._encoder.whole(
-                self._leader_node(),
-                protocol.TIMEOUT,
-                "the deadline passed",
-                # What is gathered will be in the log at the end of this turn.
-                maybe_applied=pending.count > 0,
-            )
-            self._finish(pending, payload)
+        self.counts["timeouts"] += self.clients.expire(now)
+        return None
 
     def _on_drain(self, message: Drain) -> None:
         self._draining = True
@@ -450,101 +373,103 @@ class GroupActor(Actor):
         self._requests.pop(message.first, None)
         for pending in self._appended.pop(message.first, ()):
             if not pending.answered:
-                self._finish(
-                    pending,
-                    self._encoder.writes(
-                        message.first + pending.offset,
-                        message.responses[pending.offset : pending.offset + pending.count],
-                        pending.json,
-                    ),
-                )
+                self.clients.finish_writes(pending, message.first, message.responses)
 
     def _on_answered(self, message: machines.Answered) -> None:
         pending: Pending = message.key
         if pending.answered:
             return
-        self._finish(pending, self._encoder.reads(self._leader_node(), message))
+        if pending.by_lease and self._clock.now_ms() >= self.core.lease_until_ms:
+            # It was over before the answer could leave, and somebody else may lead.
+            pending.by_lease = False
+            self._reads_gathered.setdefault(LINEARIZABLE, []).append(pending)
+            return
+        self.clients.finish_reads(pending, message)
 
     def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
         self._refuse_gathered()
-        payload = self._encoder.whole(
-            self._leader_node(),
-            protocol.INTERNAL,
-            f"the machine is quarantined: {message.error}",
-            maybe_applied=True,
-        )
-        for messages in self._appended.values():
-            for pending in messages:
-                if not pending.answered:
-                    self._finish(pending, payload)
-        self._appended.clear()
+        appended, self._appended = self._appended, {}
         self._requests.clear()
-        return self._on_changed(self._clock.now_ms())
+        text = f"the machine is quarantined: {message.error}"
+        for messages in appended.values():
+            self.clients.finish_all(messages, protocol.INTERNAL, text, maybe_applied=True)
+        return self._on_changed()
 
     def _refuse_gathered(self) -> None:
         """Commands that are not in the log yet: nobody would ever apply and answer them."""
         gathered, self._gathered = self._gathered, []
         self._gathered_bytes = 0
-        payload = self._encoder.whole(
-            self._leader_node(),
-            protocol.READ_ONLY,
-            f"the machine is quarantined: {self._machine_error}",
-        )
+        text = f"the machine is quarantined: {self._machine_error}"
         for each in gathered:
-            for pending in each.messages:
-                if not pending.answered:
-                    self._finish(pending, payload)
+            self.clients.finish_all(each.messages, protocol.READ_ONLY, text, maybe_applied=False)
+
+    def _on_restored(self, message: machines.Restored) -> list[object]:
+        """The machine is the snapshot's; whatever was wrong with it is gone with its state."""
+        self._machine_error = None
+        self._applied_index = max(self._applied_index, message.meta.index)
+        return self._on_changed()
 
     # ------------------------------------------------------------------ the turn's end
 
     def end_turn(self) -> list[object]:
         core = self.core
         now = self._clock.now_ms()
-        if self._gathered:
+        if self._gathered and not core.is_transferring:
             self._propose(now)
         if self._reads_gathered:
             self._start_reads(now)
+        if self._draining or self._machine_error is not None:
+            self._maybe_offer_leadership()
         effects: list[object] = []
         # Taking output can make more: a lost leadership fails reads, which become hand-backs.
         while (output := core.take_output()) is not None:
-            if output.messages:
-                effects.append(SendPeers(output.messages))
-            if output.save is not None:
-                effects.append(SaveLog(self.group, output.save))
-            if output.apply and self._machine_error is None:
-                requests = self._requests
-                runs = [(run, requests.get(run.first)) for run in output.apply]
-                effects.append(Tell(self._machine, machines.Apply(runs), control=True))
-            for token, index in output.reads:
-                effects += self._query(token, index)
-            for token in output.reads_failed:
-                for pending in self._reads_pending.pop(token, ()):
-                    if not pending.answered:
-                        self._unaccept(pending)
-            if output.changed:
-                effects += self._on_changed(now)
-        if self._is_system and self._summary.get("current") != self._is_current():
-            effects += self._on_changed(now)
-        if self._replies:
-            effects.append(Replies(self._replies))
-            self._replies = []
-        if self._hand_backs:
-            effects.append(HandBacks(self._hand_backs))
-            self._hand_backs = []
+            self._carry_out(output, effects)
+        if self.snapshots.is_dirty:
+            effects += self.snapshots.end_turn()
+        if self.is_system and self._summary.get("current") != self._is_current():
+            effects += self._on_changed()
+        self.clients.take_out(effects)
         self._arm(effects)
         return effects
 
+    def _carry_out(self, output: Output, effects: list[object]) -> None:
+        """In the order of the fields."""
+        if output.messages:
+            effects.append(SendPeers(output.messages))
+        if output.save is not None:
+            effects.append(SaveLog(self.group, output.save))
+            self.snapshots.note_save(output.save)
+        if output.restore is not None:
+            effects += self.snapshots.restore(output.restore)
+        if output.apply:
+            requests = self._requests
+            runs = [(run, requests.get(run.first)) for run in output.apply]
+            effects.append(Tell(self._machine, machines.Apply(runs), control=True))
+            effects += self.snapshots.note_handed(output.apply)
+        if output.send_chunks:
+            effects += self.snapshots.send(output.send_chunks)
+        if output.received:
+            effects += self.snapshots.receive(output.received)
+        for token, index in output.reads:
+            effects += self._query(token, index)
+        for token in output.reads_failed:
+            for pending in self._reads_pending.pop(token, ()):
+                if not pending.answered:
+                    self.clients.unaccept(pending)
+        for decision in output.decisions:
+            self.admin.on_decision(decision)
+        if output.changed:
+            effects += self._on_changed()
+
     def _arm(self, effects: list[object]) -> None:
-        due = self.core.next_deadline()
-        heap = self._deadlines
-        while heap and heap[0][2].answered:
-            heapq.heappop(heap)
-        if heap and heap[0][0] < due:
-            due = heap[0][0]
-        if due != self._timer_ms:
-            self._timer_ms = due
-            effects.append(StartTimer("tick", due))
+        due_ms = self.core.next_deadline()
+        clients_due_ms = self.clients.next_deadline()
+        if clients_due_ms is not None and clients_due_ms < due_ms:
+            due_ms = clients_due_ms
+        if due_ms != self._timer_ms:
+            self._timer_ms = due_ms
+            effects.append(StartTimer("tick", due_ms))
 
     def _propose(self, now: int) -> None:
         gathered, self._gathered = self._gathered, []
@@ -554,8 +479,14 @@ class GroupActor(Actor):
             for each in gathered:
                 for pending in each.messages:
                     if not pending.answered:
-                        self._unaccept(pending)
+                        self.clients.unaccept(pending)
             return
+        if self.clients.withdrawn:
+            self.clients.withdrawn = False
+            left = [each.without_answered() for each in gathered]
+            gathered = [each for each in left if each.messages]
+            if not gathered:
+                return
         time_ms, wall_ms = self._time_ms(now), self._wall_ms()
         first = core.next_index
         runs = []
@@ -574,10 +505,21 @@ class GroupActor(Actor):
         core.step(Propose(runs), now)
 
     def _start_reads(self, now: int) -> None:
-        reads, self._reads_gathered = self._reads_gathered, []
-        self._read_token += 1
-        self._reads_pending[self._read_token] = reads
-        self.core.step(Read(self._read_token), now)
+        """One token for all reads of the same consistency."""
+        gathered, self._reads_gathered = self._reads_gathered, {}
+        by_lease = gathered.pop(LEASE, None)
+        if by_lease is not None:
+            core = self.core
+            if core.is_leader and now < core.lease_until_ms:
+                for pending in by_lease:
+                    pending.by_lease = True
+                gathered[LEASE] = by_lease
+            else:
+                gathered.setdefault(LINEARIZABLE, []).extend(by_lease)
+        for mode, reads in gathered.items():
+            self._read_token += 1
+            self._reads_pending[self._read_token] = reads
+            self.core.step(Read(self._read_token, mode), now)
 
     def _query(self, token: int, index: int) -> list[object]:
         return [
@@ -594,7 +536,13 @@ class GroupActor(Actor):
             if not pending.answered
         ]
 
-    def _on_changed(self, now: int) -> list[object]:
+    def _maybe_offer_leadership(self) -> None:
+        """To somebody who can serve: this node stops, or its machine is quarantined."""
+        if not self.core.is_leader or (self._draining and self._appended):
+            return  # writes that are in the log are answered first
+        self.admin.offer_leadership(stopping=self._draining)
+
+    def _on_changed(self) -> list[object]:
         """Role, term, leader or readiness is another: settle what hung on it, and report."""
         effects: list[object] = []
         leads = self.core.is_leader
@@ -612,18 +560,11 @@ class GroupActor(Actor):
         return effects
 
     def _step_down(self) -> None:
-        payload = self._encoder.whole(
-            self._leader_node(),
-            protocol.NOT_LEADER,
-            "the leader stepped down while the write was under way",
-            maybe_applied=True,
-        )
         appended, self._appended = self._appended, {}
         self._requests.clear()
+        text = "the leader stepped down while the write was under way"
         for messages in appended.values():
-            for pending in messages:
-                if not pending.answered:
-                    self._finish(pending, payload)
+            self.clients.finish_all(messages, protocol.NOT_LEADER, text, maybe_applied=True)
 
     # ------------------------------------------------------------------ log time, runs of the core
 
@@ -631,29 +572,40 @@ class GroupActor(Actor):
         """Log time of this moment; only while this replica leads, or is about to."""
         if self._time_term != self.core.term:
             self._time_term = self.core.term
-            last = self.core.last_run()
+            last, snapshot = self.core.last_run(), self.core.snapshot
+            if snapshot is not None:
+                self._log_time_ms = max(self._log_time_ms, snapshot.time_ms)
             if last is not None:
                 self._log_time_ms = max(self._log_time_ms, decode_run(last.body).time_ms)
             self._time_base_ms = self._log_time_ms - now
         return self._time_base_ms + now
 
-    def _make_run(self, kind: int, term: int, first: int) -> Run:
+    def _make_run(
+        self, kind: int, term: int, first: int, configuration: Configuration | None = None
+    ) -> Run:
         now = self._clock.now_ms()
-        return encode_run(
-            kind, term, first, time_ms=self._time_ms(now), wall_ms=self._wall_ms(), commands=[]
-        )
+        time_ms, wall_ms = self._time_ms(now), self._wall_ms()
+        if configuration is not None:
+            assert kind == CONFIG
+            return encode_configuration_run(term, first, configuration, time_ms, wall_ms)
+        return encode_run(kind, term, first, time_ms=time_ms, wall_ms=wall_ms, commands=[])
 
     # ------------------------------------------------------------------ status
+
+    @property
+    def _state(self) -> str:
+        if self._machine_error is not None:
+            return "quarantined"
+        return "starting" if self.snapshots.is_restoring(self._applied_index) else "running"
 
     def summary(self) -> dict[str, Any]:
         """What the router must know at once: who leads, and whether this replica may answer."""
         core = self.core
-        state = "quarantined" if self._machine_error is not None else "running"
         return {
             "role": ROLE_NAMES[core.role],
             "term": core.term,
-            "leader": self._leader_node(),
-            "state": state,
+            "leader": self.clients.leader_node,
+            "state": self._state,
             "current": self._is_current(),
             "error": self._machine_error,
         }
@@ -680,24 +632,30 @@ class GroupActor(Actor):
             peer.replica.node: {
                 "match": peer.match,
                 "lag": core.last_index - peer.match,
-                "active_ms_ago": None if peer.active_ms is None else now - peer.active_ms,
+                "active_ms_ago": now - peer.active_ms,
+                "state": peer.state_name,
             }
             for peer in core.progress()
         }
         digest = message.digest
+        configuration = core.configuration
         description = {
             **self.summary(),
             "id": self.group,
             "group": self.group_name,
             "machine": self.machine_kind,
-            "members": [[each.node, each.incarnation] for each in self.members],
+            "members": [
+                [each.node, each.incarnation, configuration.votes(each)]
+                for each in configuration.members
+            ],
             "commit_index": core.commit_index,
             "applied_index": message.applied_index,
             "first_index": core.first_index,
             "last_index": core.last_index,
-            "peers": peers if core.is_leader else {},
+            "snapshot_index": self.snapshots.index,
+            "peers": peers,
             "digest": None if digest is None else digest.hex(),
-            "counts": dict(self.counts),
+            "counts": {**self.counts, "snapshots": dict(self.snapshots.counts)},
         }
         return [GroupDescribed(message.key, self.group, description)]
 
@@ -712,12 +670,6 @@ def _deadline_ms(now: int, remaining_ms: int, assumed_ms: int, longest_ms: int) 
     return now + longest_ms - age_ms
 
 
-def _decimal(text: str) -> int:
-    """A non-negative number of at most 64 bits, or -1."""
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
-    return number if number <= UINT64_MAX else -1
-
-
 _ACCEPT: dict[type, Callable[[GroupActor, int, Any, int, int], None]] = {
     BadBatch: GroupActor._accept_bad,
     Writes: GroupActor._accept_writes,
@@ -725,9 +677,11 @@ _ACCEPT: dict[type, Callable[[GroupActor, int, Any, int, int], None]] = {
     SessionOperation: GroupActor._accept_session,
     AdminOperation: GroupActor._accept_admin,
 }
-_ADMIN: dict[str, Callable[[GroupActor, Pending, AdminOperation], None]] = {
-    "nodes": GroupActor._admin_read,
-    "groups": GroupActor._admin_read,
-    "createGroup": GroupActor._admin_create_group,
-    "registerNode": GroupActor._admin_register_node,
+# On a replica that does not lead; what is missing here is handed back.
+_ACCEPT_ELSEWHERE: dict[type, Callable[[GroupActor, int, Any, int, int], None]] = {
+    BadBatch: GroupActor._accept_bad,
+    Reads: GroupActor._accept_reads_elsewhere,
+    AdminOperation: GroupActor._accept_admin,
 }
+# Only these are looked into there: handing back must stay cheap.
+_BODIES_ELSEWHERE = frozenset((BODY_READ, BODY_ADMIN))

@@ -9,21 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raft.messages import PeerMessage, Save
+from actors.machines import View
+from raft.configuration import Configuration
+from raft.messages import PeerMessage, Replica, Save, SnapshotMeta
 
 # Admin commands to come; until then they are refused by name.
-LATER_ADMINS = frozenset(
-    (
-        "deleteGroup",
-        "transferLeader",
-        "changePeers",
-        "removePeer",
-        "removePeers",
-        "resetPeers",
-        "addLearner",
-        "doSnapshot",
-    )
-)
+LATER_ADMINS = frozenset(("deleteGroup", "changePeers", "removePeer", "removePeers", "addLearner"))
 
 
 # --------------------------------------------------------------------------- messages
@@ -51,6 +42,39 @@ class DescribeGroup:
     """Say everything that ``metadata`` shows; ``key`` comes back with it."""
 
     key: Any
+
+
+@dataclass(slots=True)
+class SnapshotWritten:
+    """Durable: file, name and directory.  ``elapsed_ms``: how long it took to write."""
+
+    meta: SnapshotMeta
+    elapsed_ms: int
+
+
+@dataclass(slots=True)
+class SnapshotFailed:
+    """It could not be written; nothing is left of it."""
+
+    error: str
+
+
+@dataclass(slots=True)
+class ChunkRead:
+    """To be sent, if the leadership of ``term`` still stands."""
+
+    to: Replica
+    term: int
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class ChunkFailed:
+    """A received chunk could not be stored: the leader sends it again, in its own time."""
+
+    snapshot: SnapshotMeta
 
 
 # --------------------------------------------------------------------------- effects
@@ -92,6 +116,53 @@ class GroupDescribed:
     key: Any
     group: int
     description: dict[str, Any]
+
+
+# Effects that block.  The process carries them out beside its loop (actors/snapshot_files.py); what
+# comes of one is told to the group actor by control.
+
+
+@dataclass(slots=True)
+class WriteSnapshot:
+    """-> SnapshotWritten | SnapshotFailed"""
+
+    group: int
+    index: int
+    term: int
+    configuration: Configuration
+    time_ms: int
+    machine_version: int
+    view: View
+
+
+@dataclass(slots=True)
+class ReadChunk:
+    """-> ChunkRead | raft.messages.SnapshotLost"""
+
+    group: int
+    to: Replica
+    term: int
+    snapshot: SnapshotMeta
+    offset: int
+    bytes_max: int
+
+
+@dataclass(slots=True)
+class StoreChunk:
+    """-> raft.messages.ChunkStored | SnapshotReceived, when it was the last one | ChunkFailed"""
+
+    group: int
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class KeepSnapshots:
+    """Remove the files of all others.  Nothing comes of it."""
+
+    group: int
+    snapshots: list[SnapshotMeta]
 
 
 # --------------------------------------------------------------------------- addresses

@@ -253,6 +253,7 @@ class Node:
             router_socket=self._socket_path,
             client_address=config.advertise_client,
             raft=config.raft,
+            snapshots=config.snapshots,
             sync=config.sync,
             log_level=config.log_level,
             machines=frozenset(config.groups.values()),

@@ -79,6 +79,11 @@ class ReplyEncoder:
             [self._reply(leader, each, answered.index) for each in answered.responses]
         )
 
+    def data(self, leader: str | None, data: bytes) -> bytes:
+        """OK with data, to a message of one request that stands in no log."""
+        address = self._address_of(leader)
+        return protocol.encode_batch([protocol.ok_reply_with_data(0, leader or "", data, address)])
+
     def _address_of(self, leader: str | None) -> str:
         return self._address if leader == self._node else ""
 

@@ -20,6 +20,7 @@ program.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from actors.runtime.mailbox import CONTROL_MESSAGES_MAX
@@ -65,6 +66,34 @@ GROUPS_DECLARED_MAX: Final = 10_000
 # Refuse: wrong usage.
 MEMBERS_MAX: Final = 64
 NODE_ID_BYTES_MAX: Final = 64
+
+
+@dataclass(slots=True, frozen=True)
+class SnapshotSettings:
+    """When each replica of a group takes a snapshot, and what of the log stays behind it.
+
+    Operators may set them, as keys of the ``[raft]`` table.
+    """
+
+    # Slow down: the log behind the last snapshot that makes the next one due, by either.
+    snapshot_entries: int = 100_000
+    snapshot_bytes: int = 64 * MIB
+    # Kept for replicas that lag a little, and would need the whole snapshot otherwise; both bound.
+    snapshot_trailing_entries: int = 10_000
+    snapshot_trailing_bytes: int = 16 * MIB
+    snapshot_interval_ms: int = 0  # after which one is taken if there is anything new; 0: never
+
+    def __post_init__(self) -> None:
+        if self.snapshot_entries < 1 or self.snapshot_bytes < 1:
+            raise ValueError("snapshot_entries and snapshot_bytes must be at least 1")
+        for name in (
+            "snapshot_trailing_entries",
+            "snapshot_trailing_bytes",
+            "snapshot_interval_ms",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+
 
 # --------------------------------------------------------------------------- between processes
 

@@ -190,13 +190,14 @@ class Status:
             "role": summary.get("role"),
             "state": self._state_of(route),
             "members": [
-                {"id": node, "address": addresses.get(node) or None, "voter": True}
-                for node in route.members
+                {"id": node, "address": addresses.get(node) or None, "voter": voter}
+                for node, voter in self._members(route, known)
             ],
             "commit_index": known.get("commit_index"),
             "applied_index": known.get("applied_index"),
             "first_index": known.get("first_index"),
             "last_index": known.get("last_index"),
+            "snapshot_index": known.get("snapshot_index"),
             "peers": known.get("peers", {}),
             "worker": self._worker_of(route),
             "error": summary.get("error"),
@@ -204,6 +205,16 @@ class Status:
             "digest": known.get("digest"),
             "counts": known.get("counts"),
         }
+
+    def _members(self, route: Route, known: dict[str, Any]) -> list[tuple[str, bool]]:
+        """As the replica has them in its log; without its word, those that it began with."""
+        if "members" not in known:
+            return [(node, True) for node in route.members]
+        voters: dict[str, bool] = {}
+        for node, _, voter in known["members"]:
+            # Twice, while a replica of another disk takes its place.
+            voters[node] = voters.get(node, False) or voter
+        return list(voters.items())
 
     def _state_of(self, route: Route) -> str:
         if route.summary.get("role") == "none":

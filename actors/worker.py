@@ -34,17 +34,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgpack
 import uvloop
 
-from actors import wire
+from actors import snapshot_files, wire
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
+from actors.clock_watch import ClockWatch, boot_ms
 from actors.disk import DiskThread
-from actors.group import GroupActor
+from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
     DescribeGroup,
     Drain,
@@ -56,10 +57,11 @@ from actors.group_messages import (
     RoleChanged,
     SaveLog,
     SendPeers,
+    WriteSnapshot,
     actor_name,
     machine_name,
 )
-from actors.machine import Emitted, MachineActor
+from actors.machine import Emitted, MachineActor, RunRestore
 from actors.machines import Machine
 from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
 from actors.process import (
@@ -76,19 +78,31 @@ from actors.settings import (
     GROUP_MAILBOX_MESSAGES_MAX,
     LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
+    SnapshotSettings,
 )
+from actors.snapshot_files import SnapshotThreads
 from raft.configuration import Configuration
 from raft.core import Core
 from raft.log import Log
-from raft.messages import Append, HardState, LinkClosed, Persisted, Replica, Run
+from raft.messages import (
+    Append,
+    ClockAnomaly,
+    HardState,
+    LinkClosed,
+    Persisted,
+    Replica,
+    SnapshotChunk,
+)
 from raft.settings import RaftSettings
 from raft.store.errors import LockHeld, StoreError, WalPoisoned
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
-from raft.store.runs import check_run
+from raft.store.runs import check_run, read_configuration
+from raft.store.snapshots import SnapshotStore
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from transport import links, peer_codec, protocol
-from transport.frames import GATHER_BYTES_MAX, FrameError, pack_link, unpack_link
+from transport.frames import GATHER_BYTES_MAX, LANE_BULK, FrameError, pack_link, unpack_link
+from transport.peer_codec import LANES
 
 log = logging.getLogger("polyraft.worker")
 
@@ -113,6 +127,7 @@ class WorkerArguments:
     raft: RaftSettings
     sync: bool
     log_level: str
+    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
     machines: frozenset[str] = frozenset()  # kinds that this node's own configuration names
 
 
@@ -135,7 +150,9 @@ class Worker:
         self._turn_asked = False
         self._groups: dict[int, GroupActor] = {}
         self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
-        self._peers: dict[str, Replica] = {}
+        self._stores: dict[int, SnapshotStore] = {}
+        self._threads = SnapshotThreads(self._post)
+        self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
         # What this turn made, until its end.
         self._control_out: list[Any] = []
         self._bulk_out: list[Any] = []
@@ -167,6 +184,9 @@ class Worker:
         self._scheduler.carry(RoleChanged, self._carry_role)
         self._scheduler.carry(GroupDescribed, self._carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
+        for effect in snapshot_files.EFFECTS:
+            self._scheduler.carry(effect, self._carry_snapshot)
+        self._scheduler.carry(RunRestore, self._carry_restore)
         self._scheduler.on_turn_end(self._flush)
         self._frames: dict[int, Callable[[list[Any]], None]] = {
             wire.WELCOME: self._on_welcome,
@@ -253,6 +273,9 @@ class Worker:
             self._wal.add_group(group, placed.generation, _bootstrap(placed))
             self._unborn.add(group)
             recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        self._stores[group] = store = SnapshotStore(
+            self._files, os.path.join(self._arguments.data, "groups", str(group), "snapshots")
+        )
         actor = self._make_group(group, placed, recovered)
         self._groups[group] = actor
         machine_actor = MachineActor(
@@ -262,6 +285,7 @@ class Worker:
             actor_name(group),
             self._clock,
             self._may_answer,
+            store.read,
         )
         self._scheduler.spawn(
             machine_actor,
@@ -298,19 +322,23 @@ class Worker:
         return make_machine(kind)
 
     def _make_group(self, group: int, placed: PlacedGroup, recovered: RecoveredGroup) -> GroupActor:
-        members = list(placed.members)
-        for member in members:
-            self._peers[member.node] = member
+        arguments = self._arguments
 
-        def core(make_run: Callable[[int, int, int], Run]) -> Core:
+        def core(make_run: MakeRun) -> Core:
             return Core(
                 me=self._me,
-                configuration=Configuration(frozenset(members)),
+                configuration=Configuration(frozenset(placed.members)),
                 hard_state=recovered.hard_state,
-                log=Log(recovered.runs),
-                settings=self._arguments.raft,
+                log=Log(
+                    recovered.runs,
+                    base_index=recovered.base_index,
+                    base_term=recovered.base_term,
+                ),
+                snapshot=recovered.snapshot,
+                settings=arguments.raft,
                 random=random.SystemRandom(),
                 make_run=make_run,
+                read_configuration=read_configuration,
                 now=self._clock.now_ms(),
             )
 
@@ -318,11 +346,11 @@ class Worker:
             group=group,
             name=placed.name,
             machine_kind=placed.machine,
-            members=members,
             core_factory=core,
             clock=self._clock,
             wall_ms=_wall_ms,
-            client_address=self._arguments.client_address,
+            client_address=arguments.client_address,
+            snapshots=arguments.snapshots,
         )
 
     def _on_crash(self, report: CrashReport) -> None:
@@ -345,9 +373,26 @@ class Worker:
 
     def _turn(self) -> None:
         self._turn_asked = False
+        self._run_turn(by_timer=False)
+
+    def _run_turn(self, *, by_timer: bool) -> None:
+        if self._arguments.raft.lease_reads:
+            self._watch_clocks()
+        if by_timer:
+            self._timer_ms = None
         if self._scheduler.run_turn():
             self._ask_for_turn()
         self._arm()
+
+    def _watch_clocks(self) -> None:
+        """Before anything is served that rests on elapsed time (pitfalls 33 and 35)."""
+        now_ms = self._clock.now_ms()
+        late_ms = 0 if self._timer_ms is None else now_ms - self._timer_ms
+        anomaly = self._clock_watch.look(now_ms, boot_ms(), late_ms)
+        if anomaly is not None:
+            log.warning("slot %d: %s", self._arguments.slot, anomaly)
+            for group in self._groups:
+                self._scheduler.tell(actor_name(group), ClockAnomaly(), control=True)
 
     def _arm(self) -> None:
         """One loop timer for all timers of all actors; moved only to an earlier moment."""
@@ -364,8 +409,7 @@ class Worker:
         self._timer = self._loop.call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer_ms = None
-        self._turn()
+        self._run_turn(by_timer=True)
 
     def _flush(self) -> None:
         """The end of a turn: control first, then what must not wait for our disk, then the disk."""
@@ -435,7 +479,7 @@ class Worker:
         for message in effect.messages:
             node = message.to.node
             data = peer_codec.encode(message)
-            if type(message) is Append:
+            if LANES[type(message)] == LANE_BULK:
                 self._bulk_out += (node, group, data)
                 self._bulk_out_bytes += len(data)
                 if self._bulk_out_bytes > GATHER_BYTES_MAX:
@@ -502,6 +546,32 @@ class Worker:
             table[f"{kind}s"].append(values)
         self._link.send(self._pack(wire.CATALOG, table), control=True)
 
+    # ------------------------------------------------------------------ snapshots
+
+    def _carry_snapshot(self, effect: Any, address: object) -> None:
+        store, name = self._stores[effect.group], actor_name(effect.group)
+
+        def work() -> object:
+            return snapshot_files.carry_out(store, effect)
+
+        def on_done(result: object) -> None:
+            if result is not None:
+                self._scheduler.tell(name, result, control=True)
+
+        self._threads.submit(work, on_done, long=type(effect) is WriteSnapshot)
+
+    def _carry_restore(self, effect: RunRestore, address: object) -> None:
+        def work() -> object:
+            return snapshot_files.run_restore(effect)
+
+        def on_done(result: object) -> None:
+            self._scheduler.tell(machine_name(effect.group), result, control=True)
+            if effect.group == SYSTEM_GROUP_ID and self._router_epoch:
+                # What it has brought, no entry has told of.
+                self._send_catalog()
+
+        self._threads.submit(work, on_done, long=True)
+
     # ------------------------------------------------------------------ the link
 
     def _on_connected(self, link: links.LinkProtocol) -> None:
@@ -539,9 +609,12 @@ class Worker:
     def _on_welcome(self, frame: list[Any]) -> None:
         self._router_epoch = frame[1]
         self._ask_for_turn()
-        self._on_catalog_wanted(frame)
+        self._send_catalog()
 
     def _on_catalog_wanted(self, frame: list[Any]) -> None:
+        self._send_catalog()
+
+    def _send_catalog(self) -> None:
         catalog = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
         if isinstance(catalog, MachineActor) and self._link is not None:
             assert isinstance(catalog.machine, CatalogMachine)
@@ -594,6 +667,8 @@ class Worker:
                         log.error("an append of %s has a run with a wrong checksum", node)
                         continue
                     bulk.setdefault(group, []).append(message)
+                elif type(message) is SnapshotChunk:
+                    bulk.setdefault(group, []).append(message)
                 else:
                     control.setdefault(group, []).append(message)
         for group, messages in control.items():
@@ -632,7 +707,8 @@ class Worker:
             self._link.send(self._pack(wire.DESCRIBED, query, rows), control=True)
 
     def _on_drain(self, frame: list[Any]) -> None:
-        """Accept nothing more; say so when what was accepted is answered, or the time is up."""
+        """Accept nothing more; say so when what was accepted is answered and others lead, or the
+        time is up."""
         if self._stopping:
             return
         self._stopping = True
@@ -642,7 +718,7 @@ class Worker:
         self._loop.call_soon(self._watch_drain, deadline_ms)
 
     def _watch_drain(self, deadline_ms: int) -> None:
-        under_way = sum(actor.pending_count for actor in self._groups.values())
+        under_way = any(not actor.is_drained for actor in self._groups.values())
         if under_way and self._clock.now_ms() < deadline_ms:
             self._loop.call_later(0.01, self._watch_drain, deadline_ms)
             return

@@ -13,6 +13,7 @@ from actors import config
 from actors.config import NodeConfig, dev_configs, from_environment, from_file, node_config
 from actors.config_values import ConfigError, ConfigRefused, Given
 from actors.raft_keys import KNOWN, OWN, SPECIAL, TRANSLATED, WITHOUT_EFFECT, raft_settings
+from actors.settings import SnapshotSettings
 from raft.settings import RaftSettings
 
 LINE: Mapping[str, object] = {"id": "n1", "data": "/tmp/n1"}
@@ -178,6 +179,8 @@ def test_a_peer_address_that_contradicts_the_members_is_a_mistake() -> None:
         ({"groups": "a=x.y:"}, "is no machine"),
         ({"raft": "heartbeat_ms=400"}, "at least three times heartbeat_ms"),
         ({"raft": "heartbeat_ms=fast"}, "must be an integer"),
+        ({"raft": "snapshot_entries=0"}, "must be 1 to"),
+        ({"raft": "lease_reads=2"}, "must be true or false"),
     ],
 )
 def test_a_mistake_is_wrong_usage_and_says_where(line: dict[str, object], complaint: str) -> None:
@@ -237,7 +240,6 @@ def test_a_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
             ({"groups": f"a={kind}"}, "not in this version")
             for kind in ("naming", "switches", "sql", "lock")
         ),
-        ({"raft": "read_index_type=ReadOnlyLeaseBased"}, "not in this version"),
         ({"raft": "sync=false"}, "power cut"),
     ],
 )
@@ -276,21 +278,23 @@ NACOS = {
 
 
 def test_every_key_of_nacos_is_understood() -> None:
-    settings, notices = raft_settings(given(NACOS, "raft.{}"), "[raft]")
+    settings, snapshots, notices = raft_settings(given(NACOS, "raft.{}"), "[raft]")
     assert settings == RaftSettings(
         election_timeout_ms=5000,
         heartbeat_ms=500,
         append_bytes_max=524288,
         inflight_messages_max=256,
+        snapshot_chunk_bytes=131072,
     )
+    assert snapshots == SnapshotSettings(snapshot_interval_ms=1_800_000)
     assert len(notices) == len(WITHOUT_EFFECT)
-    assert set(NACOS) - OWN == set(KNOWN) - OWN
+    assert NACOS.keys() - OWN.keys() == KNOWN - OWN.keys()
 
 
 def test_each_raft_key_has_one_meaning() -> None:
-    tables = [OWN, frozenset(TRANSLATED), frozenset(WITHOUT_EFFECT), SPECIAL]
+    tables = [frozenset(OWN), frozenset(TRANSLATED), frozenset(WITHOUT_EFFECT), SPECIAL]
     assert sum(map(len, tables)) == len(KNOWN)
-    assert set(TRANSLATED.values()) <= OWN
+    assert set(TRANSLATED.values()) <= OWN.keys()
 
 
 def test_two_keys_for_one_setting_are_a_contradiction() -> None:
@@ -300,8 +304,29 @@ def test_two_keys_for_one_setting_are_a_contradiction() -> None:
 
 
 def test_no_pipeline_means_one_append_at_a_time() -> None:
-    settings, _ = raft_settings(given({"replicator_pipeline": False}), "[raft]")
+    settings, _, _ = raft_settings(given({"replicator_pipeline": False}), "[raft]")
     assert settings.inflight_messages_max == 1
+
+
+def test_reads_by_lease_are_on_where_nacos_asks_for_them() -> None:
+    table = given({"read_index_type": "ReadOnlyLeaseBased"})
+    assert raft_settings(table, "[raft]")[0].lease_reads
+    assert not raft_settings({}, "[raft]")[0].lease_reads
+    both = given({"read_index_type": "ReadOnlySafe", "lease_reads": True})
+    with pytest.raises(ConfigError, match="both set lease_reads"):
+        raft_settings(both, "[raft]")
+
+
+def test_settings_of_snapshots_stand_in_the_same_table_and_come_back_from_the_line() -> None:
+    raft = "snapshot_entries=50,snapshot_trailing_entries=0,lease_reads=true,follower_reads=yes"
+    told = node(raft=raft)
+    assert told.snapshots == SnapshotSettings(snapshot_entries=50, snapshot_trailing_entries=0)
+    assert told.raft.lease_reads
+    assert told.raft.follower_reads
+    line = told.arguments()
+    again = [line[at + 1] for at, word in enumerate(line) if word == "--raft"]
+    settings, snapshots, _ = raft_settings(given(dict(item.split("=") for item in again)), "[raft]")
+    assert (settings, snapshots) == (told.raft, told.snapshots)
 
 
 # --------------------------------------------------------------------------- --dev

@@ -6,6 +6,7 @@ moved, disks are in memory, and the network is a list.  Whoever drives it says w
 
     node.turn()          one turn of its scheduler: what it made is on its way, or awaits its disk
     node.sync()          the disk finishes the batch that is under way
+    node.work()          the next piece of blocking work on snapshots is done
     cluster.deliver()    messages between nodes arrive
     cluster.settle()     all of that until nothing is left to do; time stands
     cluster.run(ms)      time passes, stopping wherever somebody wants a turn
@@ -26,9 +27,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.group import (
-    GroupActor,
-)
+from actors import snapshot_files
+from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
     GroupDescribed,
     HandBacks,
@@ -41,11 +41,12 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
-from actors.machine import Emitted, MachineActor
+from actors.machine import Emitted, MachineActor, RestoreEnded, RunRestore
 from actors.machines import Machine
 from actors.machines.kv import KeyValueMachine
 from actors.runtime import Scheduler, VirtualClock
 from actors.runtime.supervisor import CrashReport
+from actors.settings import SnapshotSettings
 from raft import invariants
 from raft.configuration import Configuration
 from raft.core import Core
@@ -61,12 +62,15 @@ from raft.messages import (
     PreVoteReply,
     Replica,
     Run,
+    SnapshotChunk,
+    SnapshotMeta,
     VoteReply,
 )
 from raft.settings import RaftSettings
 from raft.store.errors import WalPoisoned
 from raft.store.memory import MemoryFiles, PowerLoss
-from raft.store.runs import check_run
+from raft.store.runs import check_run, read_configuration
+from raft.store.snapshots import SnapshotStore
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from transport import peer_codec, protocol
 from transport.client import wire
@@ -129,14 +133,14 @@ class Promised:
         elif isinstance(message, AppendReply) and not message.rejected:
             self.acknowledged = max(self.acknowledged, (message.term, message.match))
 
-    def check(self, hard_state: HardState, runs: list[Run]) -> None:
+    def check(self, hard_state: HardState, runs: list[Run], base_index: int = 0) -> None:
         """What is found on the disk after a crash keeps every promise."""
         assert hard_state.term >= self.term, f"forgot term {self.term}: {hard_state}"
         vote = self.votes.get(hard_state.term)
         assert vote in (None, hard_state.vote), f"forgot its vote for {vote}: {hard_state}"
         term, match = self.acknowledged
         if hard_state.term == term:
-            last = runs[-1].last if runs else 0
+            last = runs[-1].last if runs else base_index
             assert last >= match, f"acknowledged {match} in term {term}, has {last}"
 
 
@@ -153,13 +157,17 @@ class Node:
         self.life = 0
         self.is_up = False
         self.syncs_at_once = True  # as far as settle() is concerned
+        self.works_at_once = True
         self.wal: Wal
         self.batch: Batch | None = None
+        self.store: SnapshotStore
+        self.jobs: list[tuple[str, Any]] = []  # (actor, effect): blocking work, in order
         self.group: GroupActor
         self.machine: MachineActor
         self.summary: dict[str, Any] = {}
         self.descriptions: list[dict[str, Any]] = []
         self._has_work = False
+        self._restored_index = 0  # what the machine will be in the next turn
         self._leaving: list[PeerMessage] = []
         self._replies: list[tuple[int, bytes]] = []
         self._hand_backs: list[tuple[int, str | None, int, str]] = []
@@ -185,7 +193,8 @@ class Node:
         if found is None:
             self.wal.add_group(GROUP, 1, b"the members")
             found = RecoveredGroup(GROUP, 1, None, HardState(), [], 0)
-        self.promised.check(found.hard_state, found.runs)
+        self.promised.check(found.hard_state, found.runs, found.base_index)
+        self.store = SnapshotStore(self.files, f"/{self.name}/snapshots")
         return found
 
     def start(self) -> None:
@@ -195,6 +204,8 @@ class Node:
         self.life += 1
         self.is_up = True
         self.batch = None
+        self.jobs = []
+        self._restored_index = 0
         self.scheduler = scheduler = Scheduler(
             cluster.clock, wake=self._on_wake, on_crash=_raise, stopwatch_ns=lambda: 0
         )
@@ -205,6 +216,9 @@ class Node:
         scheduler.carry(RoleChanged, self._carry_role)
         scheduler.carry(GroupDescribed, self._carry_described)
         scheduler.carry(Emitted, self._carry_nothing)
+        scheduler.carry(RunRestore, self._carry_restore)
+        for effect in snapshot_files.EFFECTS:
+            scheduler.carry(effect, self._carry_snapshot)
         scheduler.on_turn_end(self._flush)
         self.machine = MachineActor(
             machine_name(GROUP),
@@ -212,31 +226,34 @@ class Node:
             cluster.make_machine(self.name),
             actor_name(GROUP),
             cluster.clock,
+            open_snapshot=self.store.read,
         )
         self.group = GroupActor(
             group=GROUP,
             name=NAME,
             machine_kind="kv",
-            members=list(cluster.members),
             core_factory=lambda make_run: self._make_core(found, make_run),
             clock=cluster.clock,
             wall_ms=lambda: WALL_MS + cluster.clock.now_ms(),
             client_address=f"tcp://{self.name}:7001",
+            snapshots=cluster.snapshots,
         )
         scheduler.spawn(self.machine)
         scheduler.spawn(self.group)
         self._has_work = True
 
-    def _make_core(self, found: RecoveredGroup, make_run: Callable[[int, int, int], Run]) -> Core:
+    def _make_core(self, found: RecoveredGroup, make_run: MakeRun) -> Core:
         cluster = self.cluster
         return Core(
             me=self.me,
             configuration=Configuration(frozenset(cluster.members)),
             hard_state=found.hard_state,
-            log=Log(found.runs),
+            log=Log(found.runs, base_index=found.base_index, base_term=found.base_term),
+            snapshot=found.snapshot,
             settings=cluster.settings,
             random=cluster.random,
             make_run=make_run,
+            read_configuration=read_configuration,
             now=cluster.clock.now_ms(),
         )
 
@@ -244,6 +261,7 @@ class Node:
         """The power goes, and what was not synced with it; or the process alone dies."""
         self.is_up = False
         self.batch = None
+        self.jobs = []
         self._leaving = []
         self._replies = []
         self._hand_backs = []
@@ -266,6 +284,7 @@ class Node:
         applied = self.machine.applied_index
         self._has_work = False
         self._has_work = self.scheduler.run_turn() or self._has_work
+        applied, self._restored_index = max(applied, self._restored_index), 0
         if self.machine.applied_index > applied:
             self.cluster.note_applied(self, applied + 1)
         if before is not None:
@@ -290,13 +309,33 @@ class Node:
             self.tell(Persisted(number, term, index), control=True)
         self._begin_batch()
 
+    def work(self) -> None:
+        """The threads for snapshots finish the first thing that they were given."""
+        if not self.jobs:
+            return
+        actor, effect = self.jobs.pop(0)
+        try:
+            if isinstance(effect, RunRestore):
+                result: object = snapshot_files.run_restore(effect)
+                if result == RestoreEnded(effect.meta):
+                    self._restored_index = effect.meta.index
+                    self.cluster.note_restored(self, effect.meta)
+            else:
+                result = snapshot_files.carry_out(self.store, effect)
+        except PowerLoss:
+            self.crash()
+            return
+        if result is not None:
+            self.scheduler.tell(actor, result, True)
+
     def tell(self, message: object, *, control: bool = False) -> bool:
         return self.scheduler.tell(actor_name(GROUP), message, control)
 
     def receive(self, message: PeerMessage) -> None:
         if isinstance(message, Append):
             assert all(map(check_run, message.runs))
-        self.tell(PeerMessages([message]), control=not isinstance(message, Append))
+        is_bulk = isinstance(message, Append | SnapshotChunk)
+        self.tell(PeerMessages([message]), control=not is_bulk)
 
     def _begin_batch(self) -> None:
         if self.batch is None:
@@ -329,6 +368,12 @@ class Node:
 
     def _carry_described(self, effect: GroupDescribed, _: object) -> None:
         self.descriptions.append(effect.description)
+
+    def _carry_snapshot(self, effect: Any, _: object) -> None:
+        self.jobs.append((actor_name(GROUP), effect))
+
+    def _carry_restore(self, effect: RunRestore, _: object) -> None:
+        self.jobs.append((machine_name(GROUP), effect))
 
     def _carry_nothing(self, effect: object, _: object) -> None:
         pass
@@ -364,10 +409,12 @@ class Cluster:
         recording: bool = True,
         checks: bool = True,
         machines: dict[str, Machine] | None = None,
+        snapshots: SnapshotSettings | None = None,
     ) -> None:
         self.random = random.Random(seed)
         self.clock = VirtualClock(1_000)
         self.settings = settings or RaftSettings()
+        self.snapshots = snapshots or SnapshotSettings()
         self.segment_bytes = segment_bytes
         self.checks = checks
         self.trace: list[tuple[str | int, ...]] = []
@@ -489,6 +536,9 @@ class Cluster:
                 if node.syncs_at_once and node.batch is not None:
                     node.sync()
                     busy = True
+                if node.works_at_once and node.jobs:
+                    node.work()
+                    busy = True
             if not (self.deliver() or busy):
                 self.check_leaders()
                 return
@@ -530,6 +580,9 @@ class Cluster:
             self.trace.append(("hard_state", node.name, term, "" if vote is None else vote.node))
         if save.truncate_from is not None:
             self.trace.append(("truncate", node.name, save.truncate_from))
+        if save.mark is not None:
+            it = save.mark
+            self.trace.append(("mark", node.name, it.snapshot.index, it.base_index, it.resets))
         for run in save.runs:
             self.trace.append(("run", node.name, run.term, run.first, run.last))
 
@@ -541,6 +594,11 @@ class Cluster:
             term = node.core.log.term_at(index)
             known = self._applied.setdefault(index, term)
             assert known == term, f"{node.name} applies {index} of term {term}, was {known}"
+
+    def note_restored(self, node: Node, meta: SnapshotMeta) -> None:
+        self.trace.append(("restored", node.name, meta.index))
+        known = self._applied.setdefault(meta.index, meta.term)
+        assert known == meta.term, f"{node.name} is restored to {meta.index} of another history"
 
     def check_leaders(self) -> None:
         """One leader per term, over all terms."""

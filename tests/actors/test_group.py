@@ -27,7 +27,7 @@ from actors.group_messages import (
     SendPeers,
 )
 from actors.machine import Applied, Apply, Quarantined
-from actors.machines import Context, Response, WriteRequest
+from actors.machines import DONE, Context, Response, WriteRequest
 from actors.machines.kv import KeyValueMachine
 from actors.runtime import Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, RETRY_AFTER_MS
@@ -295,17 +295,36 @@ def test_deadlines_are_measured_from_the_receipt_by_the_router() -> None:
     assert codes(both) == [protocol.TIMEOUT] * 2
 
 
-def test_a_write_that_times_out_in_the_turn_that_gathers_it_may_be_applied() -> None:
-    """It is gathered already and will be in the log: the answer must not deny that."""
+def test_a_write_that_times_out_before_it_is_in_the_log_never_gets_there() -> None:
+    """The answer says that it is not applied, so it must not be; its neighbours are."""
+    cluster, leader = lone()
+    actor = leader.group
+    actor.handle(Requests([1, 500, protocol.RIGHTS_ALL, batch_of(put("a"), put("b"))]))
+    actor.handle(Requests([2, 0, protocol.RIGHTS_ALL, batch_of(put("c"), put("d"))]))
+    actor.handle(Requests([3, 500, protocol.RIGHTS_ALL, batch_of(put(""), put("e"))]))
+    actor.handle(TimerFired("tick", cluster.clock.now_ms()))
+    effects = actor.end_turn()
+    (outcome,) = outcomes_of(effects)[2]
+    assert outcome.code == protocol.TIMEOUT
+    assert not outcome.maybe_applied
+    (run,) = [run for each in effects if isinstance(each, SaveLog) for run in each.save.runs]
+    commands = [protocol.parse_write(each[3][2:]) for each in decode_run(run.body).commands]
+    assert [each.key for each in commands] == ["a", "b", "", "e"]
+    answers = [DONE, DONE, Response.refuse("no"), DONE]
+    actor.handle(Applied(run.first, run.last, 10, answers))
+    answered = outcomes_of(actor.end_turn(), count=2)
+    assert [each.index for each in answered[1]] == [run.first, run.first + 1]
+    assert [each.code for each in answered[3]] == [protocol.REJECTED, protocol.OK]
+
+
+def test_when_all_that_was_gathered_has_timed_out_nothing_is_appended() -> None:
     cluster, leader = lone()
     actor = leader.group
     actor.handle(Requests([1, 0, protocol.RIGHTS_ALL, batch_of(put("a"))]))
     actor.handle(TimerFired("tick", cluster.clock.now_ms()))
     effects = actor.end_turn()
-    assert any(isinstance(each, SaveLog) for each in effects)
-    (outcome,) = outcomes_of(effects)[1]
-    assert outcome.code == protocol.TIMEOUT
-    assert outcome.maybe_applied
+    assert not any(isinstance(each, SaveLog) for each in effects)
+    assert outcomes_of(effects)[1][0].code == protocol.TIMEOUT
 
 
 def test_a_leader_that_steps_down_in_the_turn_in_which_a_write_timed_out_survives() -> None:
@@ -737,7 +756,7 @@ def test_an_admin_without_a_time_out_has_the_default_of_its_own_class(
     actor: GroupActor = leader.group
     batch = b"\x0a" + bytes([len(wire.encode_admin("nodes", ""))]) + wire.encode_admin("nodes", "")
     actor.handle(Requests([1, protocol.TIMEOUT_CHANGING_MS - 300, 7, batch]))
-    deadline_ms = actor._deadlines[0][0]
+    deadline_ms = actor.clients.next_deadline()
     assert deadline_ms == cluster.clock.now_ms() + protocol.TIMEOUT_READING_MS - 300
 
 

@@ -1,0 +1,228 @@
+"""The Admins of one group, and who leads it by somebody's wish.
+
+Each command says where it is carried out: by the leader of ``_system`` (the catalog's own), by the
+leader of the group, or by whichever replica got it.  A replica that is not the one hands the
+message back, for the router to forward.
+
+A change of the leader or of the members is a message to the core, answered by a
+:class:`~raft.messages.Decision`, perhaps much later.  Until then it may yet take effect: a deadline
+that passes meanwhile says so.
+
+**Leading and not able to serve.**  A leader that is about to stop, or whose machine is quarantined,
+gives leadership to somebody else by itself.  In a group in which all machines fail alike that would
+go round and round, so a quarantined one tries it rarely; three of them take turns in the time of
+one pause and then stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from actors.catalog import ADDRESSES
+from actors.clients import Pending
+from actors.group_messages import LATER_ADMINS
+from actors.machines.registry import kind_error
+from raft.messages import Decision, Replica, ResetPeers, Transfer
+from transport import protocol
+from transport.addresses import AddressError, parse_tcp
+from transport.frames import UINT64_MAX
+from transport.protocol import AdminOperation
+
+if TYPE_CHECKING:
+    from actors.group import GroupActor
+
+HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader whose machine is quarantined
+
+SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
+
+# Asked by node processes, never by clients.
+RIGHTS_NEEDED: Final[Mapping[str, int]] = {"registerNode": protocol.RIGHT_NODE}
+
+Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
+
+
+class GroupAdmin:
+    """Part of one group actor."""
+
+    __slots__ = ("_decisions", "_group", "_hands_over", "_not_before_ms", "_offered", "_token")
+
+    def __init__(self, group: GroupActor) -> None:
+        self._group = group
+        self._token = 0
+        self._decisions: dict[int, Callable[[Decision], None]] = {}
+        self._hands_over = False  # by itself: the decision is outstanding
+        self._offered = False  # it has been tried since the node began to stop
+        self._not_before_ms = 0
+
+    def accept(self, pending: Pending, admin: AdminOperation) -> None:
+        group = self._group
+        place, handler = _COMMANDS.get(admin.command, (ANYWHERE, GroupAdmin._refuse_unknown))
+        if place == SYSTEM_LEADER and not group.is_system:
+            self._refuse_unknown(pending, admin)
+        elif place != ANYWHERE and not group.core.is_leader:
+            group.clients.hand_back(pending.token)
+        else:
+            handler(self, pending, admin)
+
+    def _refuse(self, pending: Pending, code: int, text: str) -> None:
+        """Before it was admitted."""
+        self._group.clients.refuse(pending.token, code, text)
+
+    def _refuse_unknown(self, pending: Pending, admin: AdminOperation) -> None:
+        text = f"unknown command {admin.command[:64]!r} for group {self._group.group_name}"
+        if admin.command in LATER_ADMINS:
+            text = f"{admin.command} is not in this version"
+        self._refuse(pending, protocol.BAD_REQUEST, text)
+
+    # ------------------------------------------------------------------ the catalog
+
+    def _read_catalog(self, pending: Pending, admin: AdminOperation) -> None:
+        request = protocol.ReadRequest(data=admin.command.encode())
+        self._group.gather_reads(pending, [request], protocol.LINEARIZABLE)
+
+    def _create_group(self, pending: Pending, admin: AdminOperation) -> None:
+        machine = admin.options.get("machine", "")
+        error = kind_error(machine)
+        if error is not None:
+            self._refuse(pending, protocol.BAD_REQUEST, error)
+            return
+        self._write_catalog(pending, "CREATE_GROUP", admin.value, {"machine": machine})
+
+    def _register_node(self, pending: Pending, admin: AdminOperation) -> None:
+        values: dict[str, Any] = {key: admin.options.get(key, "") for key in ADDRESSES}
+        try:
+            for address in values.values():
+                parse_tcp(address)
+        except AddressError as error:
+            self._refuse(pending, protocol.BAD_REQUEST, str(error))
+            return
+        values["incarnation"] = _decimal(admin.options.get("incarnation", ""))
+        self._write_catalog(pending, "REGISTER_NODE", admin.value, values)
+
+    def _write_catalog(
+        self, pending: Pending, operation: str, key: str, values: Mapping[str, Any]
+    ) -> None:
+        request = protocol.WriteRequest(operation=operation, key=key, data=msgpack.packb(values))
+        pending.json = True
+        self._group.gather_write(pending, request)
+
+    # ------------------------------------------------------------------ leader and members
+
+    def _transfer_leader(self, pending: Pending, admin: AdminOperation) -> None:
+        group = self._group
+        target = None
+        if admin.value:
+            target = _of_node(group.core.configuration.voters, admin.value)
+            if target is None:
+                text = f"{admin.value[:64]!r} does not vote in group {group.group_name}"
+                self._refuse(pending, protocol.BAD_REQUEST, text)
+                return
+
+        def answer() -> dict[str, Any]:
+            return {"leader": group.clients.leader_node}
+
+        group.core.step(Transfer(self._await(pending, answer), target), group.now_ms())
+
+    def _reset_peers(self, pending: Pending, admin: AdminOperation) -> None:
+        group = self._group
+        members = group.core.configuration.members
+        named = admin.options.get("voters") or admin.value
+        names = [name for part in named.split(",") if (name := part.strip())]
+        voters = {name: _of_node(members, name) for name in names}
+        strangers = [name for name, voter in voters.items() if voter is None]
+        if strangers or not names:
+            text = f"{', '.join(strangers)[:256] or 'nobody'}: name members of the group as voters"
+            self._refuse(pending, protocol.BAD_REQUEST, text)
+            return
+        force = admin.options.get("force", "").lower() in ("true", "1", "yes")
+        token = self._await(pending, lambda: {"voters": sorted(voters)})
+        replicas = frozenset(voter for voter in voters.values() if voter is not None)
+        group.core.step(ResetPeers(token, replicas, force), group.now_ms())
+
+    def _do_snapshot(self, pending: Pending, admin: AdminOperation) -> None:
+        group = self._group
+        if admin.value not in ("", group.core.me.node):
+            # Each replica takes its own: let the router ask the one that is meant.
+            if _of_node(group.core.configuration.members, admin.value) is None:
+                text = f"{admin.value[:64]!r} is no member of group {group.group_name}"
+                self._refuse(pending, protocol.BAD_REQUEST, text)
+                return
+            group.clients.hand_back(pending.token, admin.value)
+            group.snapshots.ask(pending)
+
+    # ------------------------------------------------------------------ decisions
+
+    def _await(self, pending: Pending, answer: Callable[[], dict[str, Any]]) -> int:
+        """Admit the message; its answer comes with the decision on the token returned."""
+        clients = self._group.clients
+        pending.appended = True  # from now on it may take effect
+        clients.admit(pending)
+
+        def decide(decision: Decision) -> None:
+            if pending.answered:
+                return
+            if decision.error is None:
+                clients.finish_json(pending, answer())
+                return
+            code = protocol.INTERNAL if decision.unknown else protocol.REJECTED
+            clients.finish_all([pending], code, decision.error, maybe_applied=decision.unknown)
+
+        return self._expect(decide)
+
+    def _expect(self, decide: Callable[[Decision], None]) -> int:
+        self._token += 1
+        self._decisions[self._token] = decide
+        return self._token
+
+    def on_decision(self, decision: Decision) -> None:
+        self._decisions.pop(decision.token)(decision)
+
+    # ------------------------------------------------------------------ by itself
+
+    def offer_leadership(self, *, stopping: bool) -> None:
+        """This replica leads and should not: let another one, if there is one that can."""
+        now = self._group.now_ms()
+        if self._hands_over or self._group.core.is_transferring:
+            return
+        if stopping:
+            if self._offered:
+                return
+            self._offered = True
+        elif now < self._not_before_ms:
+            return
+        self._not_before_ms = now + HAND_OVER_AGAIN_MS
+        self._hands_over = True
+        self._group.core.step(Transfer(self._expect(self._on_handed_over)), now)
+
+    def _on_handed_over(self, decision: Decision) -> None:
+        self._hands_over = False
+
+    @property
+    def hands_over(self) -> bool:
+        return self._hands_over
+
+
+def _of_node(replicas: Iterable[Replica], node: str) -> Replica | None:
+    """The replica on this node; None also if there are two, of which one is about to go."""
+    found = [replica for replica in replicas if replica.node == node]
+    return found[0] if len(found) == 1 else None
+
+
+def _decimal(text: str) -> int:
+    """A non-negative number of at most 64 bits, or -1."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
+    return number if number <= UINT64_MAX else -1
+
+
+_COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
+    "nodes": (SYSTEM_LEADER, GroupAdmin._read_catalog),
+    "groups": (SYSTEM_LEADER, GroupAdmin._read_catalog),
+    "createGroup": (SYSTEM_LEADER, GroupAdmin._create_group),
+    "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
+    "transferLeader": (LEADER, GroupAdmin._transfer_leader),
+    "doSnapshot": (ANYWHERE, GroupAdmin._do_snapshot),
+    "resetPeers": (ANYWHERE, GroupAdmin._reset_peers),
+}
