@@ -28,24 +28,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-import msgpack
 import uvloop
 
 from actors import snapshot_files, wire
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
 from actors.disk import DiskThread
-from actors.group import GroupActor, MakeRun
+from actors.group import GroupActor
 from actors.group_messages import (
     DescribeGroup,
     Drain,
@@ -62,8 +59,6 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Emitted, MachineActor, RunRestore
-from actors.machines import Machine
-from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
 from actors.process import (
     EXIT_CRASH,
     EXIT_STORE,
@@ -71,6 +66,15 @@ from actors.process import (
     end_process,
     end_with_parent,
     start_logging,
+)
+from actors.replica import (
+    CannotOpen,
+    Surroundings,
+    bootstrap,
+    broken_summary,
+    check_log,
+    make_machine_of,
+    open_replica,
 )
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
@@ -81,9 +85,6 @@ from actors.settings import (
     SnapshotSettings,
 )
 from actors.snapshot_files import SnapshotThreads
-from raft.configuration import Configuration
-from raft.core import Core
-from raft.log import Log
 from raft.messages import (
     Append,
     ClockAnomaly,
@@ -97,7 +98,7 @@ from raft.settings import RaftSettings
 from raft.store.errors import LockHeld, StoreError, WalPoisoned
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
-from raft.store.runs import check_run, read_configuration
+from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from transport import links, peer_codec, protocol
@@ -255,102 +256,43 @@ class Worker:
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
         recovered = self._recovered.pop(group, None)
-        trouble = self._cannot_open(placed, recovered)
-        if trouble is not None:
-            log.error("group %s: %s", placed.name, trouble)
-            self._broken[group] = _broken_summary(trouble, "damaged")
-            self._summaries_out[group] = self._broken[group]
-            return
         try:
-            machine = self._make_machine(group, placed)
-        except UnknownMachine as error:
-            log.error("group %s: %s", placed.name, error)
-            self._broken[group] = _broken_summary(str(error), "down")
-            self._summaries_out[group] = self._broken[group]
+            check_log(placed, recovered)
+            machine = make_machine_of(group, placed, self._arguments.machines)
+            is_new = recovered is None
+            if recovered is None:
+                recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+            opened = open_replica(group, placed, recovered, machine, self._around)
+        except CannotOpen as trouble:
+            log.error("group %s: %s", placed.name, trouble)
+            self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
             return
-        if recovered is None:
+        if is_new:
             # A replica is born once.  After that its log may never be missing again.
-            self._wal.add_group(group, placed.generation, _bootstrap(placed))
+            self._wal.add_group(group, placed.generation, bootstrap(placed))
             self._unborn.add(group)
-            recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
-        self._stores[group] = store = SnapshotStore(
-            self._files, os.path.join(self._arguments.data, "groups", str(group), "snapshots")
-        )
-        actor = self._make_group(group, placed, recovered)
-        self._groups[group] = actor
-        machine_actor = MachineActor(
-            machine_name(group),
-            group,
-            machine,
-            actor_name(group),
-            self._clock,
-            self._may_answer,
-            store.read,
-        )
+        self._groups[group] = opened.group
+        self._stores[group] = opened.store
         self._scheduler.spawn(
-            machine_actor,
+            opened.machine,
             mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX,
             blocking=machine.blocking,
         )
-        self._scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+        self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
 
-    def _cannot_open(self, placed: PlacedGroup, recovered: RecoveredGroup | None) -> str | None:
-        if recovered is None:
-            if placed.options.get("born"):
-                return "its log is gone; this replica must be replaced, it may never vote again"
-            return None
-        if recovered.damaged is not None:
-            return f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
-        if recovered.generation != placed.generation:
-            return (
-                f"the log has generation {recovered.generation}, "
-                f"the placement says {placed.generation}"
-            )
-        return None
-
-    def _make_machine(self, group: int, placed: PlacedGroup) -> Machine:
-        if group == SYSTEM_GROUP_ID:
-            return CatalogMachine(placed.members)
-        kind = placed.machine
-        if not (
-            kind in BUILT_IN or kind in self._arguments.machines or placed.options.get(DECLARED)
-        ):
-            # A name that came over the wire alone is never imported.
-            raise UnknownMachine(
-                f"machine {kind} is not declared on this node; use --group {placed.name}={kind}"
-            )
-        return make_machine(kind)
-
-    def _make_group(self, group: int, placed: PlacedGroup, recovered: RecoveredGroup) -> GroupActor:
+    @property
+    def _around(self) -> Surroundings:
         arguments = self._arguments
-
-        def core(make_run: MakeRun) -> Core:
-            return Core(
-                me=self._me,
-                configuration=Configuration(frozenset(placed.members)),
-                hard_state=recovered.hard_state,
-                log=Log(
-                    recovered.runs,
-                    base_index=recovered.base_index,
-                    base_term=recovered.base_term,
-                ),
-                snapshot=recovered.snapshot,
-                settings=arguments.raft,
-                random=random.SystemRandom(),
-                make_run=make_run,
-                read_configuration=read_configuration,
-                now=self._clock.now_ms(),
-            )
-
-        return GroupActor(
-            group=group,
-            name=placed.name,
-            machine_kind=placed.machine,
-            core_factory=core,
-            clock=self._clock,
-            wall_ms=_wall_ms,
+        return Surroundings(
+            me=self._me,
+            files=self._files,
+            data=arguments.data,
             client_address=arguments.client_address,
+            clock=self._clock,
+            raft=arguments.raft,
             snapshots=arguments.snapshots,
+            machines=arguments.machines,
+            may_answer=self._may_answer,
         )
 
     def _on_crash(self, report: CrashReport) -> None:
@@ -730,29 +672,6 @@ class Worker:
 class _Describing:
     rows: list[Any]
     missing: int
-
-
-def _bootstrap(placed: PlacedGroup) -> bytes:
-    """The first record of a replica: with whom it began."""
-    data: bytes = msgpack.packb(
-        [placed.name, placed.machine, [list(each) for each in placed.members]]
-    )
-    return data
-
-
-def _broken_summary(error: str, state: str) -> dict[str, Any]:
-    return {
-        "role": "none",
-        "term": 0,
-        "leader": None,
-        "state": state,
-        "current": False,
-        "error": error,
-    }
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def worker_process(arguments: WorkerArguments, said: Connection) -> None:

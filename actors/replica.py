@@ -1,0 +1,178 @@
+"""What a worker makes of a group that was placed in its slot: the two actors of one replica.
+
+What may live here: the way from what the disk holds (placement, log, snapshots) to a
+:class:`~actors.group.GroupActor` and a :class:`~actors.machine.MachineActor`, or to the reason why
+there are none.  A replica that cannot be opened harms nobody beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
+from actors.group import GroupActor, MakeRun
+from actors.group_messages import actor_name, machine_name
+from actors.machine import MachineActor
+from actors.machines import Machine
+from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
+from actors.runtime import Clock
+from actors.settings import SnapshotSettings
+from raft.configuration import Configuration, UnknownPart
+from raft.core import Core
+from raft.log import Log
+from raft.messages import Replica
+from raft.settings import RaftSettings
+from raft.store.errors import DamagedRun
+from raft.store.files import Files
+from raft.store.placement import PlacedGroup
+from raft.store.runs import read_configuration
+from raft.store.snapshots import SnapshotStore
+from raft.store.wal import RecoveredGroup
+
+
+class CannotOpen(Exception):
+    """``state``: what is shown of the replica, "damaged" or "down"."""
+
+    def __init__(self, reason: str, state: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+@dataclass(slots=True, frozen=True)
+class Surroundings:
+    """What all replicas of one worker have in common."""
+
+    me: Replica
+    files: Files
+    data: str
+    client_address: str
+    clock: Clock
+    raft: RaftSettings
+    snapshots: SnapshotSettings
+    machines: frozenset[str]  # kinds that this node's own configuration names
+    may_answer: Callable[[], bool]
+
+
+@dataclass(slots=True, frozen=True)
+class Opened:
+    group: GroupActor
+    machine: MachineActor
+    store: SnapshotStore
+
+
+def check_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> None:
+    """Raises CannotOpen for a log that must not be used, or whose absence is a loss."""
+    if recovered is None:
+        if placed.options.get("born"):
+            reason = "its log is gone; this replica must be replaced, it may never vote again"
+            raise CannotOpen(reason, "damaged")
+        return
+    if recovered.damaged is not None:
+        reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
+        raise CannotOpen(reason, "damaged")
+    if recovered.generation != placed.generation:
+        raise CannotOpen(
+            f"the log has generation {recovered.generation}, "
+            f"the placement says {placed.generation}",
+            "damaged",
+        )
+
+
+def make_machine_of(group: int, placed: PlacedGroup, machines: frozenset[str]) -> Machine:
+    """Raises CannotOpen."""
+    if group == SYSTEM_GROUP_ID:
+        return CatalogMachine(placed.members)
+    kind = placed.machine
+    if not (kind in BUILT_IN or kind in machines or placed.options.get(DECLARED)):
+        # A name that came over the wire alone is never imported.
+        text = f"machine {kind} is not declared on this node; use --group {placed.name}={kind}"
+        raise CannotOpen(text, "down")
+    try:
+        return make_machine(kind)
+    except UnknownMachine as error:
+        raise CannotOpen(str(error), "down") from error
+
+
+def open_replica(
+    group: int,
+    placed: PlacedGroup,
+    recovered: RecoveredGroup,
+    machine: Machine,
+    around: Surroundings,
+) -> Opened:
+    """The machine is empty; the group actor has it restored from the newest snapshot, if any.
+
+    Raises CannotOpen.
+    """
+
+    def core(make_run: MakeRun) -> Core:
+        return Core(
+            me=around.me,
+            configuration=Configuration(frozenset(placed.members)),
+            hard_state=recovered.hard_state,
+            log=Log(recovered.runs, base_index=recovered.base_index, base_term=recovered.base_term),
+            snapshot=recovered.snapshot,
+            settings=around.raft,
+            random=random.SystemRandom(),
+            make_run=make_run,
+            read_configuration=read_configuration,
+            now=around.clock.now_ms(),
+        )
+
+    store = SnapshotStore(
+        around.files, os.path.join(around.data, "groups", str(group), "snapshots")
+    )
+    try:
+        actor = GroupActor(
+            group=group,
+            name=placed.name,
+            machine_kind=placed.machine,
+            core_factory=core,
+            clock=around.clock,
+            wall_ms=_wall_ms,
+            client_address=around.client_address,
+            snapshots=around.snapshots,
+        )
+    except (UnknownPart, DamagedRun) as error:
+        # Counting members otherwise than the others do could commit without a majority.
+        raise CannotOpen(f"the configuration in its log cannot be used: {error}", "down") from error
+    machine_actor = MachineActor(
+        machine_name(group),
+        group,
+        machine,
+        actor_name(group),
+        around.clock,
+        around.may_answer,
+        store.read,
+    )
+    return Opened(actor, machine_actor, store)
+
+
+def bootstrap(placed: PlacedGroup) -> bytes:
+    """The first record of a replica: with whom it began."""
+    data: bytes = msgpack.packb(
+        [placed.name, placed.machine, [list(each) for each in placed.members]]
+    )
+    return data
+
+
+def broken_summary(trouble: CannotOpen) -> dict[str, Any]:
+    return {
+        "role": "none",
+        "term": 0,
+        "leader": None,
+        "state": trouble.state,
+        "current": False,
+        "error": str(trouble),
+    }
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
