@@ -10,9 +10,15 @@ Stands in for :class:`raft.store.files.Files` in tests and in the simulator.  Wh
 * :meth:`MemoryFiles.kill` is the death of the process alone: the page cache lives on;
 * a sync that fails leaves the pages *clean*: readers go on seeing what never reached the disk, and
   a second sync has nothing to do (pitfall 44);
-* :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations.
+* :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations;
+* ``limit_bytes`` is how much there is room for, and what is beyond fails with ENOSPC;
+* :meth:`MemoryFiles.fail` lets chosen operations fail, :meth:`MemoryFiles.decay` lets a bit flip.
 
 The randomness is the caller's, so a seed replays a history.
+
+A simulation does all of this thousands of times in a second.  So zeros at the end of a file take
+neither memory nor time (a segment consists of little else), and a crash looks at nothing but the
+files and names that were not synced.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from typing import Protocol
 from raft.store.files import Files
 
 SECTOR_BYTES = 512
+_ZEROS = bytes(1 << 20)  # in one piece, as a segment is filled
 # What changes the disk, or asks it to keep something: what ``lose_power_after`` counts.
 CHANGES = frozenset(
     ("create", "pwrite", "fdatasync", "fsync", "truncate", "mkdir", "rename", "unlink", "fsync_dir")
@@ -40,15 +47,68 @@ class PowerLoss(Exception):
     """The machine is off.  Every further operation raises it too, until :meth:`crash`."""
 
 
-class _Inode:
-    """``data`` is what readers see, ``durable`` what is on the disk, ``pending`` the way there."""
+class _Content:
+    """The bytes of a file: ``held``, and behind them zeros up to ``size``."""
 
-    __slots__ = ("data", "durable", "locked_by", "pending")
+    __slots__ = ("held", "size")
 
     def __init__(self) -> None:
-        self.data = bytearray()
-        self.durable = bytearray()
+        self.held = bytearray()
+        self.size = 0
+
+    def write(self, offset: int, data: bytes) -> None:
+        held = self.held
+        if offset < len(held) or not _is_zeros(data):
+            self._hold(offset)
+            held[offset : offset + len(data)] = data
+        self.size = max(self.size, offset + len(data))
+
+    def resize(self, size: int) -> None:
+        del self.held[size:]
+        self.size = size
+
+    def read(self, offset: int, count: int) -> bytes:
+        count = min(count, self.size - offset)
+        if count <= 0:
+            return b""
+        with memoryview(self.held) as held:
+            data = bytes(held[offset : offset + count])
+        return data if len(data) == count else data.ljust(count, b"\0")
+
+    def flip(self, offset: int, bit: int) -> None:
+        if offset < self.size:
+            self._hold(offset + 1)
+            self.held[offset] ^= 1 << bit
+
+    def become(self, other: _Content) -> None:
+        self.held[:] = other.held
+        self.size = other.size
+
+    def _hold(self, count: int) -> None:
+        if len(self.held) < count:
+            self.held.extend(bytes(count - len(self.held)))
+
+
+def _is_zeros(data: bytes) -> bool:
+    if data[:1] != b"\0":
+        return False
+    zeros = _ZEROS if len(data) == len(_ZEROS) else bytes(len(data))
+    return data == zeros
+
+
+class _Inode:
+    """``data`` is what readers see, ``durable`` what is on the disk, ``pending`` the way there.
+
+    Without anything pending the two are equal, unless a sync ``failed``.
+    """
+
+    __slots__ = ("data", "durable", "failed", "locked_by", "pending")
+
+    def __init__(self) -> None:
+        self.data = _Content()
+        self.durable = _Content()
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, bytes) or (size, None)
+        self.failed = False
         self.locked_by: int | None = None
 
     def sync(self) -> None:
@@ -60,25 +120,20 @@ class _Inode:
         for offset, data in self.pending:
             if data is None:
                 if rng.random() < 0.5:
-                    _apply(self.durable, offset, None)
+                    self.durable.resize(offset)
                 continue
             for start, piece in _survivors(offset, data, rng):
-                _apply(self.durable, start, piece)
+                self.durable.write(start, piece)
         self.pending.clear()
-        self.data = bytearray(self.durable)
-        self.locked_by = None
+        self.data.become(self.durable)
+        self.failed = False
 
 
-def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
+def _apply(content: _Content, offset: int, data: bytes | None) -> None:
     if data is None:
-        if offset < len(content):
-            del content[offset:]
-        else:
-            content.extend(bytes(offset - len(content)))
-        return
-    if offset > len(content):
-        content.extend(bytes(offset - len(content)))
-    content[offset : offset + len(data)] = data
+        content.resize(offset)
+    else:
+        content.write(offset, data)
 
 
 def _survivors(offset: int, data: bytes, rng: Random) -> list[tuple[int, bytes]]:
@@ -106,6 +161,7 @@ class MemoryFiles(Files):
     __slots__ = (
         "_descriptors",
         "_directories",
+        "_dirty",
         "_durable_directories",
         "_durable_names",
         "_failures",
@@ -114,19 +170,23 @@ class MemoryFiles(Files):
         "_off",
         "_pending_names",
         "_power_left",
+        "limit_bytes",
         "operations",
         "recording",
     )
 
-    def __init__(self, *, recording: bool = True) -> None:
+    def __init__(self, *, recording: bool = True, limit_bytes: int | None = None) -> None:
         self.operations: list[tuple[str | int, ...]] = []
         self.recording = recording
+        self.limit_bytes = limit_bytes  # of all files together; None: there is room for ever
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._directories = {"/", "."}
         self._durable_directories = {"/", "."}
         # Changes of names not yet synced, by directory: each puts itself into the durable tables.
         self._pending_names: dict[str, list[Callable[[], None]]] = {}
+        # Whose content on the disk is not what readers see; in the order in which it began.
+        self._dirty: dict[_Inode, None] = {}
         self._descriptors: dict[int, tuple[_Inode, str]] = {}
         self._next_descriptor = 1_000
         self._failures: list[tuple[str, int, str, int]] = []
@@ -149,24 +209,26 @@ class MemoryFiles(Files):
 
     def crash(self, rng: Random) -> None:
         """The power is gone and comes back; see the top of this file for what is left."""
-        for pending in self._pending_names.values():
-            for change in pending:
-                if rng.random() < 0.5:
-                    change()
-        self._pending_names.clear()
-        self._names = dict(self._durable_names)
-        self._directories = set(self._durable_directories)
-        for inode in dict.fromkeys(self._names.values()):
+        if self._pending_names:
+            for pending in self._pending_names.values():
+                for change in pending:
+                    if rng.random() < 0.5:
+                        change()
+            self._pending_names.clear()
+            self._names = dict(self._durable_names)
+            self._directories = set(self._durable_directories)
+        for inode in self._dirty:
             inode.crash(rng)
+        self._dirty.clear()
         self._restart()
 
     def kill(self) -> None:
         """The process is gone; what it wrote stays in the page cache, synced or not."""
-        for inode in self._names.values():
-            inode.locked_by = None
         self._restart()
 
     def _restart(self) -> None:
+        for inode, _ in self._descriptors.values():
+            inode.locked_by = None
         self._descriptors.clear()
         self._power_left = None
         self._off = False
@@ -174,23 +236,37 @@ class MemoryFiles(Files):
     def flip(self, path: str, offset: int, bit: int = 0) -> None:
         """Decay one bit, on the disk and in the cache."""
         inode = self._names[path]
-        for content in (inode.data, inode.durable):
-            if offset < len(content):
-                content[offset] ^= 1 << bit
+        inode.data.flip(offset, bit)
+        inode.durable.flip(offset, bit)
+
+    def decay(self, rng: Random, path: str) -> int | None:
+        """Flip a random bit of what is durable, and not zeros to its end; where, if anywhere."""
+        count = len(self._names[path].durable.held.rstrip(b"\0"))
+        if count == 0:
+            return None
+        offset = rng.randrange(count)
+        self.flip(path, offset, rng.randrange(8))
+        return offset
 
     def content(self, path: str) -> bytes:
         """What a reader sees."""
-        return bytes(self._names[path].data)
+        data = self._names[path].data
+        return data.read(0, data.size)
 
     def put(self, path: str, data: bytes) -> None:
         """Plant a durable file."""
         inode = _Inode()
-        inode.data[:] = data
-        inode.durable[:] = data
+        inode.data.write(0, data)
+        inode.durable.write(0, data)
         self._names[path] = self._durable_names[path] = inode
 
     def unsynced(self, path: str) -> bool:
         return bool(self._names[path].pending)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of all files that have a name, zeros included."""
+        return sum(inode.data.size for inode in self._names.values())
 
     @property
     def open_count(self) -> int:
@@ -222,17 +298,28 @@ class MemoryFiles(Files):
     def pread(self, descriptor: int, count: int, offset: int) -> bytes:
         inode, path = self._inode(descriptor)
         self._begin("pread", path, offset, count)
-        return bytes(inode.data[offset : offset + count])
+        return inode.data.read(offset, count)
 
     def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
         inode, path = self._inode(descriptor)
+        data = bytes(data)
         try:
             self._begin("pwrite", path, offset, len(data))
         except PowerLoss:
-            inode.pending.append((offset, bytes(data)))
+            self._dirty[inode] = None
+            inode.pending.append((offset, data))
             raise
-        inode.pending.append((offset, bytes(data)))
-        _apply(inode.data, offset, data)
+        room = len(data)
+        if self.limit_bytes is not None and offset + len(data) > inode.data.size:
+            end = inode.data.size + max(0, self.limit_bytes - self.used_bytes)
+            room = max(0, end - offset)
+        written = data if room >= len(data) else data[:room]
+        if written:
+            self._dirty[inode] = None
+            inode.pending.append((offset, written))
+            inode.data.write(offset, written)
+        if room < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def fdatasync(self, descriptor: int) -> None:
         self._sync("fdatasync", descriptor)
@@ -245,18 +332,22 @@ class MemoryFiles(Files):
         try:
             self._begin(operation, path)
         except OSError:
+            inode.failed |= bool(inode.pending)
             inode.pending.clear()  # marked clean; what readers see was never written
             raise
         inode.sync()
+        if not inode.failed:
+            self._dirty.pop(inode, None)
 
     def truncate(self, descriptor: int, size: int) -> None:
         inode, path = self._inode(descriptor)
         self._begin("truncate", path, size)
+        self._dirty[inode] = None
         inode.pending.append((size, None))
-        _apply(inode.data, size, None)
+        inode.data.resize(size)
 
     def size(self, descriptor: int) -> int:
-        return len(self._inode(descriptor)[0].data)
+        return self._inode(descriptor)[0].data.size
 
     def flock(self, descriptor: int) -> bool:
         inode, path = self._inode(descriptor)
@@ -272,10 +363,9 @@ class MemoryFiles(Files):
     def listdir(self, path: str) -> list[str]:
         if path not in self._directories:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        everything = self._names.keys() | self._directories
-        return sorted(
-            os.path.basename(p) for p in everything if _parent_of(p) == path and p != path
-        )
+        everything = (*self._names, *self._directories)
+        found = {each for each in everything if each != path and _parent_of(each) == path}
+        return sorted(each.rpartition("/")[2] for each in found)
 
     def mkdir(self, path: str) -> None:
         parent = self._parent(path)
@@ -360,4 +450,5 @@ class MemoryFiles(Files):
 
 
 def _parent_of(path: str) -> str:
-    return os.path.dirname(path) or "."
+    parent, slash, _ = path.rpartition("/")
+    return parent or slash or "."

@@ -34,7 +34,7 @@ from google_crc32c import value as crc32c
 from raft.store import records
 from raft.store.errors import WalDamaged
 from raft.store.files import Files, read_whole
-from raft.store.reader import SegmentReader, Stop
+from raft.store.reader import SegmentReader, Stop, used_bytes
 from raft.store.records import Commit, Header, Record, SegmentInfo, TableRow
 from raft.store.replay import RecoveredGroup, Replay
 from raft.store.segments import segment_name, segment_number
@@ -74,7 +74,7 @@ class _Recovery:
         last_data = b""
         while numbers:
             last_data = self._read(numbers[-1])
-            if last_data.strip(b"\0"):
+            if used_bytes(last_data):
                 break
             # Made ahead, or made and never written to.
             result.discard.append(segment_name(numbers.pop()))

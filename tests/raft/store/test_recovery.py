@@ -6,11 +6,14 @@ import errno
 
 import pytest
 from google_crc32c import value as crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raft.messages import HardState, Run, Save
 from raft.store import records
 from raft.store.errors import UnknownFormat, WalDamaged
 from raft.store.memory import MemoryFiles
+from raft.store.reader import used_bytes
 from raft.store.recovery import recover
 from raft.store.segments import segment_name
 from raft.store.wal import Wal
@@ -43,6 +46,15 @@ def three_batches(*, ids_from: int = 1) -> tuple[Slot, list[int]]:
         slot.write()
         ends.append(slot.wal.statistics()["segment_used_bytes"])
     return slot, ends
+
+
+@given(st.binary(max_size=300), st.integers(0, 4), st.integers(0, 70_000))
+@settings(max_examples=60, deadline=None)
+def test_the_last_byte_in_use_is_found_behind_any_number_of_zeros(
+    data: bytes, blocks: int, zeros: int
+) -> None:
+    data += bytes(blocks * 65_536 + zeros)
+    assert used_bytes(data) == len(data.rstrip(b"\0"))
 
 
 def counts(slot: Slot) -> list[int]:
