@@ -415,15 +415,18 @@ class GroupActor(Actor):
     def end_turn(self) -> list[object]:
         core = self.core
         now = self._clock.now_ms()
-        if self._gathered and not core.is_transferring:
-            self._propose(now)
         if self._reads_gathered:
             self._start_reads(now)
         if self._draining or self._machine_error is not None:
             self._maybe_offer_leadership()
         effects: list[object] = []
-        # Taking output can make more: a lost leadership fails reads, which become hand-backs.
-        while (output := core.take_output()) is not None:
+        while True:
+            if self._gathered and not self._holds_commands:
+                self._propose(now)
+            # Taking output can make more, and end what commands were held for.
+            output = core.take_output()
+            if output is None:
+                break
             self._carry_out(output, effects)
         if self.snapshots.is_dirty:
             effects += self.snapshots.end_turn()
@@ -432,6 +435,12 @@ class GroupActor(Actor):
         self.clients.take_out(effects)
         self._arm(effects)
         return effects
+
+    @property
+    def _holds_commands(self) -> bool:
+        """Leadership is on its way: from the moment the core takes none until somebody leads."""
+        core = self.core
+        return core.is_transferring or (self.admin.awaits_transfer and not core.is_leader)
 
     def _carry_out(self, output: Output, effects: list[object]) -> None:
         """In the order of the fields."""
@@ -459,7 +468,7 @@ class GroupActor(Actor):
                     self.clients.unaccept(pending)
         for decision in output.decisions:
             self.admin.on_decision(decision)
-        if output.changed:
+        if output.changed or output.restore is not None:
             effects += self._on_changed()
 
     def _arm(self, effects: list[object]) -> None:

@@ -47,12 +47,21 @@ Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
 class GroupAdmin:
     """Part of one group actor."""
 
-    __slots__ = ("_decisions", "_group", "_hands_over", "_not_before_ms", "_offered", "_token")
+    __slots__ = (
+        "_decisions",
+        "_group",
+        "_hands_over",
+        "_not_before_ms",
+        "_offered",
+        "_token",
+        "_transfers",
+    )
 
     def __init__(self, group: GroupActor) -> None:
         self._group = group
         self._token = 0
         self._decisions: dict[int, Callable[[Decision], None]] = {}
+        self._transfers: set[int] = set()  # tokens of those that are not decided
         self._hands_over = False  # by itself: the decision is outstanding
         self._offered = False  # it has been tried since the node began to stop
         self._not_before_ms = 0
@@ -124,7 +133,16 @@ class GroupAdmin:
         def answer() -> dict[str, Any]:
             return {"leader": group.clients.leader_node}
 
-        group.core.step(Transfer(self._await(pending, answer), target), group.now_ms())
+        self._transfer(self._await(pending, answer), target)
+
+    def _transfer(self, token: int, target: Replica | None) -> None:
+        self._transfers.add(token)
+        self._group.core.step(Transfer(token, target), self._group.now_ms())
+
+    @property
+    def awaits_transfer(self) -> bool:
+        """One was asked for here, and nobody leads yet, nor has it failed."""
+        return bool(self._transfers)
 
     def _reset_peers(self, pending: Pending, admin: AdminOperation) -> None:
         group = self._group
@@ -151,7 +169,8 @@ class GroupAdmin:
                 self._refuse(pending, protocol.BAD_REQUEST, text)
                 return
             group.clients.hand_back(pending.token, admin.value)
-            group.snapshots.ask(pending)
+            return
+        group.snapshots.ask(pending)
 
     # ------------------------------------------------------------------ decisions
 
@@ -178,6 +197,7 @@ class GroupAdmin:
         return self._token
 
     def on_decision(self, decision: Decision) -> None:
+        self._transfers.discard(decision.token)
         self._decisions.pop(decision.token)(decision)
 
     # ------------------------------------------------------------------ by itself
@@ -195,7 +215,7 @@ class GroupAdmin:
             return
         self._not_before_ms = now + HAND_OVER_AGAIN_MS
         self._hands_over = True
-        self._group.core.step(Transfer(self._expect(self._on_handed_over)), now)
+        self._transfer(self._expect(self._on_handed_over), None)
 
     def _on_handed_over(self, decision: Decision) -> None:
         self._hands_over = False

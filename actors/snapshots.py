@@ -197,7 +197,8 @@ class GroupSnapshots:
             return
         self._clients.admit(pending)
         self._waiting.append(pending)
-        self._view_wanted = self.is_dirty = True
+        if self._state == _IDLE:
+            self._view_wanted = self.is_dirty = True
 
     def _ask_for_view(self) -> list[object]:
         assert self._state == _IDLE

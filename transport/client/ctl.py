@@ -276,10 +276,14 @@ def _show_data(data: bytes) -> None:
 
 def do_admin(client: Client, options: Options) -> int:
     """Give a group one of the commands below."""
-    command = GROUP_COMMANDS[options.command].command
-    answer = client.admin(options.group, command, options.value)
+    it = GROUP_COMMANDS[options.command]
+    more = {"force": "true"} if getattr(options, "force", False) else None
+    # What one replica does by itself is asked of the node that was named with --connect.
+    address = options.addresses[0] if it.is_local else ""
+    answer = client.admin(options.group, it.command, options.value, more, address=address)
     text = f"{options.command} {options.group} {options.value}".rstrip()
-    return show_done(answer, f"{text}: done", as_json=options.json)
+    shown = "".join(f", {name} {text_of(value)}" for name, value in answer.items())
+    return show_done(answer, f"{text}: done{shown}", as_json=options.json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,17 +293,35 @@ class GroupCommand:
     command: str
     value: str
     text: str
+    is_optional: bool = False  # the value
+    is_local: bool = False  # to the node that is asked
+    may_force: bool = False
 
 
 GROUP_COMMANDS = {
-    "transfer-leader": GroupCommand("transferLeader", "node", "let another node lead"),
+    "transfer-leader": GroupCommand(
+        "transferLeader",
+        "node",
+        "let another node lead, by default the one that lacks least",
+        is_optional=True,
+    ),
     "change-peers": GroupCommand("changePeers", "nodes", "make these nodes the members"),
     "remove-peer": GroupCommand("removePeer", "node", "remove a member"),
     "remove-peers": GroupCommand("removePeers", "nodes", "remove members, one by one"),
     "add-learner": GroupCommand("addLearner", "node", "add a member without a vote"),
-    "snapshot": GroupCommand("doSnapshot", "node", "let a node take a snapshot"),
+    "snapshot": GroupCommand(
+        "doSnapshot",
+        "node",
+        "let a node take a snapshot, by default the one that is asked",
+        is_optional=True,
+        is_local=True,
+    ),
     "reset-peers": GroupCommand(
-        "resetPeers", "nodes", "unsafe, for a lost majority: on the asked node alone"
+        "resetPeers",
+        "nodes",
+        "unsafe, for a lost majority: on the asked node alone",
+        is_local=True,
+        may_force=True,
     ),
 }
 
@@ -364,7 +386,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add(commands, "read", do_read, "group", "data")
     for name, it in GROUP_COMMANDS.items():
         change = _add(commands, name, do_admin, "group", text=it.text)
-        change.add_argument("value", metavar=it.value.upper(), help=it.value)
+        arity = "?" if it.is_optional else None
+        metavar = it.value.upper()
+        change.add_argument("value", metavar=metavar, help=it.value, nargs=arity, default="")
+        if it.may_force:
+            change.add_argument("--force", action="store_true", help="though a leader is heard")
     watch = _add(commands, "watch", do_watch)
     watch.add_argument("topic", nargs="?", default="", help="the beginning of a topic")
     watch.add_argument("--count", type=int, metavar="N", help="end after N events")
