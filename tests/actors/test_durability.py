@@ -3,7 +3,7 @@
 **Recording**: a whole life of a cluster is one list of disk operations, promises and answers.  An
 auditor walks along it, knows at each point what every disk holds for certain, and objects to
 whatever leaves too early: votes, terms, acknowledgements, applies, answers to clients (pitfalls 1,
-8, 12, 13, 18).
+8, 12, 13, 18), and to a record of a snapshot whose file may not be there (pitfall 41).
 
 **Forgetting**: storms by seed.  Disks lose or tear what was not synced, processes die, syncs fail
 (pitfall 44), the network cuts and delays.  Then the power goes off everywhere at once: whatever a
@@ -20,9 +20,12 @@ import errno
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from actors.machines.kv import KeyValueMachine
+from actors.settings import SnapshotSettings
 from raft.messages import (
     AppendReply,
     HeartbeatReply,
@@ -33,6 +36,8 @@ from raft.messages import (
 )
 from raft.outbox import Outbox
 from raft.settings import RaftSettings
+from raft.store import snapshots as snapshot_store
+from raft.store.memory import MemoryFiles
 from raft.store.runs import open_run
 from tests.actors.cluster import Cluster, Node, Sent, put
 from transport import protocol
@@ -54,9 +59,11 @@ class Disk:
         self.term = 0
         self.vote = ""
         self.entries: dict[int, int] = {}  # index -> term
+        self.covered_index = 0  # what a snapshot stands for, whatever its terms were
         self.gathered: list[tuple[str | int, ...]] = []
         self.under_way: list[tuple[str | int, ...]] = []
         self.unsynced: set[str] = set()  # paths with writes that no sync has followed
+        self.renamed = False  # and the directory was not synced since
         self.written = False
 
     def became_durable(self) -> None:
@@ -66,6 +73,10 @@ class Disk:
             elif what == "truncate":
                 first = int(fields[0])
                 self.entries = {at: term for at, term in self.entries.items() if at < first}
+            elif what == "mark":
+                self.covered_index = max(self.covered_index, int(fields[0]))
+                if fields[2]:
+                    self.entries.clear()
             else:
                 term, first, last = map(int, fields)
                 self.entries.update(dict.fromkeys(range(first, last + 1), term))
@@ -73,7 +84,11 @@ class Disk:
 
     @property
     def last_index(self) -> int:
-        return max(self.entries, default=0)
+        return max(self.entries, default=self.covered_index)
+
+    def holds(self, index: int) -> int | None:
+        """The term of the entry; 0: a snapshot stands for it."""
+        return 0 if index <= self.covered_index else self.entries.get(index)
 
 
 class Auditor:
@@ -88,8 +103,8 @@ class Auditor:
             what, where = str(event[0]), str(event[1])
             if where.startswith("/"):
                 self.on_operation(what, where)
-            elif what in ("hard_state", "truncate", "run"):
-                self.disks[where].gathered.append(event)
+            elif what in ("hard_state", "truncate", "run", "mark"):
+                self.on_save(what, where, event)
             elif what == "batch":
                 disk = self.disks[where]
                 assert not disk.under_way, "two batches are unsynced"
@@ -97,23 +112,38 @@ class Auditor:
             elif what == "ran":
                 disk = self.disks[where]
                 assert disk.written, f"batch {event[2]} of {where} was never written"
-                assert not disk.unsynced, f"batch {event[2]} of {where} was not synced"
+                logs = {path for path in disk.unsynced if path.endswith(".wal")}
+                assert not logs, f"batch {event[2]} of {where} was not synced"
                 disk.became_durable()
             elif what == "applied":
                 self.check_majority("applied", int(event[3]))
+            elif what == "restored":
+                self.check_majority("restored", int(event[2]))
             elif what == "reply":
                 self.check_majority("reply", int(event[4]))
             else:
                 term, to, verdict, match = event[2:]
                 self.on_message(what, where, int(term), str(to), int(verdict), int(match))
 
+    def on_save(self, what: str, name: str, event: tuple[str | int, ...]) -> None:
+        disk = self.disks[name]
+        disk.gathered.append(event)
+        if what == "mark":
+            self.seen["mark"] = self.seen.get("mark", 0) + 1
+            assert not disk.renamed, f"{name} records a snapshot whose name is not synced"
+
     def on_operation(self, what: str, path: str) -> None:
-        if not path.endswith(".wal"):
+        if not path.endswith(".wal") and "/snapshots" not in path:
             return
         disk = self.disks[path.split("/")[1]]
-        if what == "pwrite":
+        if what == "rename":
+            assert path not in disk.unsynced, f"{path} gets its name before it is synced"
+            disk.renamed = True
+        elif what == "fsync_dir":
+            disk.renamed = False
+        elif what == "pwrite":
             disk.unsynced.add(path)
-            disk.written = True
+            disk.written = disk.written or path.endswith(".wal")
         elif what in ("fdatasync", "fsync"):
             disk.unsynced.discard(path)
 
@@ -137,14 +167,17 @@ class Auditor:
         if index == 0:
             return
         self.seen[what] = self.seen.get(what, 0) + 1
-        holders = [disk.entries.get(index) for disk in self.disks.values()]
-        count = max(holders.count(term) for term in {*holders, 0} - {None})
+        holders = [disk.holds(index) for disk in self.disks.values()]
+        # Whoever has a snapshot of it has what was committed, which is what the others have.
+        count = max(holders.count(term) for term in {*holders, 0} - {None, 0} | {-1})
+        count = max(count, 0) + holders.count(0)
         assert count * 2 > len(holders), f"{what} at {index}, durable on {count}: {holders}"
 
 
 def a_recorded_life(names: tuple[str, ...] = ("n1", "n2", "n3"), seed: int = 3) -> Cluster:
     """Elections, writes, reads, a partitioned leader, a restart; disks are slow now and then."""
-    cluster = Cluster(names, seed=seed)
+    snapshots = SnapshotSettings(snapshot_entries=4, snapshot_trailing_entries=1)
+    cluster = Cluster(names, seed=seed, snapshots=snapshots)
     for round_number in range(3):
         leader = cluster.leader()
         for at in range(4):
@@ -175,8 +208,30 @@ def test_no_promise_leaves_before_the_sync_that_covers_it(names: tuple[str, ...]
     auditor = Auditor(list(names))
     auditor.walk(cluster.trace)
     assert auditor.seen["reply"] >= 15
+    assert auditor.seen["mark"] >= 2 * len(names)
     if len(names) > 1:
         assert min(auditor.seen[it] for it in ("Vote", "granted", "AppendReply")) >= 4, auditor.seen
+
+
+def test_the_auditor_objects_to_a_snapshot_that_a_power_cut_would_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pitfall 41, each of its steps left out in turn."""
+    for operation, objection in (("fsync_dir", "name is not synced"), ("fsync", "before it is")):
+        sync = getattr(MemoryFiles, operation)
+
+        def lazy(files: MemoryFiles, what: Any, sync: Any = sync) -> None:
+            path = what if isinstance(what, str) else files._inode(what)[1]
+            if "/snapshots" not in path:
+                sync(files, what)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryFiles, operation, lazy)
+            if operation == "fsync":
+                patched.setattr(snapshot_store, "SYNC_BYTES", 1 << 30)
+            trace = a_recorded_life(("n1",)).trace
+        with pytest.raises(AssertionError, match=objection):
+            Auditor(["n1"]).walk(trace)
 
 
 def test_the_auditor_objects_when_a_promise_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +342,13 @@ class Storm:
             seed=seed,
             recording=False,
             segment_bytes=1 << self.random.randrange(10, 14),
-            settings=RaftSettings(election_timeout_ms=400, heartbeat_ms=50),
+            settings=RaftSettings(
+                election_timeout_ms=400, heartbeat_ms=50, snapshot_chunk_bytes=200
+            ),
+            snapshots=SnapshotSettings(
+                snapshot_entries=self.random.randrange(3, 40),
+                snapshot_trailing_entries=self.random.randrange(4),
+            ),
         )
         self.keys: dict[str, Sent] = {}
         self.reads: list[tuple[Sent, int]] = []  # with the highest index known to be answered
@@ -295,12 +356,16 @@ class Storm:
             self.turn: 40,
             self.deliver: 40,
             self.sync: 30,
+            self.work: 30,
             self.write: 12,
             self.read: 4,
             self.let_time_pass: 14,
             self.settle: 6,
             self.crash: 3,
             self.fail_disk: 1,
+            self.fail_snapshot: 1,
+            self.transfer: 3,
+            self.snapshot: 3,
             self.restart: 6,
             self.isolate: 2,
             self.heal: 4,
@@ -327,6 +392,11 @@ class Storm:
         for node in self.cluster.up():
             if self.random.random() < 0.6:
                 node.sync()
+
+    def work(self) -> None:
+        for node in self.cluster.up():
+            if self.random.random() < 0.6:
+                node.work()
 
     def deliver(self) -> None:
         in_flight = self.cluster.in_flight
@@ -383,6 +453,25 @@ class Storm:
         if node is not None:
             node.files.fail(self.random.choice(("pwrite", "fdatasync")), errno.EIO, path=".wal")
 
+    def fail_snapshot(self) -> None:
+        node = self.node()
+        if node is not None:
+            operation = self.random.choice(("pwrite", "fsync", "rename", "fsync_dir", "pread"))
+            error = self.random.choice((errno.EIO, errno.ENOSPC))
+            path = self.random.choice((".writing", ".receiving", "/snapshots"))
+            node.files.fail(operation, error, path=path)
+
+    def transfer(self) -> None:
+        for node in self.cluster.up():
+            if node.core.is_leader:
+                to = self.random.choice(("", "n1", "n2", "n3"))
+                self.cluster.request(node, wire.encode_admin("transferLeader", to))
+
+    def snapshot(self) -> None:
+        node = self.node()
+        if node is not None:
+            self.cluster.request(node, wire.encode_admin("doSnapshot", ""))
+
     def restart(self) -> None:
         for node in self.cluster.nodes.values():
             if not node.is_up:
@@ -424,7 +513,13 @@ class Storm:
         logs = []
         for node in self.cluster.nodes.values():
             node.crash()
-            logs.append(keys_of(node.open_disk().runs))
+            found = node.open_disk()
+            log = keys_of(found.runs)
+            if found.snapshot is not None:
+                machine = KeyValueMachine()
+                machine.restore(node.store.read(found.snapshot), 1)
+                log = {**keys_in(machine), **log}
+            logs.append(log)
             node.crash()
         for key, index in self.answered():
             count = sum(log.get(index) == key for log in logs)
@@ -439,21 +534,25 @@ class Storm:
         last = cluster.request(cluster.leader(), put("last"))
         cluster.run(2_000)
         assert last.outcome.code == protocol.OK
-        logs = [node.core.log.between(1, node.core.last_index) for node in cluster.up()]
-        assert len(logs) == 3
-        assert logs[0] == logs[1] == logs[2]
-        log = keys_of(logs[0])
-        for key, index in self.answered():
-            assert log[index] == key, f"{key} was answered at {index}, there is {log.get(index)}"
-        self.check_outcomes(list(log.values()))
-        self.check_times(logs[0])
+        assert len(cluster.up()) == 3
         digests = {node.machine.machine.digest() for node in cluster.up()}
         assert len(digests) == 1
         assert {node.machine.applied_index for node in cluster.up()} == {last.outcome.index}
+        machine = cluster["n1"].machine.machine
+        assert isinstance(machine, KeyValueMachine)
+        state = keys_in(machine)
+        for node in cluster.up():
+            log = node.core.log
+            runs = log.between(log.first_index, log.last_index)
+            self.check_times(runs)
+            # Each key is written once, so its version tells where.
+            for index, key in keys_of(runs).items():
+                assert state.get(index) == key, f"{key} was appended twice, also at {index}"
+        for key, index in self.answered():
+            assert state.get(index) == key, f"{key} was answered at {index}: {state.get(index)}"
+        self.check_outcomes(set(state.values()))
 
-    def check_outcomes(self, keys: list[str]) -> None:
-        assert len(keys) == len(set(keys)), "a message was appended twice"
-        present = set(keys)
+    def check_outcomes(self, present: set[str]) -> None:
         for key, sent in self.keys.items():
             definite = sent.handed_back is not None or (
                 sent.outcomes is not None
@@ -477,6 +576,11 @@ def keys_of(runs: list[Run]) -> dict[int, str]:
         for index, command in enumerate(open_run(run).commands, run.first):
             found[index] = protocol.parse_write(command[3][2:]).key
     return found
+
+
+def keys_in(machine: KeyValueMachine) -> dict[int, str]:
+    """Index of its write -> key."""
+    return {index: key for key, (_, index, _) in machine._entries.items()}
 
 
 def weather(seed: int) -> Storm:
