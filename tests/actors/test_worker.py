@@ -12,17 +12,28 @@ import pytest
 from actors import wire as kinds
 from actors import worker as worker_module
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
+from actors.group_messages import SendPeers, actor_name
 from actors.process import EXIT_CRASH, EXIT_STORE
+from actors.runtime import VirtualClock
 from actors.worker import Worker, WorkerArguments
+from raft.configuration import Configuration
 from raft.messages import (
     COMMAND,
+    CONFIG,
     Append,
+    AppendReply,
+    ClockAnomaly,
+    HardState,
     Heartbeat,
     HeartbeatReply,
     PeerMessage,
     PreVote,
     Replica,
     Run,
+    Save,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
 )
 from raft.settings import RaftSettings
 from raft.store.memory import MemoryFiles
@@ -86,6 +97,18 @@ class Disk:
         preparation()
 
 
+class Threads:
+    """Stands for the threads of snapshots: work waits for :meth:`Bench.work`."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], object], Callable[[object], None], bool]] = []
+
+    def submit(
+        self, work: Callable[[], object], on_done: Callable[[object], None], *, long: bool
+    ) -> None:
+        self.waiting.append((work, on_done, long))
+
+
 class Link:
     """The router's end: every frame that was sent, and in which lane."""
 
@@ -123,6 +146,7 @@ class Bench:
         files: MemoryFiles | None = None,
         members: tuple[Replica, ...] = (ME,),
         synced: bool = True,
+        raft: RaftSettings | None = None,
         **options: Any,
     ) -> None:
         self.files = files or MemoryFiles()
@@ -138,13 +162,14 @@ class Bench:
             incarnation=ME.incarnation,
             router_socket="/nowhere",
             client_address="tcp://n1:7001",
-            raft=RaftSettings(),
+            raft=raft or RaftSettings(),
             sync=True,
             log_level="info",
         )
         self.worker = worker = Worker(arguments, cast(asyncio.AbstractEventLoop, self.loop))
         worker._files = self.files
         self.disk = worker._disk = Disk()  # type: ignore[assignment]
+        self.threads = worker._threads = Threads()  # type: ignore[assignment]
         worker._open_wal()
         worker._load_groups()
         worker._turn()
@@ -172,6 +197,14 @@ class Bench:
             batch.run()
             self.worker._on_disk_done(batch, None)
             self.loop.turn()
+
+    def work(self) -> None:
+        """So do the threads of snapshots, and the disk after them."""
+        while self.threads.waiting:
+            work, on_done, _ = self.threads.waiting.pop(0)
+            on_done(work())
+            self.loop.turn()
+            self.sync()
 
     def connect(self) -> Link:
         self.link = Link()
@@ -523,3 +556,193 @@ def test_the_timer_of_the_loop_follows_the_earliest_deadline() -> None:
     assert bench.loop.later
     settings = RaftSettings()
     assert 0 <= bench.loop.later[0] <= 2 * settings.election_timeout_ms / 1_000
+
+
+# --------------------------------------------------------------------------- snapshots
+
+
+def snapshot(token: int, group: int = KV) -> list[Any]:
+    return [token, group, 500, protocol.RIGHTS_ALL, batch_of(wire.encode_admin("doSnapshot", ""))]
+
+
+SIZE = batch_of(wire.encode_read(b"\x81\xa4size\xc3"))
+
+
+def with_snapshot(*groups: int) -> Bench:
+    """A worker whose groups have one key each, and a snapshot of it."""
+    bench = Bench(*groups or (KV,))
+    bench.join()
+    for token, group in enumerate(groups or (KV,)):
+        bench.request(*write(2 * token, group))
+        bench.sync()
+        bench.request(*snapshot(2 * token + 1, group))
+        bench.work()
+    assert set(bench.replies().values()) == {protocol.OK}
+    return bench
+
+
+def test_a_restart_begins_with_the_snapshot_and_goes_on_behind_it() -> None:
+    bench = with_snapshot(KV, OTHER)
+    bench.request(*write(9))
+    bench.sync()
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files)
+    again.join()
+    again.request(1, KV, 500, 7, SIZE)
+    again.sync()
+    assert again.replies() == {}, "its machine is not what it was yet"
+    assert [long for _, _, long in again.threads.waiting] == [False, False, True, True]
+    again.work()
+    assert again.replies() == {1: protocol.OK}
+    assert again.worker._groups[KV].snapshots.index == 2
+    assert again.files.listdir("/data/groups/7/snapshots") == bench.files.listdir(
+        "/data/groups/7/snapshots"
+    )
+
+
+def test_while_it_is_being_restored_a_group_is_starting() -> None:
+    bench = with_snapshot()
+    bench.files.kill()
+    again = Bench(files=bench.files)
+    link = again.connect()
+    ((_, _, _, rows),) = link.of(kinds.HELLO)
+    assert dict(rows)[KV]["state"] == "starting"
+    again.welcome()
+    again.work()
+    told = [summary for (rows,) in link.of(kinds.SUMMARIES) for _, summary in rows]
+    assert told[-1]["state"] == "running"
+
+
+def test_a_missing_snapshot_quarantines_one_group_and_its_log_lives_on() -> None:
+    bench = with_snapshot(KV, OTHER)
+    (name,) = bench.files.listdir("/data/groups/7/snapshots")
+    bench.files.unlink(f"/data/groups/7/snapshots/{name}")
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files)
+    again.join()
+    again.work()
+    states = {group: actor.summary()["state"] for group, actor in again.worker._groups.items()}
+    assert states == {KV: "quarantined", OTHER: "running"}
+    again.request(*write(1), *write(2, OTHER))
+    again.sync()
+    assert again.replies() == {1: protocol.READ_ONLY, 2: protocol.OK}
+
+
+def test_a_catalog_that_was_restored_is_told_whole() -> None:
+    """No entry has told of what came with the snapshot."""
+    bench = Bench(SYSTEM_GROUP_ID)
+    bench.join()
+    create = batch_of(wire.encode_admin("createGroup", "kv", {"machine": "kv"}))
+    bench.request(1, SYSTEM_GROUP_ID, 500, 7, create)
+    bench.sync()
+    bench.request(*snapshot(2, SYSTEM_GROUP_ID))
+    bench.work()
+    bench.files.kill()
+    again = Bench(SYSTEM_GROUP_ID, files=bench.files)
+    link = again.join()
+    ((empty,),) = link.of(kinds.CATALOG)
+    assert empty["groups"] == []
+    again.work()
+    _, (table,) = link.of(kinds.CATALOG)
+    assert [group["name"] for group in table["groups"]] == ["kv"]
+
+
+def test_chunks_of_a_snapshot_travel_with_appends_and_are_stored_and_answered() -> None:
+    donor = with_snapshot()
+    store = donor.worker._stores[KV]
+    meta = donor.worker._groups[KV].core.snapshot
+    assert meta is not None
+    data = store.read_raw(meta, 0, meta.size_bytes)
+    bench, link = of_three()
+    bench.peer(N2, SnapshotChunk(N2, ME, 5, meta, 0, data[:60]))
+    bench.sync()
+    bench.work()
+    (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
+    reply = peer_codec.decode(items[2], ME, N2)
+    assert reply == SnapshotReply(ME, N2, 5, meta.index, meta.term, 60)
+    bench.peer(N2, SnapshotChunk(N2, ME, 5, meta, 60, data[60:]))
+    bench.sync()
+    bench.work()
+    (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
+    assert peer_codec.decode(items[2], ME, N2) == AppendReply(ME, N2, 5, meta.index)
+    kv = bench.worker._scheduler.actor(f"machine/{KV}")
+    donors = donor.worker._scheduler.actor(f"machine/{KV}")
+    assert kv.applied_index == meta.index  # type: ignore[union-attr]
+    assert kv.machine.digest() == donors.machine.digest()  # type: ignore[union-attr]
+
+
+def test_a_chunk_leaves_in_the_bulk_lane() -> None:
+    bench, link = of_three()
+    meta = SnapshotMeta(9, 1, Configuration.of(ME, N2), 5, 1, 100, 7)
+    chunk = SnapshotChunk(ME, N2, 1, meta, 0, b"x" * 50)
+    bench.worker._carry_peers(SendPeers([chunk]), actor_name(KV))
+    bench.worker._flush()
+    (((node, group, data), _, _),) = link.of(kinds.ROUND)
+    assert (node, group) == ("n2", KV)
+    assert peer_codec.decode(data, ME, N2) == chunk
+    assert link.control[-1] is False
+
+
+def test_a_configuration_of_a_newer_version_harms_its_own_group_alone() -> None:
+    """Counting members otherwise than the others do could commit without a majority."""
+    bench, _ = of_three()
+    bench.place(OTHER)
+    data = b"\x91\x93\xa2n1\x11\x09"  # [["n1", 0x11, 9]]: nobody knows that part
+    run = encode_run(CONFIG, 1, 1, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)])
+    bench.worker._wal.save(KV, Save(1, HardState(1, None), None, [run]))
+    batch = bench.worker._wal.take_batch()
+    assert batch is not None
+    batch.run()
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files, members=(ME, N2, N3))
+    link = again.connect()
+    ((_, _, _, rows),) = link.of(kinds.HELLO)
+    told = dict(rows)
+    assert told[KV]["state"] == "down"
+    assert "part 9" in told[KV]["error"]
+    assert told[OTHER]["state"] == "running"
+
+
+# --------------------------------------------------------------------------- clocks, the end
+
+
+def test_lost_time_ends_the_leases_of_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 35."""
+    boot_ms = [50_000]
+    monkeypatch.setattr(worker_module, "boot_ms", lambda: boot_ms[0])
+    told: list[tuple[str, object]] = []
+    for lease_reads in (True, False):
+        bench = Bench(KV, OTHER, raft=RaftSettings(lease_reads=lease_reads))
+        bench.worker._clock = VirtualClock(1_000)  # type: ignore[assignment]
+        bench.worker._clock_watch.look(1_000, 50_000, 0)
+        bench.worker._timer_ms = None
+        bench.worker._watch_clocks()
+        tell = bench.worker._scheduler.tell
+
+        def listen(to: Any, message: object, control: bool = False, tell: Any = tell) -> bool:
+            if isinstance(message, ClockAnomaly):
+                told.append((to, control))
+            return bool(tell(to, message, control))
+
+        monkeypatch.setattr(bench.worker._scheduler, "tell", listen)
+        monkeypatch.setattr(bench.worker._scheduler, "run_turn", lambda: False)
+        boot_ms[0] += 5_000
+        bench.worker._turn()
+        if lease_reads:
+            assert told == [(f"group/{KV}", True), (f"group/{OTHER}", True)]
+            told.clear()
+    assert told == [], "without leases nobody cares, and nobody looks"
+
+
+def test_a_draining_leader_waits_for_somebody_else_to_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    link = bench.join()
+    actor = bench.worker._groups[KV]
+    monkeypatch.setattr(type(actor), "is_drained", property(lambda _: False))
+    bench.frame(kinds.DRAIN)
+    assert link.of(kinds.DRAINED) == []
+    monkeypatch.setattr(type(actor), "is_drained", property(lambda _: True))
+    bench.worker._watch_drain(1 << 60)
+    assert link.of(kinds.DRAINED) == [[1]]
