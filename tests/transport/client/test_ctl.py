@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgpack
 import pytest
@@ -12,7 +13,7 @@ import zmq
 
 from tests.transport.client.fake_node import Answer, FakeNode, KVMachine, each, reply, whole
 from transport import polyraft_pb2 as pb
-from transport.client import ctl
+from transport.client import Client, ctl
 
 ADMIN = {
     "status": {
@@ -156,6 +157,49 @@ def test_changes_of_a_group_are_one_admin_command_each(capfd: pytest.CaptureFixt
     assert {(group, it.value) for group, it in admins} == {("kv", "n2")}
     assert [it.command for _, it in admins][:2] == ["transferLeader", "changePeers"]
     assert capfd.readouterr().out.startswith("transfer-leader kv n2: done\n")
+
+
+def test_whom_a_change_is_about_may_be_left_to_the_group(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    answers = iter([b'{"leader": "n3"}', b'{"node": "n1", "index": 9, "size_bytes": 70}'])
+    with FakeNode(lambda group, batch: each(reply(data=next(answers)))) as node:
+        for command in ("transfer-leader", "snapshot"):
+            assert ctl.main(["--connect", node.address, command, "kv"]) == 0
+        admins = [batch.requests[0].admin for _, batch in node.messages]
+    assert [(it.command, it.value) for it in admins] == [("transferLeader", ""), ("doSnapshot", "")]
+    assert capfd.readouterr().out.splitlines() == [
+        "transfer-leader kv: done, leader n3",
+        "snapshot kv: done, node n1, index 9, size_bytes 70",
+    ]
+    for command in ("change-peers", "reset-peers"):
+        with pytest.raises(SystemExit):
+            ctl.main(["--connect", node.address, command, "kv"])
+
+
+def test_what_a_replica_does_alone_is_asked_of_the_first_address_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not of the leader, which the client would find: a lost majority has none."""
+    asked: list[tuple[Any, ...]] = []
+
+    def admin(_: Client, *what: Any, address: str = "") -> dict[str, Any]:
+        asked.append((*what, address))
+        return {}
+
+    monkeypatch.setattr(Client, "admin", admin)
+    connect = ["--connect", "tcp://127.0.0.1:1,tcp://127.0.0.1:2"]
+    first = "tcp://127.0.0.1:1"
+    assert ctl.main([*connect, "reset-peers", "kv", "n1,n2"]) == 0
+    assert ctl.main([*connect, "reset-peers", "kv", "n1", "--force"]) == 0
+    assert ctl.main([*connect, "snapshot", "kv"]) == 0
+    assert ctl.main([*connect, "transfer-leader", "kv", "n2"]) == 0
+    assert asked == [
+        ("kv", "resetPeers", "n1,n2", None, first),
+        ("kv", "resetPeers", "n1", {"force": "true"}, first),
+        ("kv", "doSnapshot", "", None, first),
+        ("kv", "transferLeader", "n2", None, ""),
+    ]
 
 
 def test_events_are_shown_as_they_come(capfd: pytest.CaptureFixture[str]) -> None:
