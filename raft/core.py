@@ -189,6 +189,9 @@ class Core(MembershipRules, SnapshotRules):
         if message.term == self.term or kind is PreVote:
             return True
         if message.term > self.term:
+            if kind in _ANSWERS and message.sender not in self.configuration:
+                # It is only told that it has left; it may not depose who tells it (thesis 4.2.3).
+                return self._ignore("higher term of a replica that has left")
             return self._admit_newer_term(message)
         answer = OLDER_TERM.get(kind)
         if answer is None:

@@ -436,6 +436,8 @@ class Leadership:
         ):
             return
         peer.quiet_ms = now
+        if peer.catch_up is not None and message.offset > peer.offset:
+            peer.catch_up.moved_ms = now
         peer.offset = min(message.offset, snapshot.size_bytes)
         # With all of it there, what is missing is the word that it is installed.
         peer.chunk_sent = peer.offset == snapshot.size_bytes

@@ -141,12 +141,14 @@ class MembershipRules(State):
         newcomers = change.voters - self.configuration.voters
         silence_ms = NEWCOMER_SILENT_TIMEOUTS * self._settings.election_timeout_ms
         for peer in self._peers_of(newcomers & self.configuration.learners):
+            catch_up = peer.catch_up
             if self._now - peer.active_ms >= silence_ms:
                 change.error = f"{peer.replica} is not heard of"
-            elif (
-                peer.catch_up is not None
-                and peer.catch_up.round > self._settings.catch_up_rounds_max
-            ):
+            elif catch_up is None or catch_up.is_done:
+                continue
+            elif self._now - catch_up.moved_ms >= silence_ms:
+                change.error = f"{peer.replica} does not come nearer"
+            elif catch_up.round > self._settings.catch_up_rounds_max:
                 change.error = f"{peer.replica} does not catch up"
         if change.error is not None:
             change.voters, change.learners = change.origin.voters, change.origin.learners
@@ -259,6 +261,10 @@ class MembershipRules(State):
         if self.me not in message.voters:
             return f"{self.me} has to be one of the voters"
         hears_leader = self.leader is not None and self._timer.leader_is_alive(self._now)
-        if (hears_leader or self.role == LEADER) and not message.force:
+        if message.force:
+            return None
+        if hears_leader or self.role == LEADER:
             return f"the leader {self.leader} is heard: the majority is not lost"
+        if self._now - self._started_ms < self._settings.election_timeout_ms:
+            return "started a moment ago: a leader may yet be heard"
         return None

@@ -134,6 +134,10 @@ class Outbox:
             for save in self._outstanding:
                 save.proves_index = min(save.proves_index, safe_index)
             self.durable_index = safe_index
+            # They speak of a log that is gone before it was ever written.
+            self._held = deque(
+                held for held in self._held if type(held[1]) is not AppendReply or held[1].rejected
+            )
         else:
             assert self._mark is None or not self._mark.resets, "taken before it was restored"
         self._mark = mark

@@ -87,15 +87,18 @@ class CatchUp:
     timeout, the replica is so close that its vote will not hold commits up.
     """
 
-    __slots__ = ("is_done", "round", "since_ms", "target_index")
+    __slots__ = ("is_done", "moved_ms", "round", "since_ms", "target_index")
 
     def __init__(self, target_index: int, now: int) -> None:
         self.round = 1
         self.target_index = target_index
         self.since_ms = now
+        self.moved_ms = now  # when it last came nearer, by entries or by bytes of a snapshot
         self.is_done = False
 
     def on_match(self, match: int, last_index: int, now: int, round_ms_max: int) -> None:
+        """It has come to hold everything up to ``match``."""
+        self.moved_ms = now
         if self.is_done or match < self.target_index:
             return
         if now - self.since_ms <= round_ms_max:

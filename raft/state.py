@@ -107,6 +107,7 @@ class State:
         "_restoring",
         "_seen",
         "_settings",
+        "_started_ms",
         "_stepped_ms",
         "_timer",
         "_uncommitted_bytes",
@@ -175,6 +176,7 @@ class State:
         self._settings = settings
         self._make_run = make_run
         self._now = now
+        self._started_ms = now
         self._stepped_ms = now  # when anything but a proposal was last stepped
         self._heard_ms: int | None = None  # when a leader of this term was last heard
         self._alone = self.configuration.is_only_voter(me)
