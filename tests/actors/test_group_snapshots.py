@@ -25,8 +25,9 @@ from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
 from actors.runtime import StartTimer, Tell, TimerFired
 from actors.settings import SnapshotSettings
-from raft.messages import SendChunk, SnapshotChunk, SnapshotMeta, SnapshotReply
+from raft.messages import ChunkStored, SendChunk, SnapshotChunk, SnapshotMeta, SnapshotReply
 from raft.settings import RaftSettings
+from raft.store.runs import decode_run
 from raft.store.snapshots import SnapshotStore
 from tests.actors.cluster import Cluster, Node, Sent, put
 from transport import protocol
@@ -541,6 +542,41 @@ def test_received_chunks_that_the_disk_does_not_keep_up_with_are_dropped() -> No
     effects = snapshots.receive([chunk] * (snapshots_module.STORING_MAX + 3))
     assert [type(each) for each in effects] == [StoreChunk] * snapshots_module.STORING_MAX
     assert snapshots.counts["chunks_dropped"] == 3
+
+
+def test_a_chunk_that_comes_twice_does_not_begin_an_installed_snapshot_anew() -> None:
+    """The store knows nothing of it any more, and the leader would believe that."""
+    cluster, leader, (follower, _) = three()
+    fill(cluster, leader, 12)
+    meta = leader.core.snapshot
+    assert meta is not None
+    (store,) = follower.group.snapshots.receive(
+        [SnapshotChunk(leader.me, follower.me, leader.core.term, meta, 0, b"again")]
+    )
+    assert isinstance(store, StoreChunk)
+    follower.tell(ChunkStored(meta, 0), control=True)
+    follower.turn()
+    assert not [each for each in cluster.in_flight if isinstance(each, SnapshotReply)]
+    assert follower.group.snapshots._storing == 0
+
+
+def test_log_time_goes_on_from_a_snapshot_with_no_log_behind_it() -> None:
+    """Expiry may be late, never early, and no entry is from before the one before it."""
+    bare = replace(OFTEN, snapshot_trailing_entries=0)
+    cluster = Cluster(("n1",), snapshots=bare)
+    node = cluster.leader()
+    cluster.run(60_000)
+    fill(cluster, node, 9)
+    meta = node.core.snapshot
+    assert meta is not None
+    assert meta.time_ms >= 60_000
+    assert node.core.last_run() is None
+    node.crash()
+    node.start()
+    cluster.settle()
+    last = cluster.leader().core.last_run()
+    assert last is not None
+    assert decode_run(last.body).time_ms >= meta.time_ms
 
 
 # --------------------------------------------------------------------------- quarantine
