@@ -1,0 +1,357 @@
+"""Pitfalls of snapshots (15, 25, 37 to 43), by number, as far as the core decides them.
+
+The order of rename and directory sync (41) is tested with the files, the machine's queue (37) with
+the machine: docs/raft.md has the table.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from raft.configuration import Configuration
+from raft.core import Core
+from raft.leader import CHUNK_AGAIN_HEARTBEATS, SNAPSHOT_PEERS_MAX
+from raft.log import Log
+from raft.messages import (
+    Append,
+    AppendReply,
+    HardState,
+    Heartbeat,
+    SendChunk,
+    SnapshotChunk,
+    SnapshotLost,
+    SnapshotMeta,
+    SnapshotReceived,
+    SnapshotReply,
+    SnapshotTaken,
+    Tick,
+)
+from raft.progress import REPLICATE, SNAPSHOT
+from raft.roles import FOLLOWER, PRE_CANDIDATE
+from raft.settings import RaftSettings
+from tests.raft.network import Network, make_run, read_configuration, replica, sent_by, to
+
+N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
+SETTINGS = RaftSettings(snapshot_chunk_bytes=40)
+THREE = Configuration.of(N1, N2, N3)
+
+
+def meta(index: int, term: int) -> SnapshotMeta:
+    return SnapshotMeta(index, term, THREE, index, 1, 100, 7)
+
+
+def chunk(snapshot: SnapshotMeta, offset: int = 0, *, term: int = 5) -> SnapshotChunk:
+    return SnapshotChunk(N2, N1, term, snapshot, offset, b"s" * 40)
+
+
+def without(*behind: str, voters: int = 3) -> Network:
+    """These lack eleven entries, of which a snapshot is all that is left; n1 leads."""
+    network = Network(voters, settings=SETTINGS)
+    network.elect("n1")
+    network.isolate(*behind)
+    for _ in range(11):
+        network.propose("n1")
+    network.run(200)
+    network.snapshot("n1")
+    network.heal()
+    return network
+
+
+def chunks(network: Network) -> list[SendChunk]:
+    return [each for output in network["n1"].outputs for each in output.send_chunks]
+
+
+def go_on_until_chunk(network: Network) -> SnapshotChunk:
+    for _ in range(200):
+        for message in network.in_flight:
+            if isinstance(message, SnapshotChunk):
+                return message
+        if not network.deliver(count=1):
+            network.tick("n1")
+    raise AssertionError("no chunk is sent")
+
+
+def test_pitfall_15_a_predecessor_that_is_compacted_is_no_conflict() -> None:
+    network = Network(3)
+    runs = [make_run(1, 1, index) for index in range(1, 6)]
+    network.step("n1", Append(N2, N1, 1, 0, 0, 4, runs))
+    network.snapshot("n1")
+    assert network.core("n1").log.base_index == 4
+    late = Append(N2, N1, 1, 2, 1, 4, runs[2:])
+    network.step("n1", late)
+    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 5)
+    network.step("n1", Append(N2, N1, 1, 2, 1, 4, runs[2:3]))
+    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 4)
+    assert network.core("n1").last_index == 5
+
+
+def test_pitfall_37_a_snapshot_is_restored_in_the_order_of_what_is_applied() -> None:
+    """One output has both: the machine becomes the snapshot, then come the entries behind it."""
+    network = Network(3)
+    network.step("n1", Append(N2, N1, 1, 0, 0, 2, [make_run(1, 1, 1), make_run(1, 1, 2)]))
+    assert [run.first for run in network["n1"].applied] == [1, 2]
+    network.hold_disk("n1")
+    network._applied[6] = 1
+    network.step("n1", SnapshotReceived(meta(6, 1)))
+    network.step("n1", Append(N2, N1, 1, 6, 1, 7, [make_run(1, 1, 7)]))
+    assert [output.apply for output in network["n1"].outputs[-2:]] == [[], []]
+    network.persist("n1")
+    output = network["n1"].outputs[-1]
+    assert output.restore == meta(6, 1)
+    assert [run.first for run in output.apply] == [7]
+
+
+def test_pitfall_38_a_snapshot_that_is_older_is_answered_with_where_this_replica_is() -> None:
+    network = Network(3)
+    runs = [make_run(1, 1, index) for index in range(1, 6)]
+    network.step("n1", Append(N2, N1, 1, 0, 0, 5, runs))
+    network.step("n1", chunk(meta(5, 1), term=1))
+    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 5)
+    network.step("n1", SnapshotReceived(meta(3, 1)))
+    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 5)
+    assert network.core("n1").snapshot is None
+    assert not any(output.received or output.restore for output in network["n1"].outputs)
+
+
+def test_pitfall_38_so_is_one_whose_last_entry_is_in_the_log() -> None:
+    network = Network(3)
+    runs = [make_run(1, 1, index) for index in range(1, 6)]
+    network.step("n1", Append(N2, N1, 1, 0, 0, 1, runs))
+    network.step("n1", chunk(meta(4, 1), term=1))
+    assert network.core("n1").commit_index == 4, "a snapshot is of what is committed"
+    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 4)
+
+
+def test_pitfall_38_the_leader_goes_on_from_there_and_sends_no_more_of_it() -> None:
+    """Stopped and continued: meanwhile it has got there by other means."""
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.drop()
+    network.step("n1", AppendReply(N3, N1, 1, 12))
+    (_, peer) = network.core("n1").progress()
+    assert (peer.state, peer.match) == (REPLICATE, 12)
+    count = len(chunks(network))
+    network.isolate("n3")
+    network.run(900)
+    assert len(chunks(network)) == count
+
+
+def test_pitfall_38_who_is_at_a_snapshot_that_the_log_left_behind_gets_a_newer_one() -> None:
+    """Otherwise the same snapshot would be sent, and answered, for ever."""
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.cut("n1", "n3")
+    network.in_flight.clear()
+    network.run(1_200)  # n3 is silent: nothing is kept for it any more
+    for _ in range(3):
+        network.propose("n1")
+    network.run(200)
+    second = network.snapshot("n1")
+    core = network.core("n1")
+    assert core.log.base_index == second.index == 15
+    network.step("n1", AppendReply(N3, N1, 1, 12))
+    assert chunks(network)[-1] == SendChunk(N3, second, 0)
+
+
+def test_pitfall_39_each_chunk_is_a_sign_of_life_and_so_is_each_answer() -> None:
+    network = Network(3)
+    for offset in range(20):
+        network.now += 900
+        network.step("n1", chunk(meta(9, 2), offset))
+        network.step("n1", Tick())
+    assert (network.core("n1").role, network.core("n1").leader) == (FOLLOWER, N2)
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.isolate("n1")
+    for offset in range(20):
+        network.now += 300
+        network.step("n1", SnapshotReply(N3, N1, 1, 12, 1, offset))
+        network.step("n1", Tick())
+    assert network.core("n1").is_leader, "n1 and n3 are a majority"
+
+
+def test_pitfall_39_a_slow_install_is_waited_for_and_nothing_is_sent_anew() -> None:
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.hold_disk("n3")
+    network.run(5_000)
+    offsets = [each.offset for each in chunks(network)]
+    assert offsets[:3] == [0, 40, 80]
+    assert set(offsets[3:]) == {80}, "only whether the last one has come is asked, now and then"
+    assert len(offsets) <= 3 + 5_000 // (CHUNK_AGAIN_HEARTBEATS * network.settings.heartbeat_ms)
+    network.persist("n3")
+    network.run(500)
+    assert network["n3"].state_index == 12
+
+
+def test_pitfall_40_the_log_behind_a_snapshot_that_travels_is_kept() -> None:
+    network = without("n3")
+    first = go_on_until_chunk(network).snapshot
+    core = network.core("n1")
+    for _ in range(5):
+        network.propose("n1")
+        network.deliver(to("n2"))
+        network.deliver(sent_by("n2"))
+    network.snapshot("n1")
+    assert core.log.base_index == first.index
+    assert core.snapshots_in_use == [first]
+    network.run(1_000)
+    assert network["n3"].log[-1] == (core.last_index, 1)
+    assert {each.snapshot for each in chunks(network)} == {first}
+    network.propose("n1")
+    network.settle()
+    network.snapshot("n1")
+    assert core.log.base_index == core.commit_index, "it is not needed any more"
+    assert core.snapshots_in_use == []
+
+
+def test_pitfall_40_but_not_for_somebody_who_is_silent() -> None:
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.isolate("n3")
+    network.run(1_100)
+    network.propose("n1")
+    network.settle()
+    network.snapshot("n1")
+    core = network.core("n1")
+    assert core.log.base_index == core.last_index
+
+
+def test_pitfall_41_a_snapshot_counts_when_the_mark_is_durable_and_not_before() -> None:
+    network = without("n3")
+    network.hold_disk("n3")
+    go_on_until_chunk(network)
+    network.run(500)
+    node = network["n3"]
+    assert node.core.restoring is not None
+    assert (node.state_index, node.disk.snapshot) == (0, None)
+    network.crash("n3")
+    network.restart("n3")
+    assert (network.core("n3").commit_index, network.core("n3").snapshot) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("base", "runs", "snapshot"),
+    [
+        ((5, 1), [6, 7], None),  # the beginning of the log is gone, and nothing stands for it
+        ((5, 1), [6, 7], 4),
+        ((5, 1), [6, 7], 9),  # a hole between log and snapshot
+    ],
+)
+def test_pitfall_42_log_and_snapshot_that_do_not_fit_start_nothing(
+    base: tuple[int, int], runs: list[int], snapshot: int | None
+) -> None:
+    log = Log([make_run(1, 1, index) for index in runs], base_index=base[0], base_term=base[1])
+    with pytest.raises(AssertionError, match=r"snapshot \d, the log has 6\.\.7"):
+        Core(
+            me=N1,
+            configuration=THREE,
+            hard_state=HardState(term=1),
+            log=log,
+            snapshot=None if snapshot is None else meta(snapshot, 1),
+            settings=SETTINGS,
+            random=random.Random(1),
+            make_run=make_run,
+            read_configuration=read_configuration,
+            now=0,
+        )
+
+
+def test_pitfall_42_a_snapshot_of_another_history_is_not_taken() -> None:
+    network = Network(3)
+    network.step("n1", Append(N2, N1, 2, 0, 0, 2, [make_run(1, 1, 1), make_run(1, 1, 2)]))
+    with pytest.raises(AssertionError, match="another history"):
+        network.step("n1", SnapshotTaken(meta(2, 2), 2))
+    with pytest.raises(AssertionError, match="applied is 2 at most"):
+        network.step("n1", SnapshotTaken(meta(3, 1), 3))
+
+
+def test_pitfall_43_only_so_many_get_a_snapshot_at_the_same_time() -> None:
+    network = without("n4", "n5", "n6", "n7", voters=9)
+    seen: set[int] = set()
+    for _ in range(2_000):
+        if not network.deliver(count=1):
+            network.tick("n1")
+        seen.add(len(network.core("n1").snapshots_in_use))
+    assert max(seen) == SNAPSHOT_PEERS_MAX
+    for name in ("n4", "n5", "n6", "n7"):
+        assert network[name].state_index == 12
+
+
+def test_pitfall_43_who_is_silent_holds_up_nobody() -> None:
+    network = without("n4", "n5", "n6", voters=7)
+    core = network.core("n1")
+
+    def without_log() -> set[str]:
+        return {peer.replica.node for peer in core.progress() if peer.state == SNAPSHOT}
+
+    for _ in range(200):
+        if len(without_log()) == 3:
+            break
+        if not network.deliver(lambda m: not isinstance(m, SnapshotReply), count=1):
+            network.tick("n1")
+    getting = {each.to.node for each in chunks(network)}
+    (waiting,) = without_log() - getting
+    network.isolate(*getting)
+    network.run(900)
+    assert network[waiting].state_index == 0
+    network.run(600)
+    assert network[waiting].state_index == 12
+
+
+def test_a_snapshot_that_cannot_be_read_is_sent_no_more() -> None:
+    network = without("n3")
+    lost = go_on_until_chunk(network).snapshot
+    network.step("n1", SnapshotLost(lost))
+    network.drop()
+    count = len(chunks(network))
+    network.step("n1", SnapshotReply(N3, N1, 1, lost.index, lost.term, 40))
+    network.run(500)
+    assert len(chunks(network)) == count
+    network.propose("n1")
+    network.run(100)
+    newer = network.snapshot("n1")
+    network.run(500)
+    assert network["n3"].state_index == newer.index
+    network.step("n2", SnapshotLost(lost))  # a follower sends none
+
+
+def test_a_closed_link_brings_the_next_chunk_at_once_again() -> None:
+    network = without("n3")
+    first = go_on_until_chunk(network)
+    network.drop()
+    core = network.core("n1")
+    assert core._leadership is not None
+    core._leadership.on_link_closed("n3")
+    network.collect("n1")
+    assert chunks(network)[-1] == SendChunk(N3, first.snapshot, 0)
+    assert len(chunks(network)) == 2
+
+
+def test_a_snapshot_that_arrives_while_standing_ends_the_campaign() -> None:
+    """The log with which it asked for votes is about to be another."""
+    network = Network(3)
+    network.step("n1", Heartbeat(N2, N1, 5, 0, 1))
+    network.tick("n1")
+    assert network.core("n1").role == PRE_CANDIDATE
+    network._applied[4] = 3
+    network.step("n1", SnapshotReceived(meta(4, 3)))
+    core = network.core("n1")
+    assert (core.role, core.last_index, core.leader) == (FOLLOWER, 4, None)
+    network.tick("n1")
+    network.step("n1", SnapshotReceived(meta(4, 3)))
+    assert core.role == FOLLOWER
+
+
+def test_a_snapshot_of_what_is_committed_meanwhile_is_not_installed_without_a_leader() -> None:
+    network = Network(3)
+    runs = [make_run(1, 1, index) for index in range(1, 6)]
+    network.step("n1", Append(N2, N1, 1, 0, 0, 2, runs))
+    network.tick("n1")
+    sent = len(network["n1"].sent)
+    network.step("n1", SnapshotReceived(meta(2, 1)))
+    network.step("n1", SnapshotReceived(meta(4, 1)))
+    assert network.core("n1").commit_index == 4, "the log has it"
+    assert network["n1"].sent[sent:] == []
