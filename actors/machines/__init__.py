@@ -26,6 +26,29 @@ and the client gets REJECTED.  Any exception means that this replica can no long
 equal the others: the machine is quarantined, while consensus goes on without it.  A machine
 that raises only *before* it changes anything may say so with ``atomic_apply``; then the entry
 is skipped on all replicas alike.
+
+**Snapshots.**  Without them a group keeps its whole log.  ``snapshot`` gives out a view of the
+state as it is now, at once: it is called between two entries and holds up everything.  The view is
+then written by another thread *while applies go on*, so it must not share what they change (the
+easy way: copy what is small, and change only by replacing what is large).  It gives bytes to the
+sink in pieces of 64 to 256 KiB, since each call gives the other threads a chance; equal states
+should give equal bytes.  ``restore`` gets the same bytes, cut into other pieces, also in another
+thread; nothing else is called meanwhile.  What raises there quarantines, whatever was changed.
+
+For the machine above::
+
+        def snapshot(self):
+            return Total(self.total)
+
+        def restore(self, reader, version):
+            self.total = int(b"".join(reader))
+
+    class Total:
+        def __init__(self, total):
+            self.total = total
+
+        def write(self, sink):
+            sink(str(self.total).encode())
 """
 
 from __future__ import annotations
@@ -133,7 +156,8 @@ class Contexts(Sequence[Context]):
 class View(Protocol):
     """A cheap, consistent view of a machine's state, written out while applies go on."""
 
-    def write(self, sink: Callable[[bytes], None]) -> None: ...
+    def write(self, sink: Callable[[bytes], None]) -> None:
+        """All of it, piece by piece; called once, in another thread."""
 
 
 class Machine:
@@ -176,7 +200,7 @@ class Machine:
         return None
 
     def restore(self, reader: Iterator[bytes], version: int) -> None:
-        """Replace the whole state by what a view wrote."""
+        """Replace the whole state by what a view of a machine of this ``version`` wrote."""
         raise NotImplementedError
 
     def digest(self) -> bytes:
