@@ -145,3 +145,58 @@ def test_agreement_skips_all_entries_of_higher_terms(
 def test_the_tail_is_at_most_the_last_runs() -> None:
     assert [each.first for each in log().tail(2)] == [5, 10]
     assert len(log().tail(99)) == 4
+
+
+# --------------------------------------------------------------------------- compaction
+
+
+def test_a_log_is_compacted_up_to_a_border_and_knows_its_term() -> None:
+    filled = log()
+    filled.compact_to(4)
+    assert (filled.base_index, filled.base_term, filled.first_index) == (4, 1, 5)
+    assert [filled.term_at(index) for index in (3, 4, 5)] == [None, 1, 3]
+    filled.compact_to(4)
+    filled.compact_to(11)
+    assert (filled.base_index, filled.last_index, filled.last_term, filled.run_count) == (
+        11,
+        11,
+        6,
+        0,
+    )
+    filled.append([run(12, 1, 6)])
+    assert filled.last_index == 12
+
+
+@pytest.mark.parametrize(("index", "text"), [(2, "inside a run"), (12, "cannot compact to 12")])
+def test_a_log_is_not_compacted_inside_a_run_nor_beyond_its_end(index: int, text: str) -> None:
+    with pytest.raises(AssertionError, match=text):
+        log().compact_to(index)
+
+
+def test_what_is_compacted_is_not_compacted_again() -> None:
+    filled = log()
+    filled.compact_to(9)
+    with pytest.raises(AssertionError, match=r"cannot compact to 4: the log has 10\.\.11"):
+        filled.compact_to(4)
+    with pytest.raises(AssertionError, match="cannot cut at 9"):
+        filled.truncate_from(9)
+
+
+def test_a_log_begins_anew_behind_a_snapshot() -> None:
+    filled = log()
+    filled.reset(20, 9)
+    assert (filled.base_index, filled.last_index, filled.last_term) == (20, 20, 9)
+    assert (filled.run_count, filled.term_at(20), filled.term_at(11)) == (0, 9, None)
+    filled.append([run(21, 2, 9)])
+    assert filled.border_at_or_before(22) == 22
+    assert filled.border_at_or_before(21) == 20
+    assert filled.is_border(20)
+
+
+def test_the_base_of_a_log_that_lost_nothing_is_no_entry() -> None:
+    for base_index, base_term in ((0, 3), (3, 0)):
+        with pytest.raises(AssertionError, match="belong together"):
+            Log(base_index=base_index, base_term=base_term)
+    for index, term in ((0, 1), (1, 0)):
+        with pytest.raises(AssertionError):
+            log().reset(index, term)

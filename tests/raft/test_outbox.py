@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from raft.messages import AppendReply, Heartbeat, PeerMessage, Persisted, Replica, Run, VoteReply
+from raft.configuration import Configuration
+from raft.messages import (
+    AppendReply,
+    Heartbeat,
+    Mark,
+    PeerMessage,
+    Persisted,
+    Replica,
+    Run,
+    SnapshotMeta,
+    VoteReply,
+)
 from raft.outbox import Outbox
 from tests.raft.network import make_run
 
@@ -193,3 +204,66 @@ def test_nor_when_the_very_same_entry_has_come_back() -> None:
     assert outbox.durable_index == 4, "a crash now could leave entry 5 of term 2 on the disk"
     outbox.on_persisted(Persisted(3, 1, 5))
     assert outbox.durable_index == 5
+
+
+# --------------------------------------------------------------------------- snapshots
+
+
+def mark(index: int, base: int, *, resets: bool = False) -> Mark:
+    snapshot = SnapshotMeta(index, 1, Configuration.of(A, B), index, 1, 10, 7)
+    return Mark(snapshot, base, 1, resets)
+
+
+def test_a_mark_is_part_of_the_next_save_and_says_which_that_is() -> None:
+    outbox = Outbox(9)
+    assert outbox.record_mark(mark(8, 6), safe_index=8) == 1
+    save = outbox.take_save(0)
+    assert save is not None
+    assert (save.number, save.mark, save.runs) == (1, mark(8, 6), [])
+    assert outbox.take_save(0) is None
+    assert outbox.record_mark(mark(9, 9), safe_index=9) == 2
+    assert outbox.persisted_number == 0
+    assert outbox.durable_index == 9
+
+
+def test_a_mark_that_resets_drops_what_was_not_given_out_yet() -> None:
+    outbox = Outbox(4)
+    outbox.record_truncation(3)
+    outbox.record_runs([run(3, 2)])
+    outbox.record_mark(mark(20, 20, resets=True), safe_index=1)
+    outbox.record_runs([run(21, 2)])
+    save = outbox.take_save(0)
+    assert save is not None
+    assert save.truncate_from is None
+    assert [each.first for each in save.runs] == [21]
+    assert outbox.durable_index == 1
+
+
+def test_until_it_is_durable_only_what_was_applied_is() -> None:
+    """A crash leaves the old log or the new one; what is behind either is not known yet."""
+    outbox = Outbox(2)
+    outbox.record_runs([run(3, 1)])
+    outbox.take_save(0)
+    outbox.record_mark(mark(20, 20, resets=True), safe_index=2)
+    outbox.take_save(0)
+    outbox.on_persisted(Persisted(1, 1, 3))
+    assert outbox.durable_index == 2
+    outbox.on_persisted(Persisted(2, 0, 0))
+    assert outbox.durable_index == 20
+
+
+def test_a_promise_about_a_snapshot_waits_for_its_mark() -> None:
+    outbox = Outbox(2)
+    outbox.record_mark(mark(20, 20, resets=True), safe_index=2)
+    outbox.promise_all(reply(20))
+    assert outbox.messages == []
+    outbox.take_save(0)
+    outbox.on_persisted(Persisted(1, 0, 0))
+    assert outbox.messages == [reply(20)]
+
+
+def test_a_snapshot_taken_before_the_leaders_is_restored_is_an_error_of_ours() -> None:
+    outbox = Outbox(2)
+    outbox.record_mark(mark(20, 20, resets=True), safe_index=2)
+    with pytest.raises(AssertionError, match="taken before it was restored"):
+        outbox.record_mark(mark(2, 2), safe_index=2)

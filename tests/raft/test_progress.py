@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft.messages import Replica
-from raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress, Window
+from raft.progress import PROBE, REPLICATE, SNAPSHOT, CatchUp, Progress, Window
 from raft.settings import RaftSettings
 
 SETTINGS = RaftSettings(inflight_messages_max=2)
@@ -106,3 +106,42 @@ def test_who_is_paused() -> None:
     peer.state = SNAPSHOT
     paused.append(peer.is_paused)
     assert paused == [False, True, False, True, False, True]
+
+
+def test_a_peer_that_needs_a_snapshot_starts_with_none_and_sends_no_appends() -> None:
+    peer = progress(match=4, next_index=10, state=REPLICATE)
+    peer.window.add(9, 1)
+    peer.chunk_sent = True
+    peer.offset = 7
+    peer.become_snapshot()
+    assert (peer.state, peer.next, peer.window.count, peer.is_paused) == (SNAPSHOT, 5, 0, True)
+    assert (peer.snapshot, peer.offset, peer.chunk_sent) == (None, 0, False)
+
+
+# --------------------------------------------------------------------------- catching up
+
+
+def test_a_round_that_is_short_enough_is_the_last_one() -> None:
+    """Thesis 4.2.1."""
+    each = CatchUp(10, now=100)
+    each.on_match(9, 12, 150, 1_000)
+    assert not each.is_done
+    each.on_match(10, 12, 1_100, 1_000)
+    assert (each.is_done, each.round) == (True, 1)
+
+
+def test_a_round_that_took_too_long_is_followed_by_one_for_what_came_meanwhile() -> None:
+    each = CatchUp(10, now=100)
+    each.on_match(11, 25, 1_101, 1_000)
+    assert (each.is_done, each.round, each.target_index, each.since_ms) == (False, 2, 25, 1_101)
+    each.on_match(24, 30, 1_500, 1_000)
+    assert each.round == 2
+    each.on_match(25, 30, 2_101, 1_000)
+    assert each.is_done
+
+
+def test_who_has_caught_up_stays_so() -> None:
+    each = CatchUp(10, now=0)
+    each.on_match(10, 10, 0, 1_000)
+    each.on_match(11, 99, 99_999, 1_000)
+    assert (each.is_done, each.round) == (True, 1)
