@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raft.configuration import Configuration
-from raft.leader import Leadership
+from raft.leader import DEPARTING_PEERS_MAX, DEPARTING_TIMEOUTS, Leadership
 from raft.log import Log
 from raft.messages import (
     COMMAND,
@@ -13,9 +13,12 @@ from raft.messages import (
     HeartbeatReply,
     PeerMessage,
     Replica,
+    SendChunk,
+    SnapshotMeta,
+    SnapshotReply,
 )
 from raft.outbox import Outbox
-from raft.progress import REPLICATE, SNAPSHOT
+from raft.progress import PROBE, REPLICATE, SNAPSHOT, CatchUp
 from raft.settings import RaftSettings
 from tests.raft.network import make_run, replica
 
@@ -211,3 +214,101 @@ def test_a_link_that_closes_sends_nobody_back_behind_the_log() -> None:
     peer.next = 8
     assert each.flush(1) == []
     assert peer.state == SNAPSHOT
+
+
+# --------------------------------------------------------------------------- snapshots
+
+THREE = Configuration.of(N1, N2, N3)
+
+
+def meta(index: int) -> SnapshotMeta:
+    return SnapshotMeta(index, 3, THREE, index, 1, 100, 7)
+
+
+def sending() -> Lead:
+    """n2 is getting the snapshot of 50, and its first chunk is on its way."""
+    each = behind_a_snapshot()
+    each.leadership.snapshot = meta(50)
+    each.leadership.on_append_reply(AppendReply(N2, N1, 5, 51, True, 20, 2), 1)
+    each.flush(2)
+    each.leadership.on_append_reply(AppendReply(N2, N1, 5, 50, True, 20, 2), 3)
+    each.flush(4)
+    assert each.leadership.take_chunks() == [SendChunk(N2, meta(50), 0)]
+    return each
+
+
+def test_what_a_peer_had_before_its_snapshot_does_not_end_the_transfer() -> None:
+    each = sending()
+    peer = each.leadership.progress[N2]
+    each.acknowledge(N2, 20, 5)
+    assert (peer.state, peer.match, peer.snapshot) == (SNAPSHOT, 20, meta(50))
+    each.acknowledge(N2, 50, 6)
+    assert (peer.state, peer.next, peer.snapshot) == (REPLICATE, 51, None)
+
+
+def test_another_snapshot_that_is_lost_stops_nothing() -> None:
+    each = sending()
+    each.leadership.on_snapshot_lost(meta(40))
+    assert each.leadership.snapshot == meta(50)
+    assert each.leadership.snapshots_in_use() == [meta(50)]
+    each.leadership.on_snapshot_lost(meta(50))
+    assert each.leadership.snapshot is None
+    assert each.leadership.snapshots_in_use() == []
+
+
+def test_a_newcomer_that_gets_bytes_of_a_snapshot_comes_nearer() -> None:
+    each = sending()
+    peer = each.leadership.progress[N2]
+    peer.catch_up = CatchUp(52, now=3)
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 40), 500)
+    assert peer.catch_up.moved_ms == 500
+    each.flush(501)
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 40), 900)
+    assert peer.catch_up.moved_ms == 500
+
+
+def test_an_offset_beyond_the_end_is_the_end() -> None:
+    each = sending()
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 9_999), 500)
+    assert each.leadership.progress[N2].offset == 100
+
+
+# --------------------------------------------------------------------------- who has left
+
+
+def test_who_has_left_is_told_for_a_while_and_counts_for_nothing() -> None:
+    each = lead()
+    each.flush(0)
+    each.leadership.reconfigure(Configuration.of(N1, N2), 2, 10)
+    assert each.leadership.quorum_match(1) == 0
+    each.acknowledge(N3, 1, 11)
+    assert each.leadership.quorum_match(1) == 0, "n1 and n2 are all that count"
+    assert N3 in [message.to for message in each.flush(11) if isinstance(message, Heartbeat)]
+    until = 10 + DEPARTING_TIMEOUTS * SETTINGS.election_timeout_ms
+    each.leadership.on_time(0, until - 1)
+    assert N3 in each.leadership.progress
+    each.leadership.on_time(0, until + SETTINGS.heartbeat_ms)
+    assert N3 not in each.leadership.progress
+
+
+def test_strangers_are_told_and_no_more_than_so_many() -> None:
+    each = lead()
+    each.flush(0)
+    for number in range(DEPARTING_PEERS_MAX + 1):
+        each.leadership.tell(replica(f"m{number}"), 1, 10)
+    each.leadership.tell(replica("m0"), 1, 10)
+    each.leadership.tell(N2, 1, 10)
+    assert len(each.leadership.progress) == 2 + DEPARTING_PEERS_MAX
+    assert each.leadership.progress[N2].departs_ms is None
+    told = each.leadership.progress[replica("m0")]
+    assert (told.votes, told.match, told.state) == (False, 0, PROBE)
+
+
+def test_a_leader_that_is_alone_again_sends_nothing() -> None:
+    each = lead()
+    each.flush(0)
+    each.leadership.reconfigure(Configuration.of(N1), 2, 10)
+    each.leadership.on_time(0, 20_000)
+    assert each.leadership.progress == {}
+    assert each.flush(20_000) == []
+    assert each.leadership.next_deadline_ms > 1 << 60

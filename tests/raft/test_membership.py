@@ -10,6 +10,7 @@ from raft.messages import (
     AppendReply,
     Decision,
     Heartbeat,
+    LinkClosed,
     Message,
     PreVote,
     Reconfigure,
@@ -120,21 +121,26 @@ def test_a_leader_may_become_a_learner() -> None:
     assert network.core("n1").role == FOLLOWER
 
 
-def test_a_leader_that_goes_and_hears_nobody_just_goes() -> None:
+def test_a_leader_that_goes_and_has_no_line_to_anybody_just_goes() -> None:
+    """Its removal is committed while a transfer is tried; then the link to the target closes."""
     network = led(2)
     network.step("n1", Reconfigure(5, frozenset((N2,))))
-    core = network.core("n1")
-    assert core._leadership is not None
     network.deliver(to("n2"))
     network.deliver(sent_by("n2"))
+    network.step("n1", Transfer(6, N2))
+    network.now += 500
     network.deliver(to("n2"))
-    for peer in core._leadership.progress.values():
-        peer.active_ms = network.now - network.settings.election_timeout_ms
-        peer.become_probe()
-    leaving = core._leadership
-    assert core._furthest_voter(leaving) is None
-    network.settle()
+    network.deliver(sent_by("n2"))
+    core = network.core("n1")
+    assert core.is_leader
+    assert core.configuration_index == core.commit_index
+    network.isolate("n1")
+    network.step("n1", LinkClosed("n2"))
+    sent = len(network["n1"].sent)
+    network.now += 500
+    network.step("n1", Tick())
     assert not core.is_leader
+    assert not any(isinstance(message, TimeoutNow) for message in network["n1"].sent[sent:])
 
 
 def test_a_leadership_that_ends_leaves_the_outcome_open() -> None:

@@ -400,3 +400,27 @@ def test_pitfall_28_who_is_told_is_forgotten_when_it_knows() -> None:
     network.run(400)
     assert [peer.replica for peer in network.core("n1").progress()] == [N2]
     assert network.core("n3").committed_configuration == Configuration(PAIR)
+
+
+def test_pitfall_28_who_asks_before_its_removal_is_committed_is_not_told_yet() -> None:
+    network = led()
+    network.isolate("n1")
+    change(network, PAIR)
+    stranger = replica("n9")
+    network.step("n1", PreVote(stranger, N1, 5, 1, 1))
+    assert stranger not in [peer.replica for peer in network.core("n1").progress()]
+
+
+def test_pitfall_28_who_was_removed_at_a_higher_term_deposes_nobody_by_its_answers() -> None:
+    network = led()
+    network.isolate("n3")
+    change(network, PAIR)
+    network.run(15_000)
+    network.crash("n3")
+    network["n3"].disk.hard_state = HardState(7, N3)
+    network.restart("n3")
+    network.heal()
+    network.run(5_000)
+    assert network.core("n1").is_leader
+    assert network.core("n1").term == 1
+    assert network.core("n1").status().ignored["higher term of a replica that has left"]
