@@ -642,7 +642,6 @@ class GroupActor(Actor):
                 "match": peer.match,
                 "lag": core.last_index - peer.match,
                 "active_ms_ago": now - peer.active_ms,
-                "state": peer.state_name,
             }
             for peer in core.progress()
         }
