@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from raft import invariants
+from raft.configuration import Configuration
 from raft.core import Core
 from raft.election import Ballot
-from raft.roles import CANDIDATE, FOLLOWER
+from raft.messages import SnapshotMeta
+from raft.roles import CANDIDATE, FOLLOWER, PRE_CANDIDATE
 from tests.raft.network import Network, make_run, replica
 
 
@@ -204,3 +207,74 @@ def test_a_match_that_falls_is_noticed() -> None:
     core._leadership.progress[replica("n3")].next = 2
     with pytest.raises(AssertionError, match=r"match of n3#\w+ fell from 3 to 1"):
         invariants.check(before, core)
+
+
+# --------------------------------------------------------------------------- snapshots
+
+
+def compacted() -> Core:
+    """n2 has a snapshot of 3 in place of its log, and entry 4 behind it."""
+    network = settled()
+    network.snapshot("n2")
+    network.propose("n1")
+    network.settle()
+    return network.core("n2")
+
+
+def base_beyond_snapshot(core: Core) -> None:
+    core.snapshot = None
+
+
+def snapshot_beyond_commit(core: Core) -> None:
+    core.commit_index = core._handed_index = 0
+
+
+def base_beyond_handed(core: Core) -> None:
+    core._handed_index = 2
+
+
+def nothing_begun_anew(core: Core) -> None:
+    assert core.snapshot is not None
+    core._restoring = replace(core.snapshot, index=9)
+
+
+def handed_out_already(core: Core) -> None:
+    core._restoring = core.snapshot
+
+
+@pytest.mark.parametrize(
+    ("bend", "text"),
+    [
+        (base_beyond_snapshot, "the log begins behind 3, the snapshot is of 0"),
+        (snapshot_beyond_commit, "handed 0 below base 3"),
+        (base_beyond_handed, "handed 2 below base 3"),
+        (nothing_begun_anew, "base is not 9"),
+        (handed_out_already, "handed out 3, to be restored: 3"),
+    ],
+)
+def test_a_snapshot_that_does_not_fit_the_log_is_noticed(
+    bend: Callable[[Core], None], text: str
+) -> None:
+    core = compacted()
+    invariants.check(None, core)
+    bend(core)
+    with pytest.raises(AssertionError, match=text):
+        invariants.check(None, core)
+
+
+def test_a_snapshot_of_what_is_not_committed_is_noticed() -> None:
+    core = settled().core("n2")
+    core.snapshot = SnapshotMeta(4, 1, core.configuration, 4, 1, 10, 7)
+    with pytest.raises(AssertionError, match="snapshot of 4, committed only 3"):
+        invariants.check(None, core)
+
+
+def test_who_stands_without_being_allowed_to_is_noticed() -> None:
+    core = settled().core("n2")
+    core.role, core.leader = PRE_CANDIDATE, None
+    core._ballot = Ballot(core.configuration.halves)
+    invariants.check(None, core)
+    core._history.reset(3, Configuration.of(replica("n1")))
+    core.configuration = core._history.latest
+    with pytest.raises(AssertionError, match="stands without being a voter"):
+        invariants.check(None, core)

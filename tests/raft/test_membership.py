@@ -139,7 +139,7 @@ def test_a_leader_that_goes_and_has_no_line_to_anybody_just_goes() -> None:
     sent = len(network["n1"].sent)
     network.now += 500
     network.step("n1", Tick())
-    assert not core.is_leader
+    assert not network.core("n1").is_leader
     assert not any(isinstance(message, TimeoutNow) for message in network["n1"].sent[sent:])
 
 

@@ -306,7 +306,8 @@ def test_7_what_is_written_behind_a_snapshot_on_its_way_to_the_disk_waits_for_it
     assert (core.commit_index, core.handed_index) == (5, 0)
     assert network["n1"].sent[sent:] == []
     network.persist("n1", count=1)
-    assert (network["n1"].state_index, core.restoring, core.handed_index) == (4, None, 4)
+    assert (network["n1"].state_index, core.handed_index) == (4, 4)
+    assert network.core("n1").restoring is None
     assert network["n1"].sent[sent:] == [AppendReply(N1, N2, 5, 4)]
     network.persist("n1")
     assert [run.first for run in network["n1"].applied] == [5]

@@ -1,8 +1,9 @@
 """Pitfalls by number: each one a rule that some well-known system has broken.
 
-Those of storage, snapshots, membership and clients are tested where they belong; here are the ones
-that the core alone decides. Where a unit test of a part shows the rule more closely, that test
-names the number too.
+Here are those of votes, log, commit, reads and disks that the core alone decides; beside this file
+stand test_pitfalls_membership.py, test_pitfalls_snapshots.py and test_pitfalls_time.py. The rules
+of storage and clients are tested where they belong: docs/raft.md has the table. Where a unit test
+of a part shows the rule more closely, that test names the number too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from raft.messages import (
     Heartbeat,
     HeartbeatReply,
     LinkClosed,
+    Persisted,
     PreVote,
     PreVoteReply,
     Propose,
@@ -309,6 +311,21 @@ def test_pitfall_12_the_others_may_commit_what_the_leader_has_not_yet_written() 
     assert network.core("n1").handed_index == 1
     network.persist("n1")
     assert network.core("n1").handed_index == 2
+
+
+def test_pitfall_12_the_same_news_of_the_disk_twice_commits_nothing_more() -> None:
+    network = Network(2)
+    network.elect("n1")
+    network.hold_disk("n1")
+    network.propose("n1")
+    network.settle()
+    (save,) = network["n1"].saves
+    network.persist("n1")
+    assert network.core("n1").commit_index == 2
+    network.propose("n1")
+    network.settle()
+    network.step("n1", Persisted(save.number, *save.last))
+    assert (network.core("n1").commit_index, network.core("n1").durable_index) == (2, 2)
 
 
 def test_pitfall_13_a_follower_acknowledges_what_is_durable_and_no_more() -> None:

@@ -72,7 +72,7 @@ def test_pitfall_32_late_answers_do_not_lengthen_the_lease() -> None:
     answers = network.drop()
     network.isolate("n1")
     network.now += 290
-    network.step("n1", answers[0])  # type: ignore[arg-type]
+    network.step("n1", answers[0])
     assert core.lease_until_ms == sent_ms + 900
 
 
