@@ -107,10 +107,11 @@ def test_pitfall_38_a_snapshot_that_is_older_is_answered_with_where_this_replica
     network = Network(3)
     runs = [make_run(1, 1, index) for index in range(1, 6)]
     network.step("n1", Append(N2, N1, 1, 0, 0, 5, runs))
+    sent = len(network["n1"].sent)
     network.step("n1", chunk(meta(5, 1), term=1))
-    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 5)
+    assert network["n1"].sent[sent:] == [AppendReply(N1, N2, 1, 5)]
     network.step("n1", SnapshotReceived(meta(3, 1)))
-    assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 5)
+    assert network["n1"].sent[sent + 1 :] == [AppendReply(N1, N2, 1, 5)]
     assert network.core("n1").snapshot is None
     assert not any(output.received or output.restore for output in network["n1"].outputs)
 
