@@ -267,3 +267,18 @@ def test_a_snapshot_taken_before_the_leaders_is_restored_is_an_error_of_ours() -
     outbox.record_mark(mark(20, 20, resets=True), safe_index=2)
     with pytest.raises(AssertionError, match="taken before it was restored"):
         outbox.record_mark(mark(2, 2), safe_index=2)
+
+
+def test_acknowledgements_of_a_log_that_is_replaced_never_leave_but_refusals_do() -> None:
+    """The entries that they speak of will never be on this disk."""
+    outbox = Outbox(2)
+    outbox.record_hard_state(1, B)
+    outbox.record_runs([run(3, 1)])
+    outbox.promise_term(vote())
+    outbox.promise_all(reply(3))
+    outbox.promise_all(reply(9, rejected=True))
+    outbox.record_mark(mark(20, 20, resets=True), safe_index=2)
+    outbox.promise_all(reply(20))
+    outbox.take_save(0)
+    outbox.on_persisted(Persisted(1, 0, 0))
+    assert outbox.messages == [vote(), reply(9, rejected=True), reply(20)]

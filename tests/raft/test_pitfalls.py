@@ -8,6 +8,9 @@ of a part shows the rule more closely, that test names the number too.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from raft import invariants
@@ -789,3 +792,32 @@ def test_every_step_is_checked_in_these_tests() -> None:
     core.commit_index = 0
     with pytest.raises(AssertionError, match="handed out 1, committed only 0"):
         invariants.check(before, core)
+
+
+# --------------------------------------------------------------------------- docs/raft.md
+
+TESTS = Path(__file__).resolve().parent.parent
+PAGE = (TESTS.parent / "docs" / "raft.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_name_tests_that_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)
+    assert len(named) > 80
+    for file, beginning in named:
+        path = TESTS / file if "/" in file else TESTS / "raft" / file
+        assert f"\ndef {beginning}" in path.read_text(encoding="utf-8"), f"{file}::{beginning}"
+
+
+def test_the_tables_name_functions_that_exist() -> None:
+    modules = {path.stem for path in (TESTS.parent / "raft").glob("*.py")}
+    named = re.findall(r"`(\w+)\.(\w+)`", PAGE)
+    found = [(module, name) for module, name in named if module in modules]
+    assert len(found) > 60
+    for module, name in found:
+        source = (TESTS.parent / "raft" / f"{module}.py").read_text(encoding="utf-8")
+        assert re.search(rf"(def|class) {name}\b|self\.{name}\b", source), f"{module}.{name}"
+
+
+def test_every_pitfall_of_the_core_is_in_the_table() -> None:
+    rows = set(map(int, re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)))
+    assert rows >= {*range(1, 44), 48, 50}
