@@ -299,9 +299,8 @@ class Core(MembershipRules, SnapshotRules):
         """
         log = self.log
         for position, run in enumerate(runs):
-            if run.last <= self.commit_index or run.last <= log.base_index:
-                continue
-            if log.term_at(run.last) == run.term:
+            term = log.term_at(run.last)
+            if term == run.term or run.last <= log.base_index:
                 continue
             if run.first <= log.last_index:
                 assert run.first > self.commit_index, (
@@ -404,9 +403,8 @@ class Core(MembershipRules, SnapshotRules):
         )
         if self._leadership is not None and message.sender not in self.configuration:
             self._tell_stranger(message.sender)
-        self._outbox.send(
-            PreVoteReply(self.me, message.sender, message.term if granted else self.term, granted)
-        )
+        term = message.term if granted else self.term
+        self._outbox.send(PreVoteReply(self.me, message.sender, term, granted, message.campaign))
 
     def _tell_stranger(self, sender: Replica) -> None:
         """It does not know that it was removed, and would go on asking (pitfall 28)."""
@@ -432,7 +430,8 @@ class Core(MembershipRules, SnapshotRules):
 
     def _on_pre_vote_reply(self, message: PreVoteReply) -> None:
         assert self._ballot is not None
-        if message.granted and message.term != self.term + 1:
+        is_other_term = message.granted and message.term != self.term + 1
+        if is_other_term or message.campaign != self._campaign:
             self._ignore("answer to another campaign")  # pitfall 3
             return
         result = self._count(message.sender, message.granted)
@@ -522,6 +521,10 @@ class Core(MembershipRules, SnapshotRules):
         assert self._leadership is not None
         self._leadership.on_snapshot_reply(message, self._now)
 
+    def _distrust_clock(self, _: ClockAnomaly) -> None:
+        """The promise to the leader is elapsed time as well, on this replica's clock."""
+        self._timer.distrust(self._now)
+
     def _on_clock_anomaly(self, _: ClockAnomaly) -> None:
         """What was measured may be wrong: the lease begins anew with the next round."""
         assert self._leadership is not None
@@ -597,6 +600,7 @@ _NOT_LEADING: Final[dict[type, Handler]] = {
     SnapshotChunk: Core._on_snapshot_chunk,
     ChunkStored: Core._on_chunk_stored,
     SnapshotReceived: Core._on_snapshot_received,
+    ClockAnomaly: Core._distrust_clock,
     Reconfigure: Core._refuse_reconfigure,
     Transfer: Core._refuse_transfer,
 }
@@ -638,7 +642,6 @@ _NOT_SENT = "answers what only a leader sends, of a leadership that is over"
 _NO_LEADER = "no leader is followed whose link could close"
 _NOT_ASKED = "answers a read that failed when the leader was lost"
 _NOT_LED = "asks a leader, and this replica leads no more"
-_NO_LEASE = "only a leader relies on clocks"
 _LEADS = "whoever leads has all that is committed, and needs no chunk of it"
 
 _NOT_LEADING_IGNORED: Final[dict[type, str]] = {
@@ -646,7 +649,6 @@ _NOT_LEADING_IGNORED: Final[dict[type, str]] = {
     HeartbeatReply: _NOT_SENT,
     SnapshotReply: _NOT_SENT,
     ReadIndex: _NOT_LED,
-    ClockAnomaly: _NO_LEASE,
 }
 _STANDING_IGNORED: Final[dict[type, str]] = {
     **_NOT_LEADING_IGNORED,

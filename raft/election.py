@@ -17,11 +17,13 @@ replica whose term is 0 on its disk has never answered any leader; it has nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from raft.messages import Replica
 from raft.quorum import ballot_result, joint_result
 from raft.settings import RaftSettings
+
+FAILED_DOUBLINGS_MAX: Final = 5
 
 
 class Random(Protocol):
@@ -62,6 +64,7 @@ class ElectionTimer:
 
     __slots__ = (
         "_alive_until_ms",
+        "_failed",
         "_random",
         "_settings",
         "_timeout_ms",
@@ -77,6 +80,7 @@ class ElectionTimer:
         self._alive_until_ms = now
         self._votes_from_ms = now + settings.election_timeout_ms if is_restart else now
         self._timeout_ms = 0
+        self._failed = 0  # attempts since a leader was heard
         self.deadline_ms = 0
         self.restart(now)
         if not is_restart:  # a new group need not wait for a leader that cannot exist yet
@@ -95,15 +99,22 @@ class ElectionTimer:
     def hurry(self, now: int) -> None:
         """Try soon; never later than was meant before."""
         settings = self._settings
-        soon = now + self._random.randint(settings.retry_min_ms, settings.retry_max_ms)
-        self.deadline_ms = min(self.deadline_ms, soon)
+        soon_ms = self._random.randint(settings.retry_min_ms, settings.retry_max_ms)
+        waits = 1 << min(max(self._failed - 1, 0), FAILED_DOUBLINGS_MAX)
+        self.deadline_ms = min(self.deadline_ms, now + waits * soon_ms)
 
     def retry(self, now: int) -> None:
-        """Try again soon, but do wait: the last attempt is over."""
+        """Try again soon, but do wait: the last attempt is over.
+
+        Each further one in a row waits twice as long, up to a whole timeout: who alone does not
+        hear the leader is refused for ever.
+        """
+        self._failed += 1
         self.restart(now)
         self.hurry(now)
 
     def heard_leader(self, now: int) -> None:
+        self._failed = 0
         self._alive_until_ms = now + self._settings.election_timeout_ms
         self.deadline_ms = now + self._timeout_ms
 
@@ -115,6 +126,11 @@ class ElectionTimer:
         if not self._settings.lease_reads:
             self._alive_until_ms = now
             self.hurry(now)
+
+    def distrust(self, now: int) -> None:
+        """Time was not what it seemed: the promise to a leader is kept for a whole T from now."""
+        self._votes_from_ms = max(self._votes_from_ms, now + self._settings.election_timeout_ms)
+        self.restart(now)
 
     def forget_leader(self, now: int) -> None:
         self._alive_until_ms = now

@@ -55,6 +55,7 @@ from raft.settings import RaftSettings
 SNAPSHOT_PEERS_MAX: Final = 2  # that get a snapshot from one leader at the same time
 DEPARTING_PEERS_MAX: Final = 16  # that are told that they have left; one more is not told
 DEPARTING_TIMEOUTS: Final = 10  # election timeouts for which they are told
+SNAPSHOT_PATIENCE_TIMEOUTS: Final = 3  # election timeouts without a step: its place is free
 CHUNK_AGAIN_HEARTBEATS: Final = 3  # after so many intervals an unanswered chunk is sent again
 
 _MATCH: Final[Callable[[Progress], int]] = attrgetter("match")
@@ -331,10 +332,9 @@ class Leadership:
     def maybe_add_read(self, token: int, commit: int, asker: Replica | None = None) -> bool:
         """Let a read wait for a round that is yet to start; False if too many wait already."""
         index = max(commit, self.noop_index)
-        round_ = self._round if self._is_alone else self._round + 1
-        if not self._reads.maybe_add(PendingRead(token, round_, index, asker)):
+        if not self._reads.maybe_add(PendingRead(token, self._round + 1, index, asker)):
             return False
-        self._round_wanted = self._round_wanted or not self._is_alone
+        self._round_wanted = True
         return True
 
     def take_safe_reads(self, commit: int) -> list[PendingRead]:
@@ -368,10 +368,10 @@ class Leadership:
 
     def _start_round(self, commit: int, now: int) -> None:
         self._round_wanted = False
+        self._round += 1
         if not self._peers:
             return
-        self._round += 1
-        if self._settings.lease_reads:
+        if self._settings.lease_reads and not self._is_alone:
             self.lease.on_round(self._round, now)
         self._heartbeat_due_ms = now + self._settings.heartbeat_ms
         self._notice_due_ms = NEVER_MS
@@ -435,7 +435,9 @@ class Leadership:
             snapshot.term,
         ):
             return
-        peer.quiet_ms = now
+        if peer.chunk_sent and message.offset == peer.offset:
+            return  # doubled, late, or nothing could be kept: the chunk is sent again in its time
+        peer.quiet_ms = peer.moved_ms = now
         if peer.catch_up is not None and message.offset > peer.offset:
             peer.catch_up.moved_ms = now
         peer.offset = min(message.offset, snapshot.size_bytes)
@@ -475,14 +477,16 @@ class Leadership:
                 return
             peer.snapshot = self.snapshot
             peer.offset = 0
+            peer.moved_ms = now
         peer.chunk_sent = True
         peer.quiet_ms = now
-        self._chunks.append(SendChunk(peer.replica, peer.snapshot, peer.offset))
+        self._chunks.append(SendChunk(peer.replica, self._term, peer.snapshot, peer.offset))
 
     def _is_busy_with_snapshots(self, now: int) -> bool:
-        timeout_ms = self._settings.election_timeout_ms
+        """Who gets one and does not come nearer to having it keeps nobody waiting."""
+        patience_ms = SNAPSHOT_PATIENCE_TIMEOUTS * self._settings.election_timeout_ms
         under_way = sum(
-            peer.snapshot is not None and now - peer.active_ms < timeout_ms for peer in self._peers
+            peer.snapshot is not None and now - peer.moved_ms < patience_ms for peer in self._peers
         )
         return under_way >= SNAPSHOT_PEERS_MAX
 

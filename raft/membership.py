@@ -28,7 +28,9 @@ back in this term (:mod:`raft.reads`).
 
 **Majority lost.** :class:`~raft.messages.ResetPeers` replaces the configuration by hand, for one
 election. It is won the usual way, by a majority of the named voters; its winner puts the
-configuration into the log behind its no-op. Whatever the lost majority alone had committed is gone.
+configuration into the log behind its no-op. Whatever the lost majority alone had committed is gone. The
+term takes a leap first: what the old leaders left behind is of older terms, and should some of them
+be alive after all, they cannot lead the same one.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ from raft.configuration import Configuration
 from raft.leader import Leadership
 from raft.messages import Reconfigure, Replica, ResetPeers, TimeoutNow, Transfer
 from raft.progress import REPLICATE, CatchUp, Progress
-from raft.roles import FOLLOWER, LEADER
+from raft.roles import LEADER
 from raft.state import Change, Handover, State
 
+RESET_TERM_LEAP = 1_000  # far above what elections without a majority can reach meanwhile
 NEWCOMER_SILENT_TIMEOUTS = 10  # election timeouts after which a silent newcomer is given up
 
 
@@ -219,8 +222,8 @@ class MembershipRules(State):
         handover, leadership = self._handover, self._leadership
         if handover is None or leadership is None:
             return
-        peer = leadership.progress.get(handover.target)
-        if peer is None or peer.match < self.log.last_index:
+        peer = leadership.progress[handover.target]
+        if peer.match < self.log.last_index:
             return
         if handover.sent_ms is None or self._now - handover.sent_ms >= self._settings.heartbeat_ms:
             handover.sent_ms = self._now
@@ -248,14 +251,14 @@ class MembershipRules(State):
         if error is not None:
             self._decide(message.token, error)
             return
-        if self.role != FOLLOWER:
-            self._become_follower(self.term)
-        self._lose_leader()
+        if self._override is not None:
+            self._decide(self._override_token, "another reset has replaced this one")
+        self._become_follower(self.term + RESET_TERM_LEAP)
         self._override = Configuration(message.voters)
+        self._override_token = message.token  # decided when this replica leads, or follows
         self._configuration_changed()
         self._timer.forget_leader(self._now)
         self._timer.expire(self._now)
-        self._decide(message.token)
 
     def _reset_error(self, message: ResetPeers) -> str | None:
         if self.me not in message.voters:

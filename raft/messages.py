@@ -101,7 +101,8 @@ STALE = 2  # whatever is here, unless this replica has not heard of a leader for
 class PreVote:
     """Would you vote for me in ``term``? Changes no term and no vote anywhere (thesis 9.6).
 
-    ``term`` is the term the sender *would* campaign in, its own term + 1.
+    ``term`` is the term the sender *would* campaign in, its own term + 1; ``campaign`` numbers its
+    attempts, for several may ask for the same term (pitfall 3).
     """
 
     sender: Replica
@@ -109,16 +110,21 @@ class PreVote:
     term: int
     last_index: int
     last_term: int
+    campaign: int = 0
 
 
 @dataclass(slots=True)
 class PreVoteReply:
-    """``term``: the campaign term of the request if granted, otherwise the term of who refuses."""
+    """``term``: the campaign term of the request if granted, otherwise the term of who refuses.
+
+    ``campaign`` is repeated.
+    """
 
     sender: Replica
     to: Replica
     term: int
     granted: bool
+    campaign: int = 0
 
 
 @dataclass(slots=True)
@@ -304,7 +310,8 @@ class Propose:
 class Read:
     """Tell me when it is safe to read: one token for all reads that arrived before this message.
 
-    On a follower or learner, a LINEARIZABLE or LEASE read asks the leader.
+    On a follower or learner, a LINEARIZABLE or LEASE read asks the leader. A token is never used
+    twice, not in another life of the driver either: an answer may be late by any time.
     """
 
     token: int
@@ -501,9 +508,11 @@ class Decision:
 
 @dataclass(slots=True)
 class SendChunk:
-    """Read this snapshot from ``offset`` on and send a SnapshotChunk; none is on its way."""
+    """Read this snapshot from ``offset`` on and send a SnapshotChunk of this ``term``; none is on
+    its way."""
 
     to: Replica
+    term: int
     snapshot: SnapshotMeta
     offset: int
 

@@ -25,7 +25,17 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from raft.messages import AppendReply, HardState, Mark, PeerMessage, Persisted, Replica, Run, Save
+from raft.messages import (
+    AppendReply,
+    HardState,
+    HeartbeatReply,
+    Mark,
+    PeerMessage,
+    Persisted,
+    Replica,
+    Run,
+    Save,
+)
 
 
 @dataclass(slots=True)
@@ -213,7 +223,11 @@ class Outbox:
 
 
 def _supersedes(later: PeerMessage, earlier: PeerMessage) -> bool:
-    """Whether the later acknowledgement says all that the earlier one said."""
+    """Whether the later answer says all that the earlier one said."""
+    if type(later) is HeartbeatReply and type(earlier) is HeartbeatReply:
+        return (
+            later.to == earlier.to and later.term == earlier.term and later.round >= earlier.round
+        )
     return (
         type(later) is AppendReply
         and type(earlier) is AppendReply

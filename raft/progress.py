@@ -107,6 +107,7 @@ class CatchUp:
         self.round += 1
         self.target_index = last_index
         self.since_ms = now
+        self.is_done = match >= last_index  # a round in which nothing came takes no time
 
 
 class Progress:
@@ -119,6 +120,7 @@ class Progress:
         "commit_told",
         "departs_ms",
         "match",
+        "moved_ms",
         "next",
         "offset",
         "probe_sent",
@@ -155,6 +157,7 @@ class Progress:
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
         self.chunk_sent = False
+        self.moved_ms = now  # when it last came nearer to having the snapshot
         # On its way to vote.
         self.catch_up: CatchUp | None = None
         # It has left the group and is only told so, until this moment.

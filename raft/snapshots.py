@@ -46,7 +46,10 @@ class SnapshotRules(State):
 
     def _on_snapshot_taken(self, message: SnapshotTaken) -> None:
         snapshot = message.snapshot
-        if self.snapshot is not None and snapshot.index <= self.snapshot.index:
+        leadership = self._leadership
+        # The same index again counts where the file of the last one got lost.
+        is_lost = leadership is not None and leadership.snapshot is None
+        if self.snapshot is not None and snapshot.index < self.snapshot.index + (not is_lost):
             self._ignore("a newer snapshot is here")
             return
         assert snapshot.index <= self._handed_index, (
@@ -55,10 +58,13 @@ class SnapshotRules(State):
         assert message.compact_to <= snapshot.index
         log = self.log
         assert log.term_at(snapshot.index) == snapshot.term, "a snapshot of another history"
+        assert self._history.at(snapshot.index) == snapshot.configuration, (
+            f"a snapshot of {snapshot.index} with the configuration of another moment"
+        )
         needed_from = NEVER_MS
-        if self._leadership is not None:
-            self._leadership.snapshot = snapshot
-            needed_from = self._leadership.log_needed_from(self._now)
+        if leadership is not None:
+            leadership.snapshot = snapshot
+            needed_from = leadership.log_needed_from(self._now)
         base = log.border_at_or_before(min(message.compact_to, needed_from))
         # What an earlier mark has let go of does not come back.
         base = max(base, self._compactions[-1][1] if self._compactions else log.base_index)

@@ -87,6 +87,7 @@ class State:
         "_alone",
         "_asked_reads",
         "_ballot",
+        "_campaign",
         "_change",
         "_compactions",
         "_decisions",
@@ -100,6 +101,7 @@ class State:
         "_now",
         "_outbox",
         "_override",
+        "_override_token",
         "_read_configuration",
         "_reads",
         "_reads_failed",
@@ -159,7 +161,9 @@ class State:
                 self._history.append(run.first, read_configuration(run))
         # What is in force: the latest of the log, committed or not (paper 6).
         self.configuration = self._history.latest
-        self._override: Configuration | None = None  # by ResetPeers, until it is in the log
+        # By ResetPeers, until it is in the log, and who waits for that.
+        self._override: Configuration | None = None
+        self._override_token = 0
         self.role: int = FOLLOWER
         self.term = hard_state.term
         self.vote = hard_state.vote
@@ -181,11 +185,14 @@ class State:
         self._heard_ms: int | None = None  # when a leader of this term was last heard
         self._alone = self.configuration.is_only_voter(me)
         self._outbox = Outbox(durable_index=log.last_index)
-        is_restart = hard_state.term > 0 and not self._alone
+        # Nobody else can have led: not before, and no configuration is under way that says so.
+        led_alone = self._alone and self._history.latest_index <= snapshot_index
+        is_restart = hard_state.term > 0 and not led_alone
         self._timer = ElectionTimer(settings, random, now=now, is_restart=is_restart)
-        if self._alone:
+        if led_alone:
             self._timer.expire(now)
         self._ballot: Ballot | None = None
+        self._campaign = 0  # how often it has stood in this life
         self._leadership: Leadership | None = None
         self._uncommitted_bytes = 0
         self._reads: list[tuple[int, int]] = []
@@ -223,19 +230,29 @@ class State:
 
     @property
     def may_stand(self) -> bool:
-        """Who votes; and until its removal is committed also who does not vote any more: the
-        entry that removes it may be on no voter yet, and then only it can be elected, by votes
-        that are not its own (thesis 4.2.2)."""
+        """Who votes; and until its removal is known to be committed also who does not vote any
+        more: the entry that removes it may be on no voter yet, and then only it can be elected, by
+        votes that are not its own (thesis 4.2.2).
+
+        Every configuration before the latest was committed when the latest was appended, so the one
+        before is the only other that counts, also after a restart, which forgets what is committed.
+        """
         if self.configuration.votes(self.me):
             return True
-        return self._override is None and self._history.at(self.commit_index).votes(self.me)
+        latest_index = self._history.latest_index
+        return (
+            self._override is None
+            and latest_index > self.commit_index
+            and self._history.at(latest_index - 1).votes(self.me)
+        )
 
     @property
     def committed_configuration(self) -> Configuration:
         return self._history.at(self.commit_index)
 
     def configuration_at(self, index: int) -> Configuration:
-        """What is in force at an index of the log: what a snapshot of it has to carry."""
+        """What is in force at an index of the log, not before the newest snapshot: what a snapshot
+        of that index has to carry."""
         return self._history.at(index)
 
     @property
@@ -393,6 +410,7 @@ class State:
             self._end_handover(leader)
             if self._override is not None:
                 self._override = None
+                self._decide(self._override_token, f"{leader} leads: the majority is not lost")
                 self._configuration_changed()
         self._heard_ms = self._now
         self._timer.heard_leader(self._now)
@@ -434,12 +452,14 @@ class State:
         self._timer.forget_leader(self._now)
         self._timer.restart(self._now)
         self._ballot = Ballot(self.configuration.halves)
+        self._campaign += 1
         if self._ballot.record(self.me, True) == WON:
             self._become_candidate()
             return
+        log, campaign = self.log, self._campaign
         for voter in self._other_voters():
             self._outbox.send(
-                PreVote(self.me, voter, self.term + 1, self.log.last_index, self.log.last_term)
+                PreVote(self.me, voter, self.term + 1, log.last_index, log.last_term, campaign)
             )
 
     def _become_candidate(self, *, transfer: bool = False) -> None:
@@ -486,6 +506,7 @@ class State:
         if self._override is not None:
             configuration, self._override = self._override, None
             self._append_configuration(configuration)
+            self._decide(self._override_token)
 
     def _other_voters(self) -> list[Replica]:
         configuration = self.configuration
