@@ -96,7 +96,8 @@ class GroupActor(Actor):
     """One replica of one group.
 
     ``core`` is built by the worker from what the disk holds; ``client_address`` is this node's
-    client address, told to clients while this replica leads.
+    client address, told to clients while this replica leads. ``first_token`` is drawn anew in each
+    life: an answer to a read of an earlier one must find nobody.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class GroupActor(Actor):
         wall_ms: Callable[[], int],
         client_address: str,
         snapshots: SnapshotSettings | None = None,
+        first_token: int = 0,
     ) -> None:
         super().__init__(actor_name(group))
         self.group = group
@@ -128,7 +130,7 @@ class GroupActor(Actor):
         self._requests: dict[int, list[WriteRequest]] = {}  # parsed commands of our own runs
         self._reads_gathered: dict[int, list[Pending]] = {}  # by consistency
         self._reads_pending: dict[int, list[Pending]] = {}
-        self._read_token = 0
+        self._read_token = first_token
         self._timer_ms: int | None = None
         self._draining = False
         self._machine_error: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from raft.store.placement import PlacedGroup
 from raft.store.runs import read_configuration
 from raft.store.snapshots import SnapshotStore
 from raft.store.wal import RecoveredGroup
+
+TOKEN_BITS = 62  # of the first read token of a life; counted up from there, it stays in 64
 
 
 class CannotOpen(Exception):
@@ -139,6 +142,7 @@ def open_replica(
             wall_ms=_wall_ms,
             client_address=around.client_address,
             snapshots=around.snapshots,
+            first_token=secrets.randbits(TOKEN_BITS),
         )
     except (UnknownPart, DamagedRun) as error:
         # Counting members otherwise than the others do could commit without a majority.

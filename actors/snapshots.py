@@ -152,7 +152,7 @@ class GroupSnapshots:
     def on_timer(self) -> list[object]:
         """The interval is over: take one if there is anything new."""
         effects: list[object] = [self._timer()]
-        if self._core.handed_index > self.index and self._may_begin:
+        if (self._core.handed_index > self.index or self._is_lost) and self._may_begin:
             effects += self._ask_for_view()
         return effects
 
@@ -215,7 +215,7 @@ class GroupSnapshots:
             self._has_none = message.error == NO_SNAPSHOTS
             self._fail(message.error)
             return []
-        if message.index <= self.index:
+        if message.index < self.index + (not self._is_lost):
             # Also when a newer one was installed meanwhile.
             self._counted_bytes = self._handed_bytes
             self._finish_waiting()
@@ -317,7 +317,7 @@ class GroupSnapshots:
                 continue  # a slow disk
             self._reading[to] = _Reading(snapshot, offset)
             bytes_max = min(core.settings.snapshot_chunk_bytes, CHUNK_BYTES_MAX)
-            effects.append(ReadChunk(self._group, to, core.term, snapshot, offset, bytes_max))
+            effects.append(ReadChunk(self._group, to, chunk.term, snapshot, offset, bytes_max))
         return effects
 
     def on_chunk_read(self, message: ChunkRead) -> list[object]:
@@ -339,8 +339,13 @@ class GroupSnapshots:
         return SendPeers([SnapshotChunk(core.me, to, core.term, snapshot, offset, data)])
 
     def on_lost(self, message: SnapshotLost) -> None:
-        """Who was getting it waits for the next one, which can be taken once something is new."""
-        self._is_lost = self._is_lost or message.snapshot == self._core.snapshot
+        """Who was getting it waits for the next one.
+
+        That one may be of the same index: perhaps nothing new can be committed before it arrives.
+        """
+        if message.snapshot == self._core.snapshot:
+            self._is_lost = True
+            self._view_wanted = self.is_dirty = self._may_begin
         self._reading = {
             to: reading
             for to, reading in self._reading.items()

@@ -28,9 +28,9 @@ back in this term (:mod:`raft.reads`).
 
 **Majority lost.** :class:`~raft.messages.ResetPeers` replaces the configuration by hand, for one
 election. It is won the usual way, by a majority of the named voters; its winner puts the
-configuration into the log behind its no-op. Whatever the lost majority alone had committed is gone. The
-term takes a leap first: what the old leaders left behind is of older terms, and should some of them
-be alive after all, they cannot lead the same one.
+configuration into the log behind its no-op. Whatever the lost majority alone had committed is gone.
+The term takes a leap first: what the old leaders left behind is of older terms, and should some of
+them be alive after all, they cannot lead the same one.
 """
 
 from __future__ import annotations

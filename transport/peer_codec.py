@@ -135,8 +135,8 @@ def _encode_snapshot_chunk(message: SnapshotChunk) -> list[Any]:
 
 
 _ENCODERS: dict[type, Callable[[Any], list[Any]]] = {
-    PreVote: lambda m: [PRE_VOTE, m.term, m.last_index, m.last_term],
-    PreVoteReply: lambda m: [PRE_VOTE_REPLY, m.term, m.granted],
+    PreVote: lambda m: [PRE_VOTE, m.term, m.last_index, m.last_term, m.campaign],
+    PreVoteReply: lambda m: [PRE_VOTE_REPLY, m.term, m.granted, m.campaign],
     Vote: lambda m: [VOTE, m.term, m.last_index, m.last_term, m.transfer],
     VoteReply: lambda m: [VOTE_REPLY, m.term, m.granted],
     Append: _encode_append,
@@ -231,8 +231,8 @@ def _row(make: _Decoder, *kinds: type) -> tuple[_Decoder, int, _Shape]:
 
 
 _DECODERS: dict[int, tuple[_Decoder, int, _Shape]] = {
-    PRE_VOTE: _row(lambda f, s, t: PreVote(s, t, f[1], f[2], f[3]), int, int, int),
-    PRE_VOTE_REPLY: _row(lambda f, s, t: PreVoteReply(s, t, f[1], f[2]), int, bool),
+    PRE_VOTE: _row(lambda f, s, t: PreVote(s, t, f[1], f[2], f[3], f[4]), int, int, int, int),
+    PRE_VOTE_REPLY: _row(lambda f, s, t: PreVoteReply(s, t, f[1], f[2], f[3]), int, bool, int),
     VOTE: _row(lambda f, s, t: Vote(s, t, f[1], f[2], f[3], f[4]), int, int, int, bool),
     VOTE_REPLY: _row(lambda f, s, t: VoteReply(s, t, f[1], f[2]), int, bool),
     APPEND: _row(_decode_append, int, int, int, int, list),

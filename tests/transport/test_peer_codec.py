@@ -44,8 +44,8 @@ JOINT = Configuration(frozenset((A, B)), frozenset((C,)), frozenset((A, Replica(
 SNAPSHOT = SnapshotMeta(90, 4, JOINT, 5_000, 1, 1_000, 0xFFFF_FFFF)
 
 SAMPLES: list[PeerMessage] = [
-    PreVote(A, B, 5, 7, 4),
-    PreVoteReply(A, B, 5, True),
+    PreVote(A, B, 5, 7, 4, 3),
+    PreVoteReply(A, B, 5, True, 3),
     Vote(A, B, TOP, 7, 4, True),
     VoteReply(A, B, 5, False),
     Append(A, B, 5, 7, 4, 6, RUNS),
