@@ -22,6 +22,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
+COVERAGE_PERCENT_MIN = 98  # of lines and branches of the pure part of raft/
 STOP_SECONDS_MAX = 15.0  # for pytest to take down what its tests have started
 PYTEST_NO_TESTS = 5
 OUTCOMES = ("passed", "failed", "skipped")
@@ -73,6 +74,17 @@ def lint_steps() -> list[Step]:
 
 def unit_steps(extra: Sequence[str]) -> list[Step]:
     return [Step("unit tests", _python("pytest", "-m", "not cluster", *extra), tests=True)]
+
+
+def coverage_steps() -> list[Step]:
+    """The tests of consensus reach all of it, without help from the layers above or from chance."""
+    own = ("tests/raft", "--ignore=tests/raft/store", "--ignore=tests/raft/test_storms.py")
+    return [
+        Step("tests of raft/", _python("coverage", "run", "-m", "pytest", *own)),
+        Step(
+            "their coverage", _python("coverage", "report", f"--fail-under={COVERAGE_PERCENT_MIN}")
+        ),
+    ]
 
 
 def cluster_steps(extra: Sequence[str], repeat: int) -> list[Step]:
@@ -179,7 +191,7 @@ def _steps(what: str, extra: Sequence[str], repeat: int) -> list[Step]:
         return unit_steps(extra)
     if what == "e2e":
         return cluster_steps(extra, repeat)
-    return [*lint_steps(), *unit_steps(()), *cluster_steps((), 1)]
+    return [*lint_steps(), *unit_steps(()), *coverage_steps(), *cluster_steps((), 1)]
 
 
 def _interrupt(number: int, _frame: types.FrameType | None) -> None:
