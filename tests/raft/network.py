@@ -278,6 +278,13 @@ class Network:
         self.step(name, Read(self._tokens))
         return self._tokens
 
+    def answer_pre_vote(self, name: str, *voters: Replica, granted: bool = True) -> None:
+        """These answer the attempt that this node is making now."""
+        for voter in voters:
+            core = self.core(name)
+            term = core.term + 1 if granted else core.term
+            self.step(name, PreVoteReply(voter, core.me, term, granted, core._campaign))
+
     def snapshot(
         self, name: str, *, keep: int = 0, size_bytes: int = 100, index: int | None = None
     ) -> SnapshotMeta:
@@ -434,7 +441,7 @@ class Network:
         """What the driver sends when it is asked for this."""
         snapshot, offset = wanted.snapshot, wanted.offset
         size = min(self.settings.snapshot_chunk_bytes, snapshot.size_bytes - offset)
-        return SnapshotChunk(node.me, wanted.to, node.core.term, snapshot, offset, b"s" * size)
+        return SnapshotChunk(node.me, wanted.to, wanted.term, snapshot, offset, b"s" * size)
 
     def _store_chunk(self, node: Node, chunk: SnapshotChunk) -> None:
         """The driver's part: keep what fits, say how far it has come."""

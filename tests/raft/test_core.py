@@ -387,7 +387,7 @@ def test_roles_are_left_when_a_leader_is_heard() -> None:
     network.step("n1", Heartbeat(replica("n2"), replica("n1"), 0, 0, 1))
     assert network.core("n1").role == FOLLOWER
     network.tick("n1")
-    network.step("n1", PreVoteReply(replica("n3"), replica("n1"), 1, True))
+    network.answer_pre_vote("n1", replica("n3"))
     assert network.core("n1").role == CANDIDATE
     network.step("n1", Heartbeat(replica("n2"), replica("n1"), 1, 0, 1))
     assert (network.core("n1").role, network.core("n1").leader) == (FOLLOWER, replica("n2"))

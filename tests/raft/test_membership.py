@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from raft.configuration import Configuration
+from raft.membership import RESET_TERM_LEAP
 from raft.messages import (
     CONFIG,
+    Append,
     AppendReply,
     Decision,
     Heartbeat,
@@ -298,11 +300,16 @@ def without_majority() -> Network:
 
 def test_a_reset_makes_a_group_of_those_that_are_left() -> None:
     network = without_majority()
-    assert decision(network, ResetPeers(5, PAIR)).error is None
-    network.run(3_000)
+    term = network.core("n1").term
+    network.step("n1", ResetPeers(5, PAIR))
+    assert network.core("n1").term == term + RESET_TERM_LEAP
+    assert network["n1"].decisions == [], "it is not known yet who will lead"
+    network.tick("n1")
+    network.settle()
     leader = network.leader
-    assert leader is not None
+    assert leader is network["n1"]
     core = leader.core
+    assert leader.decisions == [Decision(5, index=core.configuration_index)]
     assert core.committed_configuration == Configuration(PAIR)
     last = core.last_run()
     assert last is not None
@@ -362,18 +369,83 @@ def test_a_reset_is_refused_while_there_is_a_leader(
 def test_unless_it_is_forced() -> None:
     network = led()
     network.isolate("n1")
-    assert decision(network, ResetPeers(5, frozenset((N1,)), force=True)).error is None
+    network.step("n1", ResetPeers(5, frozenset((N1,)), force=True))
+    assert not network.core("n1").is_leader
     network.tick("n1")
     assert network.core("n1").committed_configuration == Configuration.of(N1)
+    assert [each.error for each in network["n1"].decisions] == [None]
 
 
 def test_a_leader_that_is_heard_after_all_undoes_a_reset() -> None:
     network = without_majority()
     network.step("n2", ResetPeers(5, frozenset((N2,))))
     assert network.core("n2").configuration == Configuration.of(N2)
-    network.step("n2", Heartbeat(N3, N2, 9, 0, 1))
+    network.step("n2", Heartbeat(N3, N2, network.core("n2").term + 1, 0, 1))
     assert network.core("n2").configuration == network.configuration
     assert not network.core("n2")._alone
+    assert network["n2"].decisions == [Decision(5, f"{N3} leads: the majority is not lost")]
+    network.run(3_000)
+    assert not network.core("n2").is_leader
+
+
+def test_what_an_older_leader_had_sent_undoes_no_reset() -> None:
+    """Its last heartbeat comes late, and would put the lost majority back into force."""
+    network = led()
+    network.now += 100
+    network.step("n1", Tick())
+    (late,) = (m for m in network.drop(to("n2")) if isinstance(m, Heartbeat))
+    network.crash("n1")
+    network.crash("n3")
+    network.now += 1_500
+    network.step("n2", ResetPeers(5, frozenset((N2,))))
+    network.deliver_again(late)
+    network.run(10)
+    assert network.core("n2").is_leader
+    assert network.core("n2").committed_configuration == Configuration.of(N2)
+
+
+def test_a_reset_that_another_one_replaces_is_answered() -> None:
+    network = without_majority()
+    network.step("n1", ResetPeers(5, PAIR))
+    network.step("n1", ResetPeers(6, frozenset((N1,))))
+    assert network["n1"].decisions == [Decision(5, "another reset has replaced this one")]
+    network.tick("n1")
+    assert network.core("n1").committed_configuration == Configuration.of(N1)
+    assert [each.token for each in network["n1"].decisions] == [5, 6]
+
+
+def split_by_force() -> Network:
+    """n1 has led alone since it was forced to, and so has another leader of n2 and n3."""
+    network = led()
+    # That both sides apply something else is the point here, and no error of the network's.
+    network._apply = lambda node, run: node.applied.append(run)  # type: ignore[method-assign]
+    network.isolate("n1")
+    network.step("n1", ResetPeers(5, frozenset((N1,)), force=True))
+    network.tick("n1")
+    network.run(3_000)
+    assert network.core("n1").is_leader
+    assert network.core("n2").is_leader or network.core("n3").is_leader
+    return network
+
+
+def test_a_reset_while_the_majority_lives_gives_no_second_leader_to_any_term() -> None:
+    network = split_by_force()
+    leaders = [node.core for node in network.nodes.values() if node.core.is_leader]
+    assert network.core("n1").term >= RESET_TERM_LEAP
+    assert len({core.term for core in leaders}) == 2
+
+
+def test_two_groups_that_a_reset_has_made_do_not_mix_unnoticed() -> None:
+    """Each has committed what the other has not. Whoever of them meets the other stops."""
+    network = split_by_force()
+    other = "n2" if network.core("n2").is_leader else "n3"
+    assert network.core("n1").commit_index >= 3
+    assert network.core(other).commit_index >= 2
+    runs = network.core(other).log.between(1, 2)
+    higher = network.core("n1").term + 1
+    foreign = Append(network[other].me, N1, higher, 0, 0, 2, list(runs))
+    with pytest.raises(AssertionError, match="conflict at 2, at or below commit index"):
+        network.step("n1", foreign)
 
 
 def test_a_reset_ends_a_campaign_under_the_old_configuration() -> None:

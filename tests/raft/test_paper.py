@@ -41,9 +41,8 @@ def candidate(network: Network, name: str = "n1") -> None:
     network.now += 2 * network.settings.election_timeout_ms
     network.tick(name)
     core = network.core(name)
-    term = core.term + 1
-    for other in sorted(network.nodes.keys() - {name})[: len(network.nodes) // 2]:
-        network.step(name, PreVoteReply(replica(other), core.me, term, True))
+    others = sorted(network.nodes.keys() - {name})[: len(network.nodes) // 2]
+    network.answer_pre_vote(name, *map(replica, others))
     network.drop(lambda message: isinstance(message, PreVote))
     assert core.role == CANDIDATE
 
@@ -96,8 +95,7 @@ def test_5_2_a_majority_of_votes_makes_a_leader(voters: int, grants: int, role: 
     network = Network(voters)
     network.tick("n1")
     others = [replica(f"n{number}") for number in range(2, voters + 1)]
-    for other in others:
-        network.step("n1", PreVoteReply(other, N1, 1, True))
+    network.answer_pre_vote("n1", *others[: voters // 2])
     for other in others[:grants]:
         network.step("n1", VoteReply(other, N1, 1, True))
     assert network.core("n1").role == role

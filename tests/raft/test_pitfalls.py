@@ -60,7 +60,7 @@ def test_pitfall_1_no_vote_request_leaves_before_term_and_vote_are_durable() -> 
     network = Network(3)
     network.hold_disk("n1")
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    network.answer_pre_vote("n1", N2)
     network.drop(lambda message: isinstance(message, PreVote))
     assert network.core("n1").role == CANDIDATE
     assert network.in_flight == []
@@ -112,7 +112,7 @@ def test_pitfall_2_stepping_down_within_a_term_keeps_the_vote() -> None:
     assert (network.core("n1").term, network.core("n1").vote) == (1, N1)
     network = Network(3)
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    network.answer_pre_vote("n1", N2)
     network.step("n1", VoteReply(N2, N1, 1, False))
     network.step("n1", VoteReply(N3, N1, 1, False))
     assert (network.core("n1").role, network.core("n1").vote) == (FOLLOWER, N1)
@@ -124,13 +124,13 @@ def test_pitfall_3_answers_to_another_campaign_do_not_count() -> None:
     network = Network(3, disks={"n1": disk(4)})
     network.now += 2_000
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 4, True))
-    network.step("n1", PreVoteReply(N2, N1, 6, True))
+    network.step("n1", PreVoteReply(N2, N1, 4, True, campaign=1))
+    network.step("n1", PreVoteReply(N2, N1, 6, True, campaign=1))
     network.step("n1", VoteReply(N2, N1, 4, True))
     assert network.core("n1").role == PRE_CANDIDATE
-    network.step("n1", PreVoteReply(N2, N1, 5, True))
+    network.step("n1", PreVoteReply(N2, N1, 5, True, campaign=1))
     assert network.core("n1").role == CANDIDATE
-    network.step("n1", PreVoteReply(N3, N1, 5, True))
+    network.step("n1", PreVoteReply(N3, N1, 5, True, campaign=1))
     network.step("n1", VoteReply(N3, N1, 4, True))
     assert network.core("n1").role == CANDIDATE
 
@@ -228,7 +228,7 @@ def test_pitfall_8_an_older_save_does_not_make_the_own_vote_durable() -> None:
     network.step("n1", Append(N2, N1, 1, 0, 0, 0, [run(1, 1)]))
     network.step("n1", LinkClosed("n2"))
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 2, True))
+    network.answer_pre_vote("n1", N2)
     network.persist("n1", count=1)
     network.step("n1", VoteReply(N2, N1, 2, True))
     assert network.core("n1").role == CANDIDATE
@@ -240,7 +240,7 @@ def test_one_refusal_hastens_the_next_attempt_and_late_grants_still_win() -> Non
     """A split vote with the third voter dead: nobody has lost, and nobody will ever win."""
     network = Network(3)
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    network.answer_pre_vote("n1", N2)
     network.step("n1", VoteReply(N2, N1, 1, False))
     core = network.core("n1")
     assert core.role == CANDIDATE
@@ -631,7 +631,7 @@ def test_pitfall_48_a_candidate_whose_disk_stands_still_gives_up() -> None:
     network = Network(3)
     network.hold_disk("n1")
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 1, True))
+    network.answer_pre_vote("n1", N2)
     assert network.core("n1").role == CANDIDATE
     network.now += 2_001
     network.step("n1", Tick())

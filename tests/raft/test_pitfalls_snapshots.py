@@ -7,18 +7,21 @@ the machine: docs/raft.md has the table.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 
 from raft.configuration import Configuration
 from raft.core import Core
-from raft.leader import CHUNK_AGAIN_HEARTBEATS, SNAPSHOT_PEERS_MAX
+from raft.leader import CHUNK_AGAIN_HEARTBEATS, SNAPSHOT_PATIENCE_TIMEOUTS, SNAPSHOT_PEERS_MAX
 from raft.log import Log
 from raft.messages import (
     Append,
     AppendReply,
+    ChunkStored,
     HardState,
     Heartbeat,
+    PeerMessage,
     SendChunk,
     SnapshotChunk,
     SnapshotLost,
@@ -28,14 +31,15 @@ from raft.messages import (
     SnapshotTaken,
     Tick,
 )
-from raft.progress import REPLICATE, SNAPSHOT
+from raft.progress import REPLICATE, SNAPSHOT, Progress
 from raft.roles import FOLLOWER, PRE_CANDIDATE
 from raft.settings import RaftSettings
-from tests.raft.network import Network, make_run, read_configuration, replica, sent_by, to
+from tests.raft.network import Network, Node, make_run, read_configuration, replica, sent_by, to
 
 N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
 SETTINGS = RaftSettings(snapshot_chunk_bytes=40)
 THREE = Configuration.of(N1, N2, N3)
+PATIENCE_MS = SNAPSHOT_PATIENCE_TIMEOUTS * SETTINGS.election_timeout_ms
 
 
 def meta(index: int, term: int) -> SnapshotMeta:
@@ -153,7 +157,7 @@ def test_pitfall_38_who_is_at_a_snapshot_that_the_log_left_behind_gets_a_newer_o
     core = network.core("n1")
     assert core.log.base_index == second.index == 15
     network.step("n1", AppendReply(N3, N1, 1, 12))
-    assert chunks(network)[-1] == SendChunk(N3, second, 0)
+    assert chunks(network)[-1] == SendChunk(N3, 1, second, 0)
 
 
 def test_pitfall_39_each_chunk_is_a_sign_of_life_and_so_is_each_answer() -> None:
@@ -296,10 +300,76 @@ def test_pitfall_43_who_is_silent_holds_up_nobody() -> None:
     getting = {each.to.node for each in chunks(network)}
     (waiting,) = without_log() - getting
     network.isolate(*getting)
-    network.run(900)
+    network.run(PATIENCE_MS - 300)
     assert network[waiting].state_index == 0
     network.run(600)
     assert network[waiting].state_index == 12
+
+
+def test_pitfall_43_nor_does_who_answers_and_cannot_keep_anything() -> None:
+    """Two learners with full disks have both places; the third has to get its snapshot all the
+    same."""
+    network = Network(1, learners=3, settings=SETTINGS)
+    network.isolate("n1")
+    network.elect("n1")
+    network.propose("n1")
+    network.snapshot("n1")
+    network.heal()
+    store = network._store_chunk
+
+    def store_or_not(node: Node, chunk: SnapshotChunk) -> None:
+        if node.name in ("n2", "n3"):
+            network.step(node.name, ChunkStored(chunk.snapshot, 0))
+        else:
+            store(node, chunk)
+
+    network._store_chunk = store_or_not  # type: ignore[method-assign]
+    network.run(PATIENCE_MS - 300)
+    assert {each.to.node for each in chunks(network)} == {"n2", "n3"}
+    network.run(900)
+    assert network["n4"].state_index == 2
+    assert all(peer.active_ms > network.now - 300 for peer in peers(network))
+
+
+def peers(network: Network) -> Iterable[Progress]:
+    leadership = network.core("n1")._leadership
+    assert leadership is not None
+    return leadership.progress.values()
+
+
+def test_pitfall_43_an_answer_that_comes_twice_brings_no_chunk_twice() -> None:
+    """Otherwise each chunk from there on would be sent and answered twice, or four times."""
+    network = without("n3")
+    go_on_until_chunk(network)
+    network.deliver(lambda m: isinstance(m, SnapshotChunk))
+    (answer,) = (m for m in network.in_flight if isinstance(m, SnapshotReply))
+    network.in_flight += [answer, answer]
+    network.run(200)
+    assert network["n3"].state_index == 12
+    assert [each.offset for each in chunks(network)] == [0, 40, 80]
+
+
+@pytest.mark.parametrize("delay_ms", [10, 140, 160, 300, 400])
+def test_pitfall_43_chunks_do_not_multiply_on_a_slow_line(delay_ms: int) -> None:
+    """Slower than a chunk waits for its answer: it is sent again, and answered more than once."""
+    network = Network(1, learners=1, settings=SETTINGS)
+    network.isolate("n1")
+    network.elect("n1")
+    network.propose("n1")
+    network.snapshot("n1", size_bytes=4_000)
+    network.heal()
+    line: list[tuple[int, PeerMessage]] = []
+    while network["n2"].state_index == 0:
+        network.now += 10
+        for name in ("n1", "n2"):
+            if network.core(name).next_deadline() <= network.now:
+                network.step(name, Tick())
+        while line and line[0][0] <= network.now:
+            network.deliver_again(line.pop(0)[1])
+        line += [(network.now + delay_ms, message) for message in network.in_flight]
+        network.in_flight.clear()
+    again_ms = CHUNK_AGAIN_HEARTBEATS * SETTINGS.heartbeat_ms
+    assert len(chunks(network)) <= 100 * (1 + 2 * delay_ms // again_ms) + 10
 
 
 def test_a_snapshot_that_cannot_be_read_is_sent_no_more() -> None:
@@ -319,6 +389,39 @@ def test_a_snapshot_that_cannot_be_read_is_sent_no_more() -> None:
     network.step("n2", SnapshotLost(lost))  # a follower sends none
 
 
+@pytest.mark.parametrize("at", ["leader", "follower"])
+def test_a_snapshot_whose_file_was_lost_may_be_taken_again_at_the_same_index(at: str) -> None:
+    """A leader has nothing else to send to whoever needs it; elsewhere it changes nothing."""
+    network = without("n3")
+    name = "n1" if at == "leader" else "n2"
+    network.isolate("n3")
+    lost = network.core(name).snapshot or network.snapshot(name)
+    assert network.snapshot(name, size_bytes=101).index == lost.index
+    assert network.core(name).snapshot == lost, "the first one is as good"
+    network.step(name, SnapshotLost(lost))
+    second = network.snapshot(name, size_bytes=101)
+    assert network.core(name).snapshot == (second if at == "leader" else lost)
+    network.heal()
+    network.run(1_000)
+    assert network["n3"].state_index == 12
+
+
+def test_a_chunk_that_was_asked_for_in_an_older_term_does_not_speak_for_a_newer_one() -> None:
+    """The driver read the file, and meanwhile somebody else was elected."""
+    network = without("n3")
+    first = go_on_until_chunk(network)
+    network.drop()
+    (wanted,) = chunks(network)
+    network.step("n1", Heartbeat(N2, N1, 7, 0, 1))
+    network.step("n3", Heartbeat(N2, N3, 7, 0, 1))
+    late = network.chunk(network["n1"], wanted)
+    assert (wanted.term, late.term) == (1, 1)
+    assert late == first
+    network.step("n3", late)
+    assert network.core("n3").leader == N2
+    assert network["n3"].received == {}
+
+
 def test_a_closed_link_brings_the_next_chunk_at_once_again() -> None:
     network = without("n3")
     first = go_on_until_chunk(network)
@@ -327,7 +430,7 @@ def test_a_closed_link_brings_the_next_chunk_at_once_again() -> None:
     assert core._leadership is not None
     core._leadership.on_link_closed("n3")
     network.collect("n1")
-    assert chunks(network)[-1] == SendChunk(N3, first.snapshot, 0)
+    assert chunks(network)[-1] == SendChunk(N3, 1, first.snapshot, 0)
     assert len(chunks(network)) == 2
 
 
