@@ -261,6 +261,28 @@ def test_a_commit_index_that_the_log_cannot_have_is_noticed() -> None:
         network.step("n1", Heartbeat(replica("n2"), replica("n1"), 1, 7, 1))
 
 
+def test_committed_entries_that_differ_are_noticed() -> None:
+    """Somebody has lost what it had promised: this replica stops instead of agreeing to both."""
+    network = Network(3)
+    runs = [make_run(COMMAND, 1, 1), make_run(COMMAND, 1, 2)]
+    network.step("n1", Append(replica("n2"), replica("n1"), 1, 0, 0, 2, runs))
+    other = [make_run(COMMAND, 2, 1), make_run(COMMAND, 2, 2)]
+    with pytest.raises(AssertionError, match="conflict at 1, at or below commit index 2"):
+        network.step("n1", Append(replica("n3"), replica("n1"), 2, 0, 0, 0, other))
+
+
+def test_answers_do_not_gather_while_a_disk_takes_its_time() -> None:
+    network = Network(3)
+    network.elect("n1")
+    network.run(200)
+    network.hold_disk("n2")
+    network.elect("n3")
+    network.run(20_000)
+    assert network.leader is network["n3"]
+    assert network.core("n2").term == network.core("n3").term
+    assert network.core("n2").status().held_count <= 4
+
+
 def test_late_answers_are_ignored_by_name() -> None:
     network = Network(3)
     core = network.core("n1")

@@ -96,11 +96,42 @@ def test_a_retry_waits_but_not_for_a_whole_timeout() -> None:
     assert each.deadline_ms == 400
 
 
+def test_each_further_retry_in_a_row_waits_twice_as_long_up_to_a_timeout() -> None:
+    each = timer()
+    waits = []
+    for _ in range(5):
+        each.retry(1_000)
+        waits.append(each.deadline_ms - 1_000)
+    assert waits == [300, 600, 1_200, 2_000, 2_000]
+    for _ in range(20):
+        each.retry(1_000)
+    assert each.deadline_ms == 3_000
+    each.heard_leader(5_000)
+    each.retry(6_000)
+    assert each.deadline_ms == 6_300, "the next failure is the first one again"
+
+
+def test_a_clock_that_jumped_makes_the_promise_to_the_leader_begin_anew() -> None:
+    each = timer(is_restart=False)
+    each.heard_leader(5_000)
+    each.distrust(6_500)
+    assert not each.leader_is_alive(6_500), "so it was measured"
+    assert not each.may_vote(7_499)
+    assert each.may_vote(7_500)
+    assert each.deadline_ms >= 7_500, "who would vote for nobody does not stand either"
+
+
 def test_nobody_gets_a_vote_for_one_election_timeout_after_a_restart() -> None:
     """Pitfall 34: the replica does not remember when it last heard the leader."""
     each = timer(now=10_000)
     assert not each.may_vote(10_999)
     assert each.may_vote(11_000)
+
+
+def test_a_clock_that_jumps_shortens_no_promise_of_an_earlier_life() -> None:
+    each = timer(now=10_000)
+    each.distrust(10_200)
+    assert not each.may_vote(11_199)
 
 
 def test_a_replica_that_never_answered_a_leader_votes_at_once_and_stands_soon() -> None:

@@ -30,7 +30,11 @@ class Lead:
     """n1 leads term 5 from time 0 on; ``log`` is what it starts with."""
 
     def __init__(
-        self, log: Log, voters: tuple[Replica, ...], learners: tuple[Replica, ...]
+        self,
+        log: Log,
+        voters: tuple[Replica, ...],
+        learners: tuple[Replica, ...],
+        settings: RaftSettings = SETTINGS,
     ) -> None:
         self.log = log
         self.outbox = Outbox(log.last_index)
@@ -41,7 +45,7 @@ class Lead:
             configuration=Configuration.of(*voters, learners=learners),
             log=log,
             outbox=self.outbox,
-            settings=SETTINGS,
+            settings=settings,
             snapshot=None,
             now=0,
         )
@@ -135,6 +139,32 @@ def test_learners_count_neither_for_reads_nor_for_commits_nor_for_check_quorum()
     assert [read.token for read in each.leadership.take_safe_reads(1)] == [7]
     assert each.leadership.quorum_match(1) == 1
     assert each.leadership.quorum_heard_ms(5_000) == 5_000
+
+
+def test_a_round_is_counted_also_where_nobody_is_asked() -> None:
+    """Who leads alone has each read confirmed by its own round, and so is never told an older one
+    when there are others again."""
+    each = lead(voters=(N1,))
+    each.flush(0)
+    rounds = []
+    for token in (1, 2):
+        assert each.leadership.maybe_add_read(token, 1)
+        each.commit = 1
+        each.flush(token)
+        (read,) = each.leadership.take_safe_reads(1)
+        rounds.append(read.round)
+    assert rounds == [2, 3]
+
+
+def test_rounds_that_no_voter_will_ever_confirm_are_not_kept_for_a_lease() -> None:
+    each = Lead(Log(), (N1,), (N2,), RaftSettings(lease_reads=True))
+    beats = 0
+    for now in range(0, 20_000, 100):
+        each.leadership.on_time(1, now)
+        beats += sum(isinstance(message, Heartbeat) for message in each.flush(now))
+        each.beat(N2, now, round_=beats)
+    assert beats == 200
+    assert len(each.leadership.lease._started) == 0
 
 
 def test_a_round_that_was_never_started_confirms_nothing() -> None:
@@ -264,6 +294,28 @@ def test_a_newcomer_that_gets_bytes_of_a_snapshot_comes_nearer() -> None:
     each.flush(501)
     each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 40), 900)
     assert peer.catch_up.moved_ms == 500
+
+
+def test_an_answer_that_says_nothing_new_brings_no_chunk() -> None:
+    each = sending()
+    peer = each.leadership.progress[N2]
+    for now, offset, chunks in ((500, 40, 1), (600, 40, 0), (700, 80, 1), (800, 80, 0)):
+        each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, offset), now)
+        each.flush(now)
+        assert len(each.leadership.take_chunks()) == chunks
+        assert peer.active_ms == now, "it is a sign of life all the same"
+    assert (peer.moved_ms, peer.quiet_ms) == (700, 700)
+
+
+def test_a_receiver_that_has_less_than_before_gets_it_from_there() -> None:
+    """It was restarted, and what it had kept is gone."""
+    each = sending()
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 40), 500)
+    each.flush(500)
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 0), 600)
+    each.leadership.take_chunks()
+    each.flush(600)
+    assert each.leadership.take_chunks() == [SendChunk(N2, 5, meta(50), 0)]
 
 
 def test_an_offset_beyond_the_end_is_the_end() -> None:

@@ -8,6 +8,7 @@ from raft.configuration import Configuration
 from raft.messages import (
     AppendReply,
     Heartbeat,
+    HeartbeatReply,
     Mark,
     PeerMessage,
     Persisted,
@@ -86,6 +87,42 @@ def test_acknowledgements_of_one_save_and_of_one_report_leave_as_one() -> None:
     assert outbox.held_count == 2
     outbox.on_persisted(Persisted(2, 1, 3))
     assert outbox.messages == [reply(3)]
+
+
+def test_answers_to_heartbeats_leave_as_one_if_it_says_all() -> None:
+    """A disk that takes its time does not make them gather."""
+    beats = [HeartbeatReply(A, B, 1, round_) for round_ in range(1, 6)]
+    outbox = Outbox(0)
+    outbox.record_hard_state(1, None)
+    for beat in beats:
+        outbox.promise_term(beat)
+    assert outbox.held_count == 1
+    outbox.take_save(0)
+    outbox.on_persisted(Persisted(1, 0, 0))
+    assert outbox.messages == beats[4:]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (HeartbeatReply(A, B, 1, 5), HeartbeatReply(A, B, 1, 4)),
+        (HeartbeatReply(A, B, 1, 5), HeartbeatReply(A, Replica("c", 1), 1, 6)),
+        (HeartbeatReply(A, B, 1, 5), HeartbeatReply(A, B, 2, 6)),
+        (HeartbeatReply(A, B, 1, 5), reply(9)),
+        (reply(9), HeartbeatReply(A, B, 1, 5)),
+    ],
+    ids=["an older round", "another peer", "another term", "an append after", "an append before"],
+)
+def test_answers_to_heartbeats_that_say_something_else_leave_each(
+    earlier: PeerMessage, later: PeerMessage
+) -> None:
+    outbox = Outbox(0)
+    outbox.record_hard_state(1, None)
+    outbox.promise_term(earlier)
+    outbox.promise_term(later)
+    outbox.take_save(0)
+    outbox.on_persisted(Persisted(1, 0, 0))
+    assert outbox.messages == [earlier, later]
 
 
 def test_a_refusal_is_never_swallowed_by_an_acknowledgement() -> None:

@@ -276,6 +276,21 @@ def test_thesis_4_2_1_a_newcomer_votes_after_a_round_that_was_short_enough() -> 
     assert core.configuration.votes(N4)
 
 
+def test_thesis_4_2_1_a_slow_first_round_is_enough_where_nothing_comes_meanwhile() -> None:
+    network = led(spares=1)
+    change(network, OLD, N4)
+    network.run(500)
+    network.hold_disk("n4")
+    network.propose("n1")
+    change(network, OLD | {N4})
+    network.run(1_500)
+    assert network.core("n1").configuration.learners == {N4}
+    network.release_disk("n4")
+    network.run(300)
+    assert network.core("n1").configuration.votes(N4)
+    assert [each.error for each in network["n1"].decisions] == [None, None]
+
+
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_thesis_4_2_1_a_newcomer_that_needs_too_many_rounds_is_given_up(rounds: int) -> None:
     network = led(spares=1, settings=RaftSettings(catch_up_rounds_max=rounds))
@@ -347,6 +362,28 @@ def test_thesis_4_2_2_who_removes_itself_may_still_be_needed_to_finish_that() ->
     assert network.core("n2").is_leader
     assert network.core("n2").configuration == Configuration(frozenset((N2,)))
     assert not network.core("n1").may_stand
+
+
+def test_thesis_4_2_2_so_it_may_after_a_restart_that_forgot_what_was_committed() -> None:
+    """n1 has left, and comes back as n2 leaves. The last step is on n2 alone, which votes there no
+    more; n1 has the joint configuration and a log that is shorter."""
+    network = led(1, spares=1)
+    change(network, frozenset((N2,)))
+    network.run(3_000)
+    assert network.core("n2").committed_configuration == Configuration.of(N2)
+    network.step("n2", Reconfigure(8, frozenset((N1,))))
+    while network.core("n2").configuration != Configuration.of(N1):
+        if not network.deliver(count=1):
+            network.tick("n2")
+    assert network.core("n2").is_leader
+    network.in_flight.clear()
+    network.crash("n2")
+    network.restart("n2")
+    assert network.core("n2").may_stand
+    network.run(10_000)
+    leader = network.leader
+    assert leader is not None
+    assert leader.core.committed_configuration == Configuration.of(N1)
 
 
 def test_thesis_4_2_2_a_replica_votes_for_a_candidate_that_it_does_not_know_yet() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from raft.configuration import Configuration
 from raft.messages import (
     LEASE,
     LINEARIZABLE,
@@ -16,9 +17,11 @@ from raft.messages import (
     Heartbeat,
     HeartbeatReply,
     LinkClosed,
+    Persisted,
     Read,
     ReadIndex,
     ReadIndexReply,
+    Reconfigure,
     Tick,
 )
 from raft.reads import NEVER_MS
@@ -76,6 +79,28 @@ def test_thesis_6_4_a_read_sees_what_was_committed_when_it_came() -> None:
     assert network["n1"].reads == [], "a round has to confirm the leader first"
     network.settle()
     assert network["n1"].reads == [(7, 2)]
+
+
+def test_thesis_6_4_each_read_waits_for_a_later_round_also_when_the_others_leave() -> None:
+    """One output in which the leader comes to be alone: rounds only rise."""
+    network = led(2)
+    network.hold_disk("n1")
+    network.step("n1", Reconfigure(5, frozenset((N1,))))
+    network.deliver(to("n2"))
+    network.deliver(to("n1"))
+    core = network.core("n1")
+    assert core.configuration.is_joint
+    node = network["n1"]
+    (save,), node.saves = node.saves, []
+    node.disk.write(save)
+    network.feed("n1", Read(1))
+    network.feed("n1", Persisted(save.number, *save.last))
+    assert core.configuration == Configuration.of(N1)
+    network.feed("n1", Read(2))
+    network.collect("n1")
+    network.release_disk("n1")
+    network.run(200)
+    assert [token for token, _ in network["n1"].reads] == [1, 2]
 
 
 def test_thesis_6_4_a_follower_asks_the_leader_for_the_index() -> None:

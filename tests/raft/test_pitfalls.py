@@ -135,6 +135,53 @@ def test_pitfall_3_answers_to_another_campaign_do_not_count() -> None:
     assert network.core("n1").role == CANDIDATE
 
 
+@pytest.mark.parametrize("granted", [True, False])
+def test_pitfall_3_an_answer_to_an_earlier_attempt_for_the_same_term_does_not_count(
+    granted: bool,
+) -> None:
+    network = Network(3)
+    network.tick("n1")
+    network.tick("n1")
+    deadline = network.core("n1").next_deadline()
+    term = 1 if granted else 0
+    network.step("n1", PreVoteReply(N2, N1, term, granted, campaign=1))
+    network.step("n1", PreVoteReply(N3, N1, term, granted, campaign=1))
+    assert (network.core("n1").role, network.core("n1").term) == (PRE_CANDIDATE, 0)
+    assert network.core("n1").next_deadline() == deadline
+    network.step("n1", PreVoteReply(N2, N1, 1, True, campaign=2))
+    assert network.core("n1").role == CANDIDATE
+
+
+def miss_the_leader(network: Network, name: str) -> None:
+    """Only this one does not hear it, and stands: what it asks is on its way."""
+    network.isolate(name)
+    network.run(network.core(name).next_deadline() - network.now - 1)
+    network.heal()
+    network.now += 1
+    network.step(name, Tick())
+    assert network.core(name).role == PRE_CANDIDATE
+
+
+def test_pitfall_3_a_late_pre_vote_does_not_depose_the_leader_that_was_kept() -> None:
+    """n2 said yes when it had lost the leader, and found it again. Much later n3 asks once more,
+    for the same term."""
+    network = Network(3)
+    network.elect("n1")
+    network.run(500)
+    miss_the_leader(network, "n3")
+    network.step("n2", LinkClosed("n1"))
+    network.deliver(lambda message: isinstance(message, PreVote) and message.to == N2)
+    (late,) = network.drop(lambda message: isinstance(message, PreVoteReply))
+    assert late == PreVoteReply(N2, N3, 2, True, campaign=1)
+    network.run(3_000)
+    assert network.core("n3").leader == N1
+    miss_the_leader(network, "n3")
+    network.deliver_again(late)
+    network.run(3_000)
+    assert network.core("n1").is_leader
+    assert network.core("n1").term == 1
+
+
 def test_pitfall_3_a_refusal_is_no_grant_whatever_it_carries() -> None:
     network = Network(3)
     network.tick("n1")
@@ -151,10 +198,10 @@ def test_pitfall_4_a_longer_log_of_an_older_term_is_worse() -> None:
 
 def test_pitfall_5_a_pre_vote_changes_neither_term_nor_vote() -> None:
     network = Network(3)
-    network.step("n1", PreVote(N2, N1, 8, 0, 0))
+    network.step("n1", PreVote(N2, N1, 8, 0, 0, campaign=3))
     core = network.core("n1")
     assert (core.term, core.vote) == (0, None)
-    assert network["n1"].sent == [PreVoteReply(N1, N2, 8, True)]
+    assert network["n1"].sent == [PreVoteReply(N1, N2, 8, True, campaign=3)]
     assert network["n1"].outputs[-1].save is None
 
 

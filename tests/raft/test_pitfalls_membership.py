@@ -361,6 +361,24 @@ def test_pitfall_27_a_learner_that_restarts_is_a_learner() -> None:
     assert not any(isinstance(message, PreVote) for message in network["n3"].sent)
 
 
+def test_pitfall_27_so_is_one_that_voted_before_and_whose_removal_is_behind_it_in_the_log() -> None:
+    """A restart forgets what is committed, and the log begins with a configuration in which it
+    votes. But whatever is before the latest one but one is committed."""
+    network = led(4)
+    change(network, OLD)
+    network.run(500)
+    change(network, OLD, N4)
+    network.run(500)
+    network.crash("n4")
+    network.restart("n4")
+    network.isolate("n4")
+    network.run(10_000)
+    core = network.core("n4")
+    assert core.committed_configuration.votes(N4), "so far as it knows"
+    assert (core.role, core.may_stand) == (FOLLOWER, False)
+    assert not any(isinstance(message, PreVote) for message in network["n4"].sent)
+
+
 @pytest.mark.parametrize(
     "asked", [TimeoutNow(N1, N4, 1), TimeoutNow(N1, N4, 9)], ids=["this term", "a newer term"]
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from raft.configuration import Configuration
 from raft.messages import (
     LEASE,
     Append,
@@ -26,7 +27,7 @@ from raft.messages import (
 )
 from raft.roles import CANDIDATE
 from raft.settings import RaftSettings
-from tests.raft.network import Network, replica, to
+from tests.raft.network import Network, replica, sent_by, to
 
 N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
 SETTINGS = RaftSettings(lease_reads=True, follower_reads=True)
@@ -160,6 +161,60 @@ def test_pitfall_34_a_voter_that_restarts_within_the_lease_elects_nobody() -> No
     assert network["n2"].sent[-1] == VoteReply(N2, N3, 5, True)
 
 
+def leaving(settings: RaftSettings = SETTINGS) -> Network:
+    """n2 leads on its way out of a group of which n1 alone is left. n1's disk has the entry that
+    says so, its acknowledgement is lost, and n2's lease is new."""
+    network = Network(3, settings=settings)
+    network.elect("n2")
+    network.run(300)
+    network.step("n2", Reconfigure(1, frozenset((N1,))))
+    while network.core("n2").configuration.is_joint or network.core("n2").configuration_index == 0:
+        network.deliver(count=1)
+    assert network.core("n2").configuration == Configuration.of(N1)
+    network.drop(to("n3"))
+    network.deliver(to("n1"))
+    network.drop(sent_by("n1"))
+    network.now += 100
+    network.step("n2", Tick())
+    network.deliver(lambda message: isinstance(message, Heartbeat))
+    network.deliver(lambda message: isinstance(message, HeartbeatReply))
+    network.isolate("n1")
+    return network
+
+
+def test_pitfall_34_the_only_voter_waits_too_if_another_may_have_led_it() -> None:
+    network = leaving()
+    until = network.core("n2").lease_until_ms
+    network.crash("n1")
+    network.restart("n1")
+    assert network.core("n1").configuration == Configuration.of(N1)
+    network.run(until - network.now - 1)
+    assert not network.core("n1").is_leader
+    network.step("n2", Read(7, LEASE))
+    assert [token for token, _ in network["n2"].reads] == [7]
+    network.run(2_500)
+    assert network.core("n1").can_serve
+
+
+def test_pitfall_34_the_only_voter_that_has_led_alone_waits_for_nobody() -> None:
+    """Its snapshot says that the change is over; and a group may always have had one voter."""
+    network = leaving()
+    network.run(3_000)
+    assert network.core("n1").is_leader
+    network.snapshot("n1")
+    network.crash("n1")
+    network.restart("n1")
+    network.run(10)
+    assert network.core("n1").can_serve
+    network = Network(1, settings=SETTINGS)
+    network.run(10)
+    network.crash("n1")
+    network.restart("n1")
+    assert network.core("n1").term == 1
+    network.run(10)
+    assert network.core("n1").can_serve
+
+
 def test_pitfall_34_a_closed_link_does_not_end_the_promise_where_there_are_leases() -> None:
     network = led()
     deadline = network.core("n2").next_deadline()
@@ -188,6 +243,23 @@ def test_pitfall_35_after_a_large_gap_nothing_that_was_timed_is_known() -> None:
     assert not network.core("n1").is_leader
     assert network["n1"].reads == []
     assert network["n1"].reads_failed == [7]
+
+
+def test_pitfall_35_a_voter_whose_clock_jumped_keeps_its_promise_for_a_whole_timeout() -> None:
+    network = led()
+    network.isolate("n1")
+    until = network.core("n1").lease_until_ms
+    core = network.core("n2")
+    core.step(ClockAnomaly(), network.now + 1_000)  # on its own clock, which is ahead from now on
+    core.step(Vote(N3, N2, 2, 9, 9), network.now + 1_001)
+    assert (core.term, core.vote) == (1, N1), f"n1 may rely on it until {until}"
+    core.step(PreVote(N3, N2, 2, 9, 9), network.now + 1_002)
+    output = core.take_output()
+    assert output is not None
+    assert output.messages == [PreVoteReply(N2, N3, 1, False)]
+    assert core.next_deadline() >= network.now + 2_000
+    core.step(Vote(N3, N2, 2, 9, 9), network.now + 2_000)
+    assert core.vote == N3
 
 
 def test_pitfall_36_a_transfer_ends_the_lease_before_the_target_is_told() -> None:

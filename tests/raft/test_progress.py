@@ -140,6 +140,16 @@ def test_a_round_that_took_too_long_is_followed_by_one_for_what_came_meanwhile()
     assert each.is_done
 
 
+def test_a_round_in_which_nothing_came_takes_no_time() -> None:
+    """Otherwise a newcomer to an idle group would wait for an entry that nobody writes."""
+    each = CatchUp(10, now=100)
+    each.on_match(10, 10, 5_000, 1_000)
+    assert (each.is_done, each.round) == (True, 2)
+    each = CatchUp(10, now=100)
+    each.on_match(10, 11, 5_000, 1_000)
+    assert not each.is_done
+
+
 def test_who_has_caught_up_stays_so() -> None:
     each = CatchUp(10, now=0)
     each.on_match(10, 10, 0, 1_000)

@@ -5,6 +5,8 @@ By section: test_paper_compaction.py; by pitfall: test_pitfalls_snapshots.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raft.configuration import Configuration
@@ -95,6 +97,14 @@ def test_a_snapshot_taken_while_another_waits_to_be_restored_is_older() -> None:
     network.step("n1", SnapshotTaken(meta(2), 2))
     assert network.core("n1").snapshot == meta(9)
     assert network.core("n1").status().ignored == {"a newer snapshot is here": 1}
+
+
+def test_a_snapshot_has_the_configuration_of_its_index_and_no_other() -> None:
+    network = following(1, 2, commit=2)
+    network.persist("n1")
+    wrong = replace(meta(2), configuration=Configuration.of(N1, N2))
+    with pytest.raises(AssertionError, match="the configuration of another moment"):
+        network.step("n1", SnapshotTaken(wrong, 2))
 
 
 def test_a_snapshot_of_a_term_that_nobody_told_of_is_an_error_of_ours() -> None:
