@@ -522,7 +522,10 @@ class Core(MembershipRules, SnapshotRules):
         self._leadership.on_snapshot_reply(message, self._now)
 
     def _distrust_clock(self, _: ClockAnomaly) -> None:
-        """The promise to the leader is elapsed time as well, on this replica's clock."""
+        """The promise to the leader is elapsed time as well, on this replica's clock; so is the
+        silence after which it stood."""
+        if self.role != FOLLOWER:
+            self._become_follower(self.term)
         self._timer.distrust(self._now)
 
     def _on_clock_anomaly(self, _: ClockAnomaly) -> None:

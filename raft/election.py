@@ -96,20 +96,25 @@ class ElectionTimer:
         """Stand for election at once: there is nobody to wait for."""
         self.deadline_ms = now
 
+    def stand(self, now: int) -> None:
+        """An attempt begins; that it fails is assumed until a leader is heard."""
+        self._failed += 1
+        self.forget_leader(now)
+        self.restart(now)
+
     def hurry(self, now: int) -> None:
-        """Try soon; never later than was meant before."""
+        """Try soon; never later than was meant before.
+
+        Each further attempt in a row waits twice as long, up to a whole timeout: who alone does not
+        hear the leader is refused for ever.
+        """
         settings = self._settings
         soon_ms = self._random.randint(settings.retry_min_ms, settings.retry_max_ms)
         waits = 1 << min(max(self._failed - 1, 0), FAILED_DOUBLINGS_MAX)
         self.deadline_ms = min(self.deadline_ms, now + waits * soon_ms)
 
     def retry(self, now: int) -> None:
-        """Try again soon, but do wait: the last attempt is over.
-
-        Each further one in a row waits twice as long, up to a whole timeout: who alone does not
-        hear the leader is refused for ever.
-        """
-        self._failed += 1
+        """Try again soon, but do wait: the last attempt is over."""
         self.restart(now)
         self.hurry(now)
 

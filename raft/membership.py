@@ -220,8 +220,8 @@ class MembershipRules(State):
     def _hand_over(self) -> None:
         """Tell the target to stand as soon as it has the whole log, and again if that got lost."""
         handover, leadership = self._handover, self._leadership
-        if handover is None or leadership is None:
-            return
+        assert handover is not None
+        assert leadership is not None
         peer = leadership.progress[handover.target]
         if peer.match < self.log.last_index:
             return

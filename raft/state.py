@@ -449,8 +449,7 @@ class State:
         assert self.role != LEADER
         self.role = PRE_CANDIDATE
         self._lose_leader()
-        self._timer.forget_leader(self._now)
-        self._timer.restart(self._now)
+        self._timer.stand(self._now)
         self._ballot = Ballot(self.configuration.halves)
         self._campaign += 1
         if self._ballot.record(self.me, True) == WON:
@@ -506,7 +505,10 @@ class State:
         if self._override is not None:
             configuration, self._override = self._override, None
             self._append_configuration(configuration)
-            self._decide(self._override_token)
+            # Done when it is committed, like any other change.
+            self._change = Change(
+                self._override_token, configuration.voters, frozenset(), origin=configuration
+            )
 
     def _other_voters(self) -> list[Replica]:
         configuration = self.configuration

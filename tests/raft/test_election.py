@@ -96,17 +96,20 @@ def test_a_retry_waits_but_not_for_a_whole_timeout() -> None:
     assert each.deadline_ms == 400
 
 
-def test_each_further_retry_in_a_row_waits_twice_as_long_up_to_a_timeout() -> None:
+def test_each_further_attempt_in_a_row_waits_twice_as_long_up_to_a_timeout() -> None:
     each = timer()
     waits = []
     for _ in range(5):
+        each.stand(1_000)
         each.retry(1_000)
         waits.append(each.deadline_ms - 1_000)
     assert waits == [300, 600, 1_200, 2_000, 2_000]
     for _ in range(20):
+        each.stand(1_000)
         each.retry(1_000)
     assert each.deadline_ms == 3_000
     each.heard_leader(5_000)
+    each.stand(6_000)
     each.retry(6_000)
     assert each.deadline_ms == 6_300, "the next failure is the first one again"
 
