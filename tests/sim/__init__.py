@@ -1,0 +1,1 @@
+"""Whole clusters in one thread, by seed.  Begin with docs/simulator.md."""

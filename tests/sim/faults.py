@@ -1,0 +1,389 @@
+"""Everything that goes wrong, as a table: what it is called, how often it may come, what it does.
+
+A fault is a function of the simulation and of a source of chance that belongs to this fault alone.
+It comes again and again, after waits drawn around the mean that the plan has drawn.  What lasts for
+a while ends by itself, or when the world is healed: then nothing may be left of it.
+
+**What a group must survive.**  A minority of its replicas may be lost for good, through a wiped or
+a decayed disk; whoever takes a disk away asks :meth:`Simulation.may_lose` first.  Everything else
+may hit everybody at once: crashes and power losses of all hosts included.
+
+What operators do is in the table, too: it happens at bad moments like everything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from raft.configuration import Configuration
+from raft.messages import Decision
+from tests.sim.checkers import shown
+from tests.sim.clock import RATE_EXACT
+from tests.sim.host import Host
+from tests.sim.network import Pair
+from tests.sim.slot import DIRECTORY, ChangeMembers, Slot
+from tests.sim.world import MS, draw_us
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+EFFECTS_MAX: Final = 12  # of a turn, before which a process may die
+RATE_SPAN: Final = 100_000  # how much faster or slower than exact a clock may run, per million
+# With leases: two clocks may differ by lease_drift_percent.
+RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
+VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
+DISK_FACTOR_MAX: Final = 50
+APPLY_US_MAX: Final = 4_000
+FOREVER_TIMES: Final = 1 << 30  # as good as always
+
+Apply = Callable[["Simulation", random.Random], None]
+
+
+@dataclass(slots=True, frozen=True)
+class Fault:
+    """``mean_ms``: the shortest and the longest mean time between two of them."""
+
+    mean_ms: tuple[int, int]
+    apply: Apply
+
+
+# --------------------------------------------------------------------------- processes and hosts
+
+
+def _crash_process(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is not None:
+        slot.die("killed")
+
+
+def _crash_in_turn(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is not None:
+        slot.dies_after = rng.randrange(EFFECTS_MAX)
+
+
+def _crash_host(simulation: Simulation, rng: random.Random) -> None:
+    simulation.crash(_any_host(simulation, rng), "killed", power=False, closes=rng.random() < 0.8)
+
+
+def _power_loss(simulation: Simulation, rng: random.Random) -> None:
+    simulation.crash(_any_host(simulation, rng), "no power", power=True, closes=rng.random() < 0.1)
+
+
+def _blackout(simulation: Simulation, rng: random.Random) -> None:
+    """The power fails everywhere at once, or on a majority."""
+    hosts = list(simulation.hosts.values())
+    count = rng.randint(len(hosts) // 2 + 1, len(hosts))
+    for host in rng.sample(hosts, count):
+        simulation.crash(host, "blackout", power=True, closes=False)
+
+
+def _drain(simulation: Simulation, rng: random.Random) -> None:
+    """An orderly restart of a process."""
+    slot = _any_slot(simulation, rng)
+    if slot is not None:
+        slot.drain()
+
+
+def _pause(simulation: Simulation, rng: random.Random) -> None:
+    """A process, or all of a host, gets no time for a while."""
+    host = _any_host(simulation, rng)
+    election_ms = simulation.plan.settings.election_timeout_ms
+    until_us = simulation.world.now_us + draw_us(rng, 1 * MS, 3 * election_ms * MS)
+    if rng.random() < 0.5:
+        simulation.note(host.name, "pauses")
+        host.pause_until(until_us)
+    else:
+        slot = rng.choice(host.slots)
+        simulation.note(slot.where, "pauses")
+        slot.pause_until(until_us)
+
+
+# --------------------------------------------------------------------------- clocks
+
+
+def _clock_jump(simulation: Simulation, rng: random.Random) -> None:
+    """Leases rest on monotonic clocks that do not jump; wall clocks may, always."""
+    host = _any_host(simulation, rng)
+    host.wall_skew_ms += rng.randrange(-5_000, 5_000)
+    ahead_ms = rng.choice((5, 50, 500, 5_000))
+    if simulation.plan.settings.lease_reads or host.paused_until_us > simulation.world.now_us:
+        return
+    simulation.note(host.name, f"its clock jumps by {ahead_ms} ms")
+    host.clock.jump(ahead_ms * MS)
+    host.on_clock_changed()
+
+
+def _clock_drift(simulation: Simulation, rng: random.Random) -> None:
+    host = _any_host(simulation, rng)
+    settings = simulation.plan.settings
+    span = RATE_SPAN
+    if settings.lease_reads:
+        span = RATE_SPAN_LEASE_PER_PERCENT * settings.lease_drift_percent
+    rate = RATE_EXACT + rng.randint(-span, span)
+    simulation.note(host.name, f"its clock runs at {rate} ppm")
+    host.clock.run_at(rate)
+    host.on_clock_changed()
+
+
+def _suspend(simulation: Simulation, rng: random.Random) -> None:
+    """A host sleeps, and its monotonic clock with it."""
+    host = _any_host(simulation, rng)
+    election_ms = simulation.plan.settings.election_timeout_ms
+    if host.is_up:
+        simulation.note(host.name, "is suspended")
+        host.suspend_until(simulation.world.now_us + draw_us(rng, 25 * MS, 4 * election_ms * MS))
+
+
+# --------------------------------------------------------------------------- machines
+
+
+def _slow_apply(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    slot.apply_us = rng.randrange(1, APPLY_US_MAX)
+    simulation.note(slot.where, f"applies slowly: {slot.apply_us} us")
+    simulation.later(rng, 2_000, lambda: setattr(slot, "apply_us", 0))
+
+
+# --------------------------------------------------------------------------- disks
+
+
+def _disk_error(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    path, operations = rng.choice(
+        (
+            (".wal", ("pwrite", "fdatasync", "fdatasync", "pread", "create")),
+            (".writing", ("create", "pwrite", "fsync", "rename")),
+            (".receiving", ("create", "pwrite", "fdatasync", "rename")),
+        )
+    )
+    operation = rng.choice(operations)
+    simulation.note(slot.where, f"its next {operation} of a {path} fails")
+    slot.files.fail(operation, errno.EIO, path=path)
+
+
+def _disk_full(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    simulation.note(slot.where, "its disk is full")
+    slot.files.fail("pwrite", errno.ENOSPC, times=FOREVER_TIMES)
+    files = slot.files
+
+    def free() -> None:
+        simulation.note(slot.where, "its disk has room")
+        files.repair()
+
+    simulation.later(rng, 2_000, free)
+
+
+def _disk_stall(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is not None:
+        election_ms = simulation.plan.settings.election_timeout_ms
+        stall_us = draw_us(rng, 10 * MS, 4 * election_ms * MS)
+        simulation.note(slot.where, f"its disk hangs for {stall_us} us")
+        slot.disk_free_us = simulation.world.now_us + stall_us
+
+
+def _disk_slow(simulation: Simulation, rng: random.Random) -> None:
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    slot.disk_factor = rng.randrange(2, DISK_FACTOR_MAX)
+    simulation.note(slot.where, f"its disk is {slot.disk_factor} times slower")
+    simulation.later(rng, 3_000, lambda: setattr(slot, "disk_factor", 1))
+
+
+def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
+    """One bit of what the WAL has written decays; whoever reads it next finds out."""
+    slot = _any_slot(simulation, rng)
+    if slot is None or not simulation.may_lose(slot):
+        return
+    names = [each for each in slot.files.listdir(DIRECTORY) if each.endswith(".wal")]
+    path = f"{DIRECTORY}/{rng.choice(names)}"
+    used = len(slot.files.content(path).rstrip(b"\0"))
+    if used:
+        offset = rng.randrange(used)
+        slot.is_flipped = True
+        slot.files.flip(path, offset, rng.randrange(8))
+        simulation.note(slot.where, f"a bit flips in {path} at {offset}")
+
+
+def _wipe(simulation: Simulation, rng: random.Random) -> None:
+    """A host comes back with blank disks: under its old name it is somebody else."""
+    host = _any_host(simulation, rng)
+    if all(slot.is_lost or slot.is_flipped or simulation.may_lose(slot) for slot in host.slots):
+        simulation.crash(host, "its disks are wiped", power=True, closes=False)
+        host.wipe()
+
+
+# --------------------------------------------------------------------------- the network
+
+
+def _wall_for(simulation: Simulation, rng: random.Random, pairs: list[Pair], what: str) -> None:
+    network = simulation.network
+    election_ms = simulation.plan.settings.election_timeout_ms
+    thick = rng.random() < 0.5
+    simulation.note("net", what)
+    network.wall(pairs, thick=thick)
+
+    def end() -> None:
+        simulation.note("net", f"no more: {what}")
+        network.unwall(pairs, thick=thick)
+
+    simulation.later(rng, rng.choice((election_ms // 2, 2 * election_ms, 5 * election_ms)), end)
+
+
+def _partition(simulation: Simulation, rng: random.Random) -> None:
+    """Mostly somebody who leads is alone on one side.  Whoever builds the wall may close the
+    connections through it, so that the others do not wait for an election timeout."""
+    names = list(simulation.hosts)
+    if len(names) < 2:
+        return
+    side = [_any_host(simulation, rng).name]
+    if rng.random() < 0.4:
+        side = rng.sample(names, rng.randint(1, len(names) - 1))
+    if rng.random() < 0.4:
+        for first in side:
+            for second in names:
+                if second not in side:
+                    simulation.break_link(rng, first, second)
+    pairs = [pair for pair in simulation.network.pairs() if (pair[0] in side) != (pair[1] in side)]
+    _wall_for(simulation, rng, pairs, f"{', '.join(sorted(side))} cut off")
+
+
+def _bridge(simulation: Simulation, rng: random.Random) -> None:
+    """Two hosts do not hear each other; the others hear both."""
+    names = list(simulation.hosts)
+    if len(names) < 2:
+        return
+    first = _any_host(simulation, rng).name
+    second = rng.choice([name for name in names if name != first])
+    pairs = [(first, second), (second, first)]
+    _wall_for(simulation, rng, pairs, f"{first} and {second} do not hear each other")
+
+
+def _one_way(simulation: Simulation, rng: random.Random) -> None:
+    pairs = simulation.network.pairs()
+    if not pairs:
+        return
+    host = _any_host(simulation, rng).name
+    wall = rng.choice(
+        (
+            [rng.choice(pairs)],
+            [pair for pair in pairs if pair[0] == host],
+            [pair for pair in pairs if pair[1] == host],
+        )
+    )
+    _wall_for(simulation, rng, wall, f"walls: {' '.join('>'.join(pair) for pair in wall)}")
+
+
+def _flap(simulation: Simulation, rng: random.Random) -> None:
+    """Connections break: what is under way is lost, and both ends may hear of it."""
+    pairs = simulation.network.pairs()
+    if pairs:
+        for first, second in rng.sample(pairs, rng.randint(1, min(3, len(pairs)))):
+            simulation.break_link(rng, first, second)
+
+
+# --------------------------------------------------------------------------- operators
+
+
+def _members(simulation: Simulation, rng: random.Random) -> None:
+    """Other voters and learners, of hosts that are there and whose disks are sound."""
+    group = rng.choice(list(simulation.checkers))
+    leader = simulation.leader_of(group)
+    if leader is None:
+        return
+    slots = simulation.slots_for(group)
+    count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
+    voters = rng.sample(slots, count)
+    others = [slot for slot in slots if slot not in voters]
+    learners = rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
+    for slot in (*voters, *learners):
+        if group not in slot.plans:
+            slot.host_group(simulation.plan.group(group))
+    if not voters:
+        return
+    change = ChangeMembers(
+        frozenset(slot.host.me for slot in voters),
+        frozenset(slot.host.me for slot in learners),
+        lambda decision: simulation.note("ops", f"members of {group}: {_said(decision)}"),
+    )
+    wanted = shown(Configuration(change.voters, change.learners))
+    simulation.note("ops", f"members of {group} shall be {wanted}")
+    leader.tell(group, change, control=True)
+
+
+def _said(decision: Decision) -> str:
+    if decision.error is None:
+        return f"done at {decision.index}"
+    return f"{'perhaps' if decision.unknown else 'no'}: {decision.error}"
+
+
+def _transfer(simulation: Simulation, rng: random.Random) -> None:
+    group = rng.choice(simulation.plan.groups)
+    target = rng.choice(("", *simulation.hosts))
+    simulation.operator.ask(rng, group.name, "transferLeader", target)
+
+
+def _snapshot(simulation: Simulation, rng: random.Random) -> None:
+    group = rng.choice(simulation.plan.groups)
+    node = rng.choice(("", "", *simulation.hosts))
+    simulation.operator.ask(rng, group.name, "doSnapshot", node)
+
+
+# --------------------------------------------------------------------------- choosing
+
+
+def _any_host(simulation: Simulation, rng: random.Random) -> Host:
+    """Mostly one that leads: there the most happens."""
+    leaders = simulation.leading_hosts()
+    if leaders and rng.random() < 0.5:
+        return rng.choice(leaders)
+    return rng.choice(list(simulation.hosts.values()))
+
+
+def _any_slot(simulation: Simulation, rng: random.Random) -> Slot | None:
+    """A slot that is up, of :func:`_any_host`; None if there is none."""
+    slots = [slot for slot in _any_host(simulation, rng).slots if slot.is_up]
+    return rng.choice(slots) if slots else None
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "crash": Fault((300, 4_000), _crash_process),
+    "crash-in-turn": Fault((200, 3_000), _crash_in_turn),
+    "host-crash": Fault((1_000, 6_000), _crash_host),
+    "power-loss": Fault((1_000, 6_000), _power_loss),
+    "blackout": Fault((3_000, 12_000), _blackout),
+    "drain": Fault((500, 4_000), _drain),
+    "pause": Fault((300, 4_000), _pause),
+    "suspend": Fault((300, 4_000), _suspend),
+    "clock-jump": Fault((300, 5_000), _clock_jump),
+    "clock-drift": Fault((500, 4_000), _clock_drift),
+    "slow-apply": Fault((1_000, 5_000), _slow_apply),
+    "disk-error": Fault((1_000, 6_000), _disk_error),
+    "disk-full": Fault((2_000, 8_000), _disk_full),
+    "disk-stall": Fault((300, 5_000), _disk_stall),
+    "disk-slow": Fault((1_000, 5_000), _disk_slow),
+    "bit-flip": Fault((1_000, 8_000), _bit_flip),
+    "wipe": Fault((3_000, 12_000), _wipe),
+    "partition": Fault((500, 5_000), _partition),
+    "bridge": Fault((500, 4_000), _bridge),
+    "one-way": Fault((500, 5_000), _one_way),
+    "flap": Fault((100, 3_000), _flap),
+    "members": Fault((200, 3_000), _members),
+    "transfer": Fault((100, 2_000), _transfer),
+    "snapshot": Fault((100, 2_000), _snapshot),
+}
+# Parts of the weather that the command line can switch off like faults.
+WEATHER: Final = ("loss", "doubling", "disorder")

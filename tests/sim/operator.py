@@ -1,0 +1,104 @@
+"""Those who are no clients: who runs the cluster, and who looks for leaders of the past.
+
+The **operator** asks for leaders and snapshots, the way that `ctl` does.  Nothing is promised to it
+but an answer: a leader that is asked for may not come to be.
+
+The **reader** waits for the moment in which a group has a new leader and somebody else still takes
+itself for one, and then reads there: such moments are short, and clients rarely meet one.  What it
+is answered does not matter; the checker sees at which index it may read.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from tests.sim.clients import check_calm
+from tests.sim.plan import Plan
+from tests.sim.world import MS, World
+from transport.client import wire
+from transport.client.kv import encode_get
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+
+IDENTITY: Final = b"operator"
+READER: Final = b"reader"
+TIMEOUT_MS: Final = 1_000
+READS: Final = 4  # after each election
+# What it may be told; BAD_REQUEST: who was named is no member.
+EXPECTED: Final = frozenset(
+    (
+        wire.OK,
+        wire.REJECTED,
+        wire.NO_LEADER,
+        wire.NOT_LEADER,
+        wire.BUSY,
+        wire.TIMEOUT,
+        wire.UNAVAILABLE,
+        wire.SHUTTING_DOWN,
+        wire.INTERNAL,
+        wire.BAD_REQUEST,
+    )
+)
+
+
+class Operator:
+    def __init__(self, world: World, hosts: Mapping[str, Host]) -> None:
+        self._world = world
+        self._hosts = hosts
+        self._asked: dict[int, tuple[str, int]] = {}  # number -> command, when
+        self._number = 0
+        self.counts: Counter[str] = Counter()
+
+    def ask(self, rng: random.Random, group: str, command: str, value: str) -> None:
+        """Of any node that is up; it is handed on to whoever can do it."""
+        self._number += 1
+        batch = wire.join_batch([wire.encode_admin(command, value)], TIMEOUT_MS)
+        host = rng.choice(list(self._hosts.values()))
+        correlation = str(self._number).encode()
+        self._asked[self._number] = command, self._world.now_us
+        if host.take_client_message(IDENTITY, correlation, group, batch):
+            self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
+
+    def take_reply(self, correlation: bytes, payload: bytes) -> None:
+        command, asked_us = self._asked.pop(int(correlation))
+        (outcome,) = wire.decode_replies(payload, 1)
+        assert outcome.code in EXPECTED, f"{command} is told {outcome}"
+        check_calm(self._world, asked_us, outcome)
+        name = wire.CODE_NAMES[outcome.code]
+        said = json.loads(outcome.data) if outcome.code == wire.OK else outcome.error_text
+        self.counts[f"{command} {name}"] += 1
+        self._world.note("ops", f"hears {name}: {command} {said}")
+
+
+class Reader:
+    def __init__(self, world: World, plan: Plan, hosts: Mapping[str, Host]) -> None:
+        self._world = world
+        self._plan = plan
+        self._hosts = hosts
+        self._rng = world.stream("reader")
+        self.count = 0
+
+    def on_leader(self, group: int) -> None:
+        election_us = self._plan.settings.election_timeout_ms * MS
+        for _ in range(READS):
+            self._world.after(int(self._rng.random() * election_us), self._look, group)
+
+    def _look(self, group: int) -> None:
+        plan = self._plan.group(group)
+        leading = [
+            host
+            for host in self._hosts.values()
+            if host.is_up and host.slots[plan.slot].leads(group)
+        ]
+        if len(leading) < 2:
+            return
+        consistency = self._rng.choice((wire.LINEARIZABLE, wire.LEASE))
+        read = wire.encode_read(encode_get("k"), consistency=consistency)
+        for host in leading:
+            self.count += 1
+            host.take_client_message(READER, b"", plan.name, wire.join_batch([read], TIMEOUT_MS))

@@ -1,0 +1,815 @@
+"""A worker process of the simulation: the groups of one slot, their log, and how it dies.
+
+Real are the group actors and their cores, the machines, the scheduler, the WAL and the codec of
+peers.  What :mod:`actors.worker` does with sockets, threads and the loop is done here with events,
+in the same order: a turn handles what has arrived; at its end the messages for control leave, then
+bulk and answers, *then* the gathered batch begins; one batch is unsynced at most.
+
+**Dying.**  A process can end between any two effects that it carries out: the carriers and the
+steps of the flush count down, and at zero :class:`ProcessDied` leaves the turn.  What it had told
+others by then is told; its memory is gone.  A batch under way has reached the page cache or not,
+and what becomes of *that* when the power fails is up to :class:`~raft.store.memory.MemoryFiles`.
+So it is with work on snapshot files, which in a worker is done by threads of its own.
+
+Everything that is scheduled for a process names its ``life``, and finds out by it that the process
+is another one by now.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from actors import snapshot_files
+from actors.clock_watch import ClockWatch
+from actors.group import GroupActor, MakeRun
+from actors.group_messages import (
+    Drain,
+    GroupDescribed,
+    HandBacks,
+    PeerMessages,
+    Replies,
+    Requests,
+    RoleChanged,
+    SaveLog,
+    SendPeers,
+    SnapshotWritten,
+    WriteSnapshot,
+    actor_name,
+    machine_name,
+)
+from actors.machine import Apply, Emitted, MachineActor, RunRestore
+from actors.machines import Context, Response, WriteRequest
+from actors.machines.kv import KeyValueMachine
+from actors.runtime import Scheduler, Tell
+from actors.runtime.supervisor import CrashReport
+from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
+from raft import invariants
+from raft.core import Core
+from raft.log import Log
+from raft.messages import (
+    STALE,
+    Append,
+    ClockAnomaly,
+    Decision,
+    HardState,
+    LinkClosed,
+    Output,
+    PeerMessage,
+    Persisted,
+    Read,
+    Reconfigure,
+    Replica,
+    Save,
+)
+from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
+from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.runs import check_run, read_configuration
+from raft.store.snapshots import SnapshotStore
+from raft.store.wal import Batch, RecoveredGroup, Wal
+from tests.sim.checkers import Disk, GroupChecker, Seen
+from tests.sim.clock import ProcessClock
+from tests.sim.plan import GroupPlan
+from tests.sim.world import MS, draw_us
+from transport import peer_codec
+from transport.frames import LANE_BULK, LANE_CONTROL
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+
+RESTART_MS: Final = (1, 400)  # until a process that ended is started again
+RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
+MACHINE_MAILBOX_MESSAGES_MAX: Final = 1_000_000
+DRAIN_MS_MAX: Final = 2_000
+DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
+LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
+LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
+GENERATION: Final = 1
+DIRECTORY: Final = "/wal"
+
+
+class ProcessDied(BaseException):
+    """Out of a carrier, through the scheduler: the process is gone.  No actor can catch it."""
+
+
+class SlotFiles(MemoryFiles):
+    """A lock file names a process by its id, another one each time: here it names nobody."""
+
+    __slots__ = ()
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        path = self._inode(descriptor)[1]
+        super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
+
+
+class WatchedCore(Core):
+    """A core whose reads are held against what was committed when they were asked for."""
+
+    checker: GroupChecker
+    asked: dict[int, int]  # token -> committed index of the group
+
+    def step(self, message: Any, now: int) -> None:
+        if type(message) is Read and message.mode != STALE:
+            self.asked[message.token] = self.checker.committed_index
+        super().step(message, now)
+
+    def take_output(self) -> Output | None:
+        output = super().take_output()
+        if output is not None:
+            for token, index in output.reads:
+                committed = self.asked.pop(token, None)
+                if committed is not None:
+                    self.checker.check_read(self.me.node, index, committed)
+        return output
+
+
+@dataclass(slots=True)
+class ChangeMembers:
+    """To a group that leads: what a command of an operator will be, one day."""
+
+    voters: frozenset[Replica]
+    learners: frozenset[Replica]
+    on_decision: Callable[[Decision], None]
+
+
+class WatchedGroup(GroupActor):
+    """A group actor whose every turn is looked at before its effects leave."""
+
+    before: invariants.Snapshot
+    seen: Seen
+    looks: tuple[object, ...] = ()
+    on_turn: Callable[[WatchedGroup, Sequence[object]], None]
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._table[ChangeMembers] = self._on_change_members
+
+    def _on_change_members(self, message: ChangeMembers) -> None:
+        token = self.admin._expect(message.on_decision)
+        self.core.step(Reconfigure(token, message.voters, message.learners), self.now_ms())
+
+    def end_turn(self) -> list[object]:
+        effects = super().end_turn()
+        self.on_turn(self, effects)
+        return effects
+
+
+class SlowMachine(KeyValueMachine):
+    """A machine whose commands take time when its process is slow."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__()
+        self._slot = slot
+
+    def apply(self, request: WriteRequest, context: Context) -> Response:
+        self._slot.clock.spent_us += self._slot.apply_us
+        return super().apply(request, context)
+
+    def apply_batch(
+        self, requests: Sequence[WriteRequest], contexts: Sequence[Context]
+    ) -> list[Response]:
+        self._slot.clock.spent_us += self._slot.apply_us * len(requests)
+        return super().apply_batch(requests, contexts)
+
+
+@dataclass(slots=True)
+class _Work:
+    run: Callable[[], object]
+    actor: str  # which hears of the result
+    takes_us: int
+
+
+class _Thread:
+    """One of a worker's threads: what it is given is done in that order."""
+
+    __slots__ = ("free_us", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[_Work] = deque()
+        self.free_us = 0  # when it will have done all of it
+
+
+class Slot:
+    """One life after another of one worker process.
+
+    ``is_lost``: its disk is not to be used again, and its replicas are gone for good.
+    """
+
+    def __init__(self, host: Host, number: int, groups: Sequence[GroupPlan]) -> None:
+        self.host = host
+        self.world = host.world
+        self.number = number
+        self.where = f"{host.name}.{number}"
+        self.plans = {each.group: each for each in groups}
+        self.files = SlotFiles(recording=False)
+        self.rng: random.Random = host.world.stream(f"slot/{self.where}")
+        self.life = 0
+        self.is_up = False
+        self.is_lost = False
+        self.is_flipped = False
+        self.dies_after: int | None = None  # so many effects
+        self.disk_free_us = 0  # before that the disk finishes nothing
+        self.busy_until_us = 0  # it gets no time before
+        self.disk_factor = 1  # how much slower it is than usual
+        self.apply_us = 0  # per command
+        self.clock = ProcessClock(host.clock)
+        self.groups: dict[int, WatchedGroup] = {}
+        self.machines: dict[int, MachineActor] = {}
+        self.stores: dict[int, SnapshotStore] = {}
+        self._digested: dict[int, int] = {}  # group -> applied index at the last look
+        # Groups whose first record is gathered, under way, durable.
+        self._unborn: set[int] = set()
+        self._being_born: set[int] = set()
+        self._born: set[int] = set()
+        # Saves in no batch, those of the batch under way, and those of one that was under way when
+        # the last life ended.
+        self._gathered: list[tuple[int, Save]] = []
+        self._under_way: list[tuple[int, Save]] = []
+        self._unproven: list[tuple[int, Save]] = []
+        self._batch: Batch | None = None
+        self._threads = (_Thread(), _Thread())  # for short and for long work on snapshot files
+        self._carriers: tuple[tuple[type, Callable[[Any, Any], None]], ...] = (
+            (SendPeers, self._carry_peers),
+            (SaveLog, self._carry_save),
+            (Replies, self._carry_replies),
+            (HandBacks, self._carry_hand_backs),
+            (RoleChanged, self._carry_role),
+            (GroupDescribed, self._carry_nothing),
+            (Emitted, self._carry_nothing),
+            (RunRestore, self._carry_restore),
+            *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
+        )
+        self.counts = dict.fromkeys(
+            ("turns", "batches", "deaths", "starts", "chunks", "works", "anomalies"), 0
+        )
+
+    # ------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Recover and run; try again later if the disk does not let us."""
+        assert not self.is_up
+        assert not self.is_lost
+        self.life += 1
+        found = self._open_disk()
+        if found is None:
+            return
+        self.is_up = True
+        self.counts["starts"] += 1
+        self.dies_after = None
+        self._batch = None
+        self._gathered, self._under_way = [], []
+        self._unborn, self._being_born = set(), set()
+        self._threads = (_Thread(), _Thread())
+        self._turn_asked = False
+        self._drain_until_us: int | None = None
+        self.busy_until_us = 0
+        self._timer_us: int | None = None
+        self._timer_due_ms: int | None = None
+        self._clear_out()
+        self.clock = ProcessClock(self.host.clock)
+        self._clock_watch = ClockWatch(self.host.plan.settings.heartbeat_ms)
+        self.scheduler = Scheduler(
+            self.clock,
+            wake=self._ask_for_turn,
+            on_crash=_raise,
+            stopwatch_ns=lambda: 0,
+            random=self.rng if self.host.plan.shuffles else None,
+        )
+        for effect, carrier in self._carriers:
+            self.scheduler.carry(effect, carrier)
+        self.scheduler.on_turn_end(self._flush)
+        self.groups, self.machines, self.stores, self._digested = {}, {}, {}, {}
+        for group, plan in self.plans.items():
+            self._open_group(plan, found.get(group))
+        self._unproven = []
+        self.world.note(self.where, "starts")
+        self.host.on_slot_up(self)
+        self._ask_for_turn()
+
+    def _open_disk(self) -> dict[int, RecoveredGroup] | None:
+        segment_bytes = self.host.plan.segment_bytes
+        try:
+            self._wal, found = Wal.open(
+                self.files,
+                DIRECTORY,
+                slot=self.number,
+                random_id=lambda: self.rng.randrange(1, 1 << 64),
+                segment_bytes_first=segment_bytes,
+                segment_bytes_max=4 * segment_bytes,
+            )
+        except (WalDamaged, UnknownFormat) as error:
+            if not self.is_flipped:
+                raise AssertionError(f"{self.where} takes a good disk for damaged") from error
+            self.lose(f"its disk is damaged: {error}")
+            return None
+        except (StoreError, OSError) as error:
+            self.world.note(self.where, f"cannot start: {error}")
+            self.files.kill()
+            self._restart_after(RETRY_MS)
+            return None
+        return found
+
+    def _open_group(self, plan: GroupPlan, found: RecoveredGroup | None) -> None:
+        group = plan.group
+        checker = self.host.checkers[group]
+        if found is None:
+            assert group not in self._born, f"the log of group {group} is gone from {self.where}"
+            self._wal.add_group(group, GENERATION, b"the members")
+            self._unborn.add(group)
+            found = RecoveredGroup(group, GENERATION, None, HardState(), [], 0)
+        unproven = [save for each, save in self._unproven if each == group]
+        disk = Disk(
+            found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
+        )
+        checker.note_recovered(self.host.me, disk, unproven)
+        store = self.stores[group] = SnapshotStore(self.files, f"/groups/{group}/snapshots")
+        assert found.snapshot is None or store.has(found.snapshot), (
+            f"the log of {self.where} names {found.snapshot}, there is no such file"
+        )
+        machine = MachineActor(
+            machine_name(group),
+            group,
+            SlowMachine(self),
+            actor_name(group),
+            self.clock,
+            open_snapshot=store.read,
+        )
+        actor = self._make_group(plan, checker, found)
+        self.machines[group], self.groups[group] = machine, actor
+        self.scheduler.spawn(machine, mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX)
+        self.scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+
+    def host_group(self, plan: GroupPlan) -> None:
+        """A new replica, which no configuration knows of yet."""
+        assert plan.group not in self.plans
+        self.plans[plan.group] = plan
+        self.world.note(self.where, f"hosts {plan.group}")
+        if self.is_up:
+            self._open_group(plan, None)
+            self.host.on_group_opened(self, plan.group)
+            self._ask_for_turn()
+
+    def _make_group(
+        self, plan: GroupPlan, checker: GroupChecker, found: RecoveredGroup
+    ) -> WatchedGroup:
+        def make_core(make_run: MakeRun) -> Core:
+            core = WatchedCore(
+                me=self.host.me,
+                configuration=checker.founders,
+                hard_state=found.hard_state,
+                log=Log(found.runs, base_index=found.base_index, base_term=found.base_term),
+                snapshot=found.snapshot,
+                settings=self.host.plan.settings,
+                random=self.rng,
+                make_run=make_run,
+                read_configuration=read_configuration,
+                now=self.clock.now_ms(),
+            )
+            core.checker, core.asked = checker, {}
+            return core
+
+        actor = WatchedGroup(
+            group=plan.group,
+            name=plan.name,
+            machine_kind="kv",
+            core_factory=make_core,
+            clock=self.clock,
+            wall_ms=self.host.wall_ms,
+            client_address=f"tcp://{self.host.name}:7001",
+            snapshots=self.host.plan.snapshots,
+        )
+        actor.before = invariants.take(actor.core)
+        actor.seen = Seen.of(actor.core)
+        actor.on_turn = self._on_group_turn
+        return actor
+
+    def die(self, why: str, *, power: bool = False) -> None:
+        """The process ends; with ``power``, what was not synced may go, too."""
+        if self.is_up:
+            self.is_up = False
+            self.life += 1
+            self.counts["deaths"] += 1
+            self.world.note(self.where, f"dies: {why}")
+            self._unproven = self._under_way
+            self._end_disk_somewhere()
+            self.host.on_slot_down(self)
+            self._restart_after(RESTART_MS)
+        if power:
+            self.files.crash(self.rng)
+        else:
+            self.files.kill()
+
+    def _end_disk_somewhere(self) -> None:
+        """The threads that write were somewhere between their beginnings and their ends."""
+        queues: list[list[Callable[[], object]]] = [
+            [work.run for work in thread.works] for thread in self._threads
+        ]
+        if self._batch is not None:
+            queues.append([self._batch.run])
+        steps: list[Callable[[], object]] = []
+        while queues := [queue for queue in queues if queue]:
+            steps.append(self.rng.choice(queues).pop(0))
+        if not steps:
+            return
+        self.files.lose_power_after(self.rng.randrange(DISK_OPERATIONS_MAX))
+        try:
+            for step in steps:
+                step()
+        except (PowerLoss, WalPoisoned) as error:
+            self.world.note(self.where, f"while it wrote: {type(error).__name__}")
+
+    def lose(self, why: str) -> None:
+        """Never to be used again under this name."""
+        assert not self.is_up
+        self.is_lost = True
+        self.world.note(self.where, f"is lost: {why}")
+
+    def wipe(self) -> None:
+        """A blank disk: whoever comes back with it is somebody else, and has no groups."""
+        assert not self.is_up
+        self.files = SlotFiles(recording=False)
+        self.plans, self._born, self._unproven = {}, set(), []
+        self.is_lost = self.is_flipped = False
+        self.world.note(self.where, "is wiped")
+
+    def _restart_after(self, ms: tuple[int, int]) -> None:
+        self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
+
+    def _restart(self, life: int) -> None:
+        if self.host.paused_until_us > self.world.now_us:
+            self.world.at(self.host.paused_until_us, self._restart, life)
+        elif life == self.life and self.host.is_up and not (self.is_up or self.is_lost):
+            self.start()
+
+    # ------------------------------------------------------------------ turns
+
+    def _ask_for_turn(self) -> None:
+        if not self._turn_asked:
+            self._turn_asked = True
+            delay_us = int(self.rng.random() * self.host.plan.turn_us)
+            when_us = max(self.world.now_us + delay_us, self.busy_until_us)
+            self.world.at(when_us, self._turn, self.life)
+
+    def pause_until(self, when_us: int) -> None:
+        """It gets no time before that; what arrives waits."""
+        if self.is_up:
+            self.busy_until_us = max(self.busy_until_us, when_us)
+
+    def _turn(self, life: int) -> None:
+        if life != self.life:
+            return
+        if self.busy_until_us > self.world.now_us:
+            self.world.at(self.busy_until_us, self._turn, life)
+            return
+        self._turn_asked = False
+        self.counts["turns"] += 1
+        self.clock.spent_us = 0
+        if self.host.plan.settings.lease_reads:
+            self._watch_clocks()
+        try:
+            more = self.scheduler.run_turn()
+        except ProcessDied:
+            self.die("in the middle of a turn")
+            return
+        self._note_digests()
+        if self.clock.spent_us:
+            clock = self.host.clock
+            self.busy_until_us = clock.when_us(clock.now_us() + self.clock.spent_us)
+        if self._drain_until_us is not None and self._is_drained():
+            self.die("drained")
+            return
+        if more:
+            self._ask_for_turn()
+        self._arm()
+
+    def _watch_clocks(self) -> None:
+        """Before anything is served that rests on elapsed time (pitfalls 33 and 35)."""
+        now_ms = self.clock.now_ms()
+        late_ms = 0 if self._timer_due_ms is None else now_ms - self._timer_due_ms
+        anomaly = self._clock_watch.look(now_ms, self.host.boot_ms(), late_ms)
+        if anomaly is not None:
+            self.counts["anomalies"] += 1
+            self.world.note(self.where, anomaly)
+            for group in self.groups:
+                self.tell(group, ClockAnomaly(), control=True)
+
+    def drain(self) -> None:
+        """An orderly end: answer what is under way, and let others lead."""
+        if self.is_up and self._drain_until_us is None:
+            self.world.note(self.where, "drains")
+            self._drain_until_us = self.world.now_us + DRAIN_MS_MAX * MS
+            for group in self.groups:
+                self.tell(group, Drain(), control=True)
+            self.world.at(self._drain_until_us, self._end_drain, self.life)
+
+    def _is_drained(self) -> bool:
+        return all(actor.is_drained for actor in self.groups.values())
+
+    def _end_drain(self, life: int) -> None:
+        if life == self.life:
+            self.die("did not drain in time")
+
+    def _arm(self) -> None:
+        due_ms = self.scheduler.next_deadline()
+        if due_ms is None:
+            return
+        when_us = max(self.host.clock.when_us(due_ms * 1_000), self.busy_until_us)
+        if self._timer_us is None or when_us < self._timer_us:
+            self._timer_us, self._timer_due_ms = when_us, due_ms
+            self.world.at(when_us, self._on_timer, self.life, when_us)
+
+    def _on_timer(self, life: int, when_us: int) -> None:
+        if life != self.life or when_us != self._timer_us:
+            return  # another life, or an earlier timer was set since
+        if self.busy_until_us > self.world.now_us:
+            self._timer_us = self.busy_until_us
+            self.world.at(self._timer_us, self._on_timer, life, self._timer_us)
+            return
+        self._timer_us = None
+        due_ms = self.scheduler.next_deadline()
+        if due_ms is not None and due_ms <= self.clock.now_ms():
+            self._ask_for_turn()
+        else:
+            self._timer_due_ms = None
+            self._arm()
+
+    def on_clock_changed(self) -> None:
+        if self.is_up:
+            self._timer_us = None
+            self._arm()
+
+    def _on_group_turn(self, actor: WatchedGroup, effects: Sequence[object]) -> None:
+        core = actor.core
+        checker = self.host.checkers[actor.group]
+        looks = _looks_of(core)
+        if looks != actor.looks or core.is_leader:
+            actor.looks = looks
+            self._check_core(actor, checker)
+        applied, marks = [], []
+        for effect in effects:
+            if type(effect) is SaveLog:
+                checker.note_stored(core, effect.save.runs)
+                if effect.save.mark is not None:
+                    marks.append(effect.save.mark)
+            elif type(effect) is Tell and type(effect.message) is Apply:
+                applied += [run for run, _ in effect.message.runs]
+        if applied:
+            checker.note_applied(self.host.name, applied)
+        for mark in marks:
+            checker.note_snapshot(self.host.name, mark.snapshot)
+            assert self.stores[actor.group].has(mark.snapshot), "the file came after the record"
+
+    def _check_core(self, actor: WatchedGroup, checker: GroupChecker) -> None:
+        core = actor.core
+        before = actor.before
+        invariants.check(before, core)
+        actor.before = invariants.take(core)
+        if core.is_leader:
+            checker.note_leader(core, actor.seen.configuration)
+            if self.clock.now_ms() < core.lease_until_ms:
+                checker.check_lease(core)
+        if core.durable_index != before.durable_index:
+            checker.check_durable(core)
+        if core.commit_index > before.commit_index:
+            checker.note_committed(core, actor.seen)
+        actor.seen = Seen.of(core)
+
+    def _note_digests(self) -> None:
+        for group, machine in self.machines.items():
+            index = machine.applied_index
+            if index != self._digested.get(group):
+                self._digested[group] = index
+                digest = machine.machine.digest()
+                self.host.checkers[group].note_digest(self.host.name, index, digest)
+
+    def leads(self, group: int) -> bool:
+        """As far as it knows."""
+        return self.is_up and group in self.groups and self.groups[group].core.is_leader
+
+    # ------------------------------------------------------------------ what arrives
+
+    def tell(self, group: int, message: object, *, control: bool = False) -> bool:
+        return self.scheduler.tell(actor_name(group), message, control)
+
+    def take_peer_messages(self, lane: int, messages: dict[int, list[PeerMessage]]) -> None:
+        """By group, of one frame."""
+        control = lane == LANE_CONTROL
+        for group, found in messages.items():
+            if group not in self.groups:
+                continue  # not a replica here, or not any more
+            for message in found:
+                if type(message) is Append:
+                    assert all(map(check_run, message.runs)), "a run has changed on its way"
+            self.tell(group, PeerMessages(found), control=control)
+
+    def take_requests(self, items: list[Any]) -> None:
+        """Flat [token, group, remaining ms, rights, batch], as the router hands them over."""
+        if not self.is_up:
+            return  # the router will hear that we are gone
+        for at in range(0, len(items), 5):
+            token, group, remaining_ms, rights, batch = items[at : at + 5]
+            taken = self.tell(group, Requests([token, remaining_ms, rights, batch]))
+            assert taken, f"the mailbox of group {group} is full"
+
+    def on_link_closed(self, node: str) -> None:
+        if self.is_up:
+            for group in self.groups:
+                self.tell(group, LinkClosed(node), control=True)
+
+    # ------------------------------------------------------------------ effects
+
+    def _live_on(self) -> None:
+        """Between two effects: here a process may end."""
+        if self.dies_after is not None:
+            self.dies_after -= 1
+            if self.dies_after < 0:
+                raise ProcessDied
+
+    def _clear_out(self) -> None:
+        """What this turn made, until its end."""
+        self._control_out: dict[str, list[tuple[int, PeerMessage]]] = {}
+        self._bulk_out: dict[str, list[tuple[int, PeerMessage]]] = {}
+        self._replies_out: list[Any] = []
+        self._hand_backs_out: list[Any] = []
+        self._summaries_out: dict[int, dict[str, Any]] = {}
+
+    def _carry_peers(self, effect: SendPeers, address: Any) -> None:
+        self._live_on()
+        group = int(address.name.partition("/")[2])
+        for message in effect.messages:
+            if message.to != self.host.peers[message.to.node]:
+                continue  # the router knows that this incarnation is gone
+            lane = peer_codec.LANES[type(message)]
+            out = self._bulk_out if lane == LANE_BULK else self._control_out
+            out.setdefault(message.to.node, []).append((group, message))
+
+    def _carry_save(self, effect: SaveLog, _: object) -> None:
+        self._live_on()
+        self._wal.save(effect.group, effect.save)
+        self._gathered.append((effect.group, effect.save))
+
+    def _carry_replies(self, effect: Replies, _: object) -> None:
+        self._live_on()
+        self._replies_out += effect.items
+
+    def _carry_hand_backs(self, effect: HandBacks, _: object) -> None:
+        self._live_on()
+        self._hand_backs_out += effect.items
+
+    def _carry_role(self, effect: RoleChanged, _: object) -> None:
+        self._live_on()
+        self._summaries_out[effect.group] = effect.summary
+
+    def _carry_nothing(self, effect: object, _: object) -> None:
+        self._live_on()
+
+    def _flush(self) -> None:
+        """The end of a turn: control first, then what must not wait for our disk, then the disk."""
+        summaries, control, bulk = self._summaries_out, self._control_out, self._bulk_out
+        replies, hand_backs = self._replies_out, self._hand_backs_out
+        if summaries or control or bulk or replies or hand_backs:
+            self._clear_out()
+            self.host.on_summaries(summaries)
+            self._send(LANE_CONTROL, control)
+            self._send(LANE_BULK, bulk)
+            self._live_on()
+            self.host.on_answers(self, replies, hand_backs)
+        self._live_on()
+        self._begin_batch()
+
+    def _send(self, lane: int, by_node: dict[str, list[tuple[int, PeerMessage]]]) -> None:
+        for node, messages in by_node.items():
+            self._live_on()
+            frame: list[Any] = []
+            for group, message in messages:
+                self.host.checkers[group].promised[message.sender].note(message)
+                frame += (group, peer_codec.encode(message))
+            self.host.send_raft(node, lane, frame)
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _carry_work(self, effect: Any, _: object) -> None:
+        self._live_on()
+        store, name = self.stores[effect.group], actor_name(effect.group)
+        is_long = type(effect) is WriteSnapshot
+        self._submit(lambda: snapshot_files.carry_out(store, effect), name, is_long=is_long)
+
+    def _carry_restore(self, effect: RunRestore, _: object) -> None:
+        self._live_on()
+
+        def work() -> object:
+            ended = snapshot_files.run_restore(effect)
+            if ended.error is None:
+                self.host.checkers[effect.group].note_restored(self.host.name, effect.meta)
+            else:
+                self.world.note(self.where, f"cannot restore {effect.group}: {ended.error}")
+                # A newer one may have come, and be next in the queue: then the file may be gone.
+                newest = self.groups[effect.group].core.snapshot
+                assert self.is_flipped or newest != effect.meta, (
+                    f"{self.where} cannot restore: {ended.error!r}"
+                )
+            return ended
+
+        self._submit(work, machine_name(effect.group), is_long=True)
+
+    def _submit(self, work: Callable[[], object], name: str, *, is_long: bool) -> None:
+        """What a thread does beside the loop: here it is done all at once, some time later."""
+        shortest_us, longest_us = self.host.plan.disk_us
+        delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
+        if is_long:
+            delay_us = min(delay_us * LONG_WORK_FACTOR, LONG_WORK_US_MAX)
+        thread = self._threads[is_long]
+        thread.works.append(_Work(work, name, delay_us))
+        thread.free_us = max(thread.free_us, self.world.now_us) + delay_us
+        self.world.at(thread.free_us, self._on_work_done, self.life, thread)
+
+    def _on_work_done(self, life: int, thread: _Thread) -> None:
+        """The first of those that it was given."""
+        if life != self.life:
+            return
+        if self.disk_free_us > self.world.now_us:
+            self.world.at(self.disk_free_us, self._on_work_done, life, thread)
+            return
+        self.counts["works"] += 1
+        work = thread.works.popleft()
+        result = work.run()
+        if type(result) is SnapshotWritten:
+            # How long it took is part of what happens next, so it is told in the world's time.
+            result = SnapshotWritten(result.meta, work.takes_us // 1_000)
+        if result is not None:
+            self.scheduler.tell(work.actor, result, True)
+
+    # ------------------------------------------------------------------ the disk
+
+    def _begin_batch(self) -> None:
+        if self._batch is not None:
+            return
+        self._batch = batch = self._wal.take_batch()
+        if batch is None:
+            return
+        self._under_way, self._gathered = self._gathered, []
+        self._being_born, self._unborn = self._unborn, set()
+        shortest_us, longest_us = self.host.plan.disk_us
+        delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
+        self.world.after(delay_us, self._on_disk_done, self.life)
+        prepare = self._wal.prepare_next_segment()
+        if prepare is not None:
+            self.world.after(draw_us(self.rng, 0, longest_us), self._prepare, self.life, prepare)
+
+    def _prepare(self, life: int, prepare: Callable[[], None]) -> None:
+        if life != self.life:
+            return
+        try:
+            prepare()
+        except OSError as error:
+            # Not fatal: the writer makes the segment when it needs it, or fails there.
+            self.world.note(self.where, f"no segment ahead: {error}")
+
+    def _on_disk_done(self, life: int) -> None:
+        if life != self.life:
+            return
+        if self.disk_free_us > self.world.now_us:
+            self.world.at(self.disk_free_us, self._on_disk_done, life)
+            return
+        batch = self._batch
+        assert batch is not None
+        try:
+            batch.run()
+        except WalPoisoned as error:
+            self._batch = None  # it was written somehow, or was not: recovery will see
+            self.die(str(error))
+            return
+        self.counts["batches"] += 1
+        self._batch = None
+        for group, save in self._under_way:
+            self.host.checkers[group].note_durable(self.host.me, save)
+        self._under_way = []
+        self._born |= self._being_born
+        for group, number, term, index in self._wal.complete(batch):
+            self.tell(group, Persisted(number, term, index), control=True)
+        self._begin_batch()
+
+
+def _looks_of(core: Core) -> tuple[object, ...]:
+    """What of a replica that does not lead its invariants speak of: unchanged, they hold still."""
+    return (
+        core.role,
+        core.term,
+        core.vote,
+        core.leader,
+        core.commit_index,
+        core.handed_index,
+        core.last_index,
+        core.last_term,
+        core.durable_index,
+        core.first_index,
+        core.restoring,
+        core.configuration_index,
+    )
+
+
+def _raise(report: CrashReport) -> None:
+    raise report.error
