@@ -314,14 +314,19 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
             slot.host_group(simulation.plan.group(group))
     if not voters:
         return
-    change = ChangeMembers(
-        frozenset(slot.host.me for slot in voters),
-        frozenset(slot.host.me for slot in learners),
-        lambda decision: simulation.note("ops", f"members of {group}: {_said(decision)}"),
+    wanted = Configuration(
+        frozenset(slot.host.me for slot in voters), frozenset(slot.host.me for slot in learners)
     )
-    wanted = shown(Configuration(change.voters, change.learners))
-    simulation.note("ops", f"members of {group} shall be {wanted}")
-    leader.tell(group, change, control=True)
+    undecided = simulation.wanted[group]
+    undecided.append(wanted)
+
+    def decided(decision: Decision) -> None:
+        simulation.note("ops", f"members of {group}: {_said(decision)}")
+        if not decision.unknown and wanted in undecided:
+            undecided.remove(wanted)
+
+    simulation.note("ops", f"members of {group} shall be {shown(wanted)}")
+    leader.tell(group, ChangeMembers(wanted.voters, wanted.learners, decided), control=True)
 
 
 def _said(decision: Decision) -> str:

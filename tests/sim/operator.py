@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 IDENTITY: Final = b"operator"
 READER: Final = b"reader"
 TIMEOUT_MS: Final = 1_000
+AGAIN_US: Final = 50 * MS
 READS: Final = 4  # after each election
 # What it may be told; BAD_REQUEST: who was named is no member.
 EXPECTED: Final = frozenset(
@@ -51,6 +52,9 @@ class Operator:
         self._world = world
         self._hosts = hosts
         self._asked: dict[int, tuple[str, int]] = {}  # number -> command, when
+        self._writes: dict[int, str] = {}  # number -> group
+        self.unwritten: set[str] = set()  # groups that have not taken a write yet
+        self._rng = world.stream("operator")
         self._number = 0
         self.counts: Counter[str] = Counter()
 
@@ -64,7 +68,30 @@ class Operator:
         if host.take_client_message(IDENTITY, correlation, group, batch):
             self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
 
+    def write(self, group: str) -> None:
+        """Again and again until it is taken."""
+        self.unwritten.add(group)
+        self._number += 1
+        self._writes[self._number] = group
+        request = wire.encode_write("PUT", "calm", b"", type_name=f"calm.{self._number}")
+        host = self._rng.choice(list(self._hosts.values()))
+        batch = wire.join_batch([request], TIMEOUT_MS)
+        correlation = str(self._number).encode()
+        assert host.take_client_message(IDENTITY, correlation, group, batch), "a host is down"
+
+    def _on_written(self, group: str, payload: bytes) -> None:
+        (outcome,) = wire.decode_replies(payload, 1)
+        self._world.note("ops", f"hears {wire.CODE_NAMES[outcome.code]}: write {group}")
+        if outcome.code == wire.OK:
+            self.unwritten.discard(group)
+        else:
+            self._world.after(AGAIN_US, self.write, group)
+
     def take_reply(self, correlation: bytes, payload: bytes) -> None:
+        group = self._writes.pop(int(correlation), None)
+        if group is not None:
+            self._on_written(group, payload)
+            return
         command, asked_us = self._asked.pop(int(correlation))
         (outcome,) = wire.decode_replies(payload, 1)
         assert outcome.code in EXPECTED, f"{command} is told {outcome}"

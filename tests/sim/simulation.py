@@ -15,7 +15,7 @@ linearizable.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
@@ -86,6 +86,8 @@ class Simulation:
         replicas = {
             name: Replica(name, INCARNATION_FIRST + at) for at, name in enumerate(plan.nodes)
         }
+        # Changes of members that were asked for, and of which nobody has said how they ended.
+        self.wanted: defaultdict[int, list[Configuration]] = defaultdict(list)
         self.reader = Reader(self.world, plan, self.hosts)
         for each in plan.groups:
             founders = Configuration.of(*(replicas[name] for name in each.members))
@@ -192,14 +194,17 @@ class Simulation:
 
     def may_lose(self, slot: Slot) -> bool:
         """Whether all groups of the slot would survive it: majorities elsewhere are undamaged, in
-        each configuration that is in force or may come to be."""
+        each configuration that is in force, may come to be, or was asked for."""
         if slot.is_lost or slot.is_flipped:
             return False
         return all(
             sum(self._is_sound(group, each) for each in half - {slot.host.me})
             >= majority(len(half))
             for group in slot.plans
-            for configuration in self.checkers[group].configurations_possible()
+            for configuration in (
+                *self.checkers[group].configurations_possible(),
+                *self.wanted[group],
+            )
             for half in halves_of(configuration)
         )
 
@@ -255,9 +260,11 @@ class Simulation:
         self.world.calm_us = max(self.world.now_us, paused_us) + CALM_ELECTIONS * election_us
 
     def _ask_for_everything(self) -> None:
-        """Each command of an operator once: now it has to be answered by whom it is for."""
+        """Each command of an operator once: now it has to be answered by whom it is for; and a
+        write, which has to succeed."""
         rng = self.world.stream("calm")
         for plan in self.plan.groups:
+            self.operator.write(plan.name)
             for command in ("transferLeader", "doSnapshot"):
                 self.operator.ask(rng, plan.name, command, rng.choice(("", *plan.members)))
 
@@ -275,6 +282,8 @@ class Simulation:
 
     def _unsettled(self) -> str | None:
         """What is not yet as it has to be at the end."""
+        if self.operator.unwritten:
+            return f"{', '.join(sorted(self.operator.unwritten))} takes no write"
         for client in self.clients.values():
             if client.is_waiting:
                 return f"client {client.number} waits"
