@@ -410,6 +410,7 @@ class GroupActor(Actor):
         """The machine is the snapshot's; whatever was wrong with it is gone with its state."""
         self._machine_error = None
         self._applied_index = max(self._applied_index, message.meta.index)
+        self.snapshots.on_restored(message)
         return self._on_changed()
 
     # ------------------------------------------------------------------ the turn's end

@@ -91,6 +91,7 @@ class GroupSnapshots:
         "_mark_number",
         "_not_before_ms",
         "_reading",
+        "_restoring",
         "_restoring_index",
         "_settings",
         "_state",
@@ -125,6 +126,7 @@ class GroupSnapshots:
         self._counted_bytes = 0
         self._view_bytes = 0
         self._restoring_index = 0  # of what the machine was last told to become
+        self._restoring: list[SnapshotMeta] = []  # told, and not known to be read yet
         self._mark_number = 0  # the save with the newest mark, 0: it is durable
         self.is_dirty = False  # there is something for the end of the turn:
         self._view_wanted = False
@@ -296,10 +298,14 @@ class GroupSnapshots:
 
     def restore(self, snapshot: SnapshotMeta) -> list[object]:
         self._restoring_index = snapshot.index
+        self._restoring.append(snapshot)
         return [Tell(machine_name(self._group), Restore(snapshot), control=True)]
 
     def on_restored(self, message: Restored) -> None:
         self._counted_bytes = self._handed_bytes
+        index = message.meta.index
+        self._restoring = [each for each in self._restoring if each.index > index]
+        self._want_keep()
 
     # ------------------------------------------------------------------ sending
 
@@ -400,6 +406,7 @@ class GroupSnapshots:
             self._keep_wanted = False
             core = self._core
             newest = [] if core.snapshot is None else [core.snapshot]
-            effects.append(KeepSnapshots(self._group, newest + core.snapshots_in_use))
+            needed = newest + core.snapshots_in_use + self._restoring
+            effects.append(KeepSnapshots(self._group, needed))
         self.is_dirty = self._keep_wanted or self._view_wanted
         return effects

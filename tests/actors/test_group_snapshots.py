@@ -20,7 +20,7 @@ from actors.group_messages import (
     StoreChunk,
     WriteSnapshot,
 )
-from actors.machine import RunRestore, TakeSnapshot
+from actors.machine import Restored, RunRestore, TakeSnapshot
 from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
 from actors.runtime import StartTimer, Tell, TimerFired
@@ -485,6 +485,27 @@ def test_a_leader_whose_snapshot_is_damaged_takes_it_once_more_and_sends_that() 
     cluster.run(1_000)
     assert follower.group.snapshots.counts["received"] == 1
     assert len(digests(cluster)) == 1
+
+
+def test_what_the_machine_has_yet_to_read_is_kept_when_a_newer_one_arrives() -> None:
+    cluster, leader, _ = three()
+    fill(cluster, leader, 12)
+    snapshots, newest = leader.group.snapshots, leader.core.snapshot
+    assert newest is not None
+    older = replace(newest, index=newest.index - 1)
+    snapshots.restore(older)
+    snapshots.restore(newest)
+
+    def kept() -> list[SnapshotMeta]:
+        (keep,) = [each for each in snapshots.end_turn() if isinstance(each, KeepSnapshots)]
+        return keep.snapshots
+
+    snapshots._want_keep()
+    assert older in kept()
+    snapshots.on_restored(Restored(older))
+    assert older not in kept()
+    snapshots.on_restored(Restored(newest))
+    assert kept() == [newest]
 
 
 def test_one_read_for_each_receiver_is_under_way_whatever_the_core_asks() -> None:
