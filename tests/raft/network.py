@@ -479,3 +479,27 @@ class Network:
         if core.is_leader:
             known = self._leaders.setdefault(core.term, node.me)
             assert known == node.me, f"{known} and {node.me} both lead term {core.term}"
+
+
+# --------------------------------------------------------------------------- where stories begin
+
+
+def led(voters: int = 3, *, spares: int = 0, settings: RaftSettings | None = None) -> Network:
+    """n1 leads and everybody knows what is committed; the spares are no members."""
+    network = Network(voters, settings=settings)
+    for number in range(voters + 1, voters + spares + 1):
+        network.add(f"n{number}")
+    network.elect("n1")
+    network.run(200)
+    return network
+
+
+def go_on_until_chunk(network: Network) -> SnapshotChunk:
+    """Deliver, and let n1's deadlines pass, until a chunk of its snapshot is under way."""
+    for _ in range(200):
+        for message in network.in_flight:
+            if isinstance(message, SnapshotChunk):
+                return message
+        if not network.deliver(count=1):
+            network.tick("n1")
+    raise AssertionError("no chunk is sent")

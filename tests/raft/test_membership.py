@@ -23,21 +23,18 @@ from raft.messages import (
     Transfer,
 )
 from raft.roles import FOLLOWER, PRE_CANDIDATE
-from tests.raft.network import Network, replica, sent_by, to
+from tests.raft.network import (
+    Network,
+    led,
+    replica,
+    sent_by,
+    to,
+)
 
 N1, N2, N3, N4, N5 = (replica(f"n{number}") for number in range(1, 6))
 NOBODY: frozenset[Replica] = frozenset()
 OLD = frozenset((N1, N2, N3))
 PAIR = frozenset((N1, N2))
-
-
-def led(voters: int = 3, *, spares: int = 0) -> Network:
-    network = Network(voters)
-    for number in range(voters + 1, voters + spares + 1):
-        network.add(f"n{number}")
-    network.elect("n1")
-    network.run(200)
-    return network
 
 
 def decision(network: Network, message: Message, name: str = "n1") -> Decision:

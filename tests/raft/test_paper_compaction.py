@@ -23,7 +23,14 @@ from raft.messages import (
 )
 from raft.progress import REPLICATE, SNAPSHOT
 from raft.settings import RaftSettings
-from tests.raft.network import Network, make_run, replica, sent_by, to
+from tests.raft.network import (
+    Network,
+    go_on_until_chunk,
+    make_run,
+    replica,
+    sent_by,
+    to,
+)
 
 N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
 SETTINGS = RaftSettings(snapshot_chunk_bytes=40)
@@ -62,16 +69,6 @@ def n3_is_behind() -> Network:
 
 def sent_chunks(network: Network) -> list[SnapshotChunk]:
     return [message for message in network["n1"].sent if isinstance(message, SnapshotChunk)]
-
-
-def go_on_until_chunk(network: Network) -> SnapshotChunk:
-    for _ in range(200):
-        for message in network.in_flight:
-            if isinstance(message, SnapshotChunk):
-                return message
-        if not network.deliver(count=1):
-            network.tick("n1")
-    raise AssertionError("no chunk is sent")
 
 
 # --------------------------------------------------------------------------- 7 taking one

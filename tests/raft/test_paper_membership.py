@@ -28,22 +28,18 @@ from raft.messages import (
 )
 from raft.roles import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE
 from raft.settings import RaftSettings
-from tests.raft.network import Network, replica, sent_by, to
+from tests.raft.network import (
+    Network,
+    led,
+    replica,
+    sent_by,
+    to,
+)
 
 N1, N2, N3, N4, N5, N6 = (replica(f"n{number}") for number in range(1, 7))
 OLD = frozenset((N1, N2, N3))
 NEW = frozenset((N1, N4, N5))
 STEPS_MAX = 1_000
-
-
-def led(voters: int = 3, *, spares: int = 0, settings: RaftSettings | None = None) -> Network:
-    """n1 leads and everybody knows what is committed; the spares are no members."""
-    network = Network(voters, settings=settings)
-    for number in range(voters + 1, voters + spares + 1):
-        network.add(f"n{number}")
-    network.elect("n1")
-    network.run(200)
-    return network
 
 
 def change(network: Network, voters: frozenset[Replica], *learners: Replica) -> None:

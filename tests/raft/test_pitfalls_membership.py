@@ -29,20 +29,19 @@ from raft.messages import (
     VoteReply,
 )
 from raft.roles import CANDIDATE, FOLLOWER, PRE_CANDIDATE
-from tests.raft.network import Disk, Network, make_run, replica, sent_by, to
+from tests.raft.network import (
+    Disk,
+    Network,
+    led,
+    make_run,
+    replica,
+    sent_by,
+    to,
+)
 
 N1, N2, N3, N4 = (replica(f"n{number}") for number in range(1, 5))
 OLD = frozenset((N1, N2, N3))
 PAIR = frozenset((N1, N2))
-
-
-def led(voters: int = 3, *, spares: int = 0) -> Network:
-    network = Network(voters)
-    for number in range(voters + 1, voters + spares + 1):
-        network.add(f"n{number}")
-    network.elect("n1")
-    network.run(200)
-    return network
 
 
 def change(network: Network, voters: frozenset[Replica], *learners: Replica) -> None:

@@ -34,7 +34,16 @@ from raft.messages import (
 from raft.progress import REPLICATE, SNAPSHOT, Progress
 from raft.roles import FOLLOWER, PRE_CANDIDATE
 from raft.settings import RaftSettings
-from tests.raft.network import Network, Node, make_run, read_configuration, replica, sent_by, to
+from tests.raft.network import (
+    Network,
+    Node,
+    go_on_until_chunk,
+    make_run,
+    read_configuration,
+    replica,
+    sent_by,
+    to,
+)
 
 N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
 SETTINGS = RaftSettings(snapshot_chunk_bytes=40)
@@ -65,16 +74,6 @@ def without(*behind: str, voters: int = 3) -> Network:
 
 def chunks(network: Network) -> list[SendChunk]:
     return [each for output in network["n1"].outputs for each in output.send_chunks]
-
-
-def go_on_until_chunk(network: Network) -> SnapshotChunk:
-    for _ in range(200):
-        for message in network.in_flight:
-            if isinstance(message, SnapshotChunk):
-                return message
-        if not network.deliver(count=1):
-            network.tick("n1")
-    raise AssertionError("no chunk is sent")
 
 
 def test_pitfall_15_a_predecessor_that_is_compacted_is_no_conflict() -> None:
