@@ -28,7 +28,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raft.messages import Replica
-from raft.quorum import majority
 from raft.roles import DEMOTED, INCOMING, LEARNER, OUTGOING, PARTS, VOTER
 
 _NOBODY: frozenset[Replica] = frozenset()
@@ -134,10 +133,6 @@ class Configuration:
     def members(self) -> tuple[Replica, ...]:
         """All replicas, sorted: the order of the sets differs from process to process."""
         return tuple(sorted(self.voters | self.learners | self.outgoing))
-
-    @property
-    def quorum_count(self) -> int:
-        return majority(len(self.voters))
 
     def __contains__(self, replica: Replica) -> bool:
         return replica in self.voters or replica in self.learners or replica in self.outgoing
