@@ -189,6 +189,14 @@ class Neighbours:
         link = self.links.get(node)
         return link is not None and link.state == UP
 
+    def lives(self, node: str, incarnation: int) -> bool:
+        """Whether this disk, and no other, is what the link to the node leads to.
+
+        A link that is not up leads nowhere yet: that is for :meth:`send` to say.
+        """
+        link = self.links.get(node)
+        return link is None or link.remote_incarnation in (0, incarnation)
+
     def can_forward(self, node: str) -> bool:
         """Whether a client's message would leave at once; otherwise the client tries again."""
         link = self.links.get(node)

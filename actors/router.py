@@ -377,22 +377,30 @@ class Router:
             worker.send(wire.LINK_CLOSED, node, control=True)
 
     def _send_raft(self, lane: int, items: list[Any]) -> None:
-        """Flat [node, group id, message]: one message per node, split below the frame's limit."""
-        by_node: dict[str, list[Any]] = {}
-        size_bytes = 0
-        for at in range(0, len(items), 3):
-            node, group, data = items[at : at + 3]
-            size_bytes += len(data) + 16
-            if size_bytes > PEER_FRAME_BYTES_MAX - _HEADER_ROOM_BYTES and by_node:
-                self._send_by_node(lane, by_node)
-                by_node = {}
-                size_bytes = len(data) + 16
-            by_node.setdefault(node, []).extend((group, data))
-        self._send_by_node(lane, by_node)
+        """Flat [node, incarnation, group id, message]: one frame per receiver, split below the
+        limit of a frame.
 
-    def _send_by_node(self, lane: int, by_node: dict[str, list[Any]]) -> None:
-        for node, flat in by_node.items():
-            if not self.neighbours.send(node, lane, _RAFT_KINDS[lane], frames.pack_raft(flat)):
+        What is meant for a disk that is gone must not reach the replica that now lives under the
+        same name (pitfall 21): frames carry the receiver of the link, not of each message.
+        """
+        by_receiver: dict[tuple[str, int], list[Any]] = {}
+        size_bytes = 0
+        for at in range(0, len(items), 4):
+            node, incarnation, group, data = items[at : at + 4]
+            size_bytes += len(data) + 16
+            if size_bytes > PEER_FRAME_BYTES_MAX - _HEADER_ROOM_BYTES and by_receiver:
+                self._send_by_receiver(lane, by_receiver)
+                by_receiver = {}
+                size_bytes = len(data) + 16
+            by_receiver.setdefault((node, incarnation), []).extend((group, data))
+        self._send_by_receiver(lane, by_receiver)
+
+    def _send_by_receiver(self, lane: int, by_receiver: dict[tuple[str, int], list[Any]]) -> None:
+        kind = _RAFT_KINDS[lane]
+        for (node, incarnation), flat in by_receiver.items():
+            if not self.neighbours.lives(node, incarnation):
+                self.counts["raft_misaddressed"] += 1
+            elif not self.neighbours.send(node, lane, kind, frames.pack_raft(flat)):
                 self.counts["raft_dropped"] += 1
 
     # ------------------------------------------------------------------ Unix links

@@ -23,10 +23,10 @@ WELCOME: Final = 2
 REQUESTS: Final = 3
 # R -> W, in the lane that it travelled in.  flat [node, incarnation, [group id, message] flat]
 PEER_IN: Final = 4
-# W -> R.  What one turn made: flat [node, group id, message] for the bulk lane,
+# W -> R.  What one turn made: flat [node, incarnation, group id, message] for the bulk lane,
 # flat [token, ReplyBatch], flat [token, leader's node | nil, term, reason] (not accepted)
 ROUND: Final = 5
-# W -> R, control.  flat [node, group id, message] for the control lane
+# W -> R, control.  flat [node, incarnation, group id, message] for the control lane
 PEER_CONTROL: Final = 6
 # W -> R, control.  [[group id, summary] ...]: these have changed
 SUMMARIES: Final = 7

@@ -419,15 +419,15 @@ class Worker:
     def _carry_peers(self, effect: SendPeers, address: object) -> None:
         group = self._group_of(address)
         for message in effect.messages:
-            node = message.to.node
+            node, incarnation = message.to
             data = peer_codec.encode(message)
             if LANES[type(message)] == LANE_BULK:
-                self._bulk_out += (node, group, data)
+                self._bulk_out += (node, incarnation, group, data)
                 self._bulk_out_bytes += len(data)
                 if self._bulk_out_bytes > GATHER_BYTES_MAX:
                     self._flush_bulk_early()
             else:
-                self._control_out += (node, group, data)
+                self._control_out += (node, incarnation, group, data)
 
     def _flush_bulk_early(self) -> None:
         self._bulk_out_bytes = 0

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 from actors.neighbours import Listener, Neighbours, Self
+from actors.router import Router
 from actors.runtime import VirtualClock
+from transport import frames
+from transport.frames import LANE_BULK
 
 CLUSTER = b"c" * 16
+OLD, NEW = 2, 22  # disks of n2
+NO_SOCKETS: tuple[Any, Any] = (None, None)
+NOBODY = Listener(*[cast(Any, None)] * 4)
 
 
 class Link:
@@ -27,8 +35,7 @@ class Link:
 
 def test_a_blank_node_that_forms_introduces_itself_anew_and_once() -> None:
     me = Self("n1", 1, 5, {}, {}, b"")
-    nobody = Listener(*[cast(Any, None)] * 4)
-    neighbours = Neighbours(me, cast(Any, None), cast(Any, None), VirtualClock(), Counter(), nobody)
+    neighbours = Neighbours(me, *NO_SOCKETS, VirtualClock(), Counter(), NOBODY)
     link = Link()
     neighbours.links["n2"] = cast(Any, link)
     neighbours.introduce(b"", [])
@@ -36,3 +43,23 @@ def test_a_blank_node_that_forms_introduces_itself_anew_and_once() -> None:
         neighbours.introduce(CLUSTER, [["n1", 1], ["n2", 2]])
     assert (link.clusters, link.expected) == ([CLUSTER], [2])
     assert neighbours.endpoint().cluster == CLUSTER
+
+
+def test_what_is_meant_for_a_disk_that_is_gone_does_not_reach_the_one_in_its_place() -> None:
+    """Pitfall 21: frames carry the receiver of the link, messages have one each."""
+    link = SimpleNamespace(remote_incarnation=NEW, sent=[])
+    link.send = lambda lane, kind, body: link.sent.append(frames.unpack_raft(body)) or True
+    me = Self("n1", 1, 5, {}, {}, b"")
+    neighbours = Neighbours(me, *NO_SOCKETS, VirtualClock(), Counter(), NOBODY)
+    neighbours.links["n2"] = cast(Any, link)
+    counts: Counter[str] = Counter()
+    router = cast(Router, SimpleNamespace(neighbours=neighbours, counts=counts))
+    router._send_by_receiver = partial(Router._send_by_receiver, router)  # type: ignore[method-assign]
+    for each in ("n2", OLD, 7, b"old"), ("n2", NEW, 7, b"new"), ("n2", NEW, 8, b"too"):
+        Router._send_raft(router, LANE_BULK, list(each))
+    Router._send_raft(router, LANE_BULK, ["n2", OLD, 9, b"old", "n2", NEW, 9, b"new"])
+    assert link.sent == [[7, b"new"], [8, b"too"], [9, b"new"]]
+    assert counts == {"raft_misaddressed": 2}
+    link.remote_incarnation = 0  # not up: the link says so
+    assert neighbours.lives("n2", OLD)
+    assert neighbours.lives("n3", OLD)

@@ -457,9 +457,8 @@ def test_votes_and_heartbeats_leave_in_the_control_lane_and_appends_in_bulk() ->
     bench.peer(N2, Heartbeat(N2, ME, 1, 0, 5))
     bench.sync()
     (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
-    node, group, data = items
-    assert (node, group) == ("n2", KV)
-    assert peer_codec.decode(data, ME, N2) == HeartbeatReply(ME, N2, 1, 5)
+    assert items[:3] == [N2.node, N2.incarnation, KV]
+    assert peer_codec.decode(items[3], ME, N2) == HeartbeatReply(ME, N2, 1, 5)
     assert link.of(kinds.ROUND) == []
     assert link.control[-1]
 
@@ -658,13 +657,13 @@ def test_chunks_of_a_snapshot_travel_with_appends_and_are_stored_and_answered() 
     bench.sync()
     bench.work()
     (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
-    reply = peer_codec.decode(items[2], ME, N2)
+    reply = peer_codec.decode(items[3], ME, N2)
     assert reply == SnapshotReply(ME, N2, 5, meta.index, meta.term, 60)
     bench.peer(N2, SnapshotChunk(N2, ME, 5, meta, 60, data[60:]))
     bench.sync()
     bench.work()
     (items,) = [frame[0] for frame in link.of(kinds.PEER_CONTROL)][-1:]
-    assert peer_codec.decode(items[2], ME, N2) == AppendReply(ME, N2, 5, meta.index)
+    assert peer_codec.decode(items[3], ME, N2) == AppendReply(ME, N2, 5, meta.index)
     kv = bench.worker._scheduler.actor(f"machine/{KV}")
     donors = donor.worker._scheduler.actor(f"machine/{KV}")
     assert kv.applied_index == meta.index  # type: ignore[union-attr]
@@ -677,9 +676,9 @@ def test_a_chunk_leaves_in_the_bulk_lane() -> None:
     chunk = SnapshotChunk(ME, N2, 1, meta, 0, b"x" * 50)
     bench.worker._carry_peers(SendPeers([chunk]), actor_name(KV))
     bench.worker._flush()
-    (((node, group, data), _, _),) = link.of(kinds.ROUND)
-    assert (node, group) == ("n2", KV)
-    assert peer_codec.decode(data, ME, N2) == chunk
+    ((items, _, _),) = link.of(kinds.ROUND)
+    assert items[:3] == [N2.node, N2.incarnation, KV]
+    assert peer_codec.decode(items[3], ME, N2) == chunk
     assert link.control[-1] is False
 
 
