@@ -44,6 +44,7 @@ from actors.group_messages import (
     Drain,
     GroupDescribed,
     PeerMessages,
+    ReplicaRetired,
     Requests,
     RoleChanged,
     SaveLog,
@@ -55,12 +56,13 @@ from actors.group_messages import (
 )
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
-from actors.runtime import Actor, Clock, Effects, StartTimer, Tell, TimerFired
+from actors.runtime import Actor, Clock, Effects, StartTimer, Stop, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, SnapshotSettings
 from actors.snapshots import TIMER as SNAPSHOT_TIMER
 from actors.snapshots import GroupSnapshots
-from raft.configuration import Configuration
+from raft.configuration import Configuration, UnknownPart
 from raft.core import Core
+from raft.errors import Contradiction
 from raft.messages import (
     COMMAND,
     CONFIG,
@@ -77,6 +79,7 @@ from raft.messages import (
     Tick,
 )
 from raft.roles import ROLE_NAMES
+from raft.store.errors import DamagedRun
 from raft.store.runs import decode_run, encode_configuration_run, encode_run
 from transport import protocol
 from transport.frames import BODY_ADMIN, BODY_READ, peek
@@ -144,6 +147,7 @@ class GroupActor(Actor):
         )
         self.admin = GroupAdmin(self)
         self._led = False
+        self._is_retired = False
         self._table: dict[type, Callable[[Any], list[object] | None]] = {
             Requests: self._on_requests,
             PeerMessages: self._on_peer_messages,
@@ -172,7 +176,7 @@ class GroupActor(Actor):
         return self.snapshots.on_start() + self.end_turn()
 
     def handle(self, message: object) -> Effects:
-        return self._table[type(message)](message)
+        return None if self._is_retired else self._table[type(message)](message)
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
@@ -338,11 +342,15 @@ class GroupActor(Actor):
 
     # ------------------------------------------------------------------ peers, disk, time
 
-    def _on_peer_messages(self, message: PeerMessages) -> None:
+    def _on_peer_messages(self, message: PeerMessages) -> list[object] | None:
         now = self._clock.now_ms()
         step = self.core.step
-        for each in message.messages:
-            step(each, now)
+        try:
+            for each in message.messages:
+                step(each, now)
+        except (Contradiction, UnknownPart, DamagedRun) as error:
+            return self._retire(error)
+        return None
 
     def _on_persisted(self, message: Persisted) -> None:
         self.core.step(message, self._clock.now_ms())
@@ -366,6 +374,16 @@ class GroupActor(Actor):
 
     def _on_drain(self, message: Drain) -> None:
         self._draining = True
+
+    def _retire(self, error: Exception) -> list[object]:
+        """Stop for good: what others say cannot be borne here.
+
+        Nothing of this turn leaves, nor does anything after it: the core may have taken half of a
+        message in.
+        """
+        self._is_retired = True
+        state = "damaged" if isinstance(error, Contradiction) else "down"
+        return [ReplicaRetired(self.group, state, str(error)), Stop(str(error))]
 
     # ------------------------------------------------------------------ the machine's news
 
@@ -416,6 +434,8 @@ class GroupActor(Actor):
     # ------------------------------------------------------------------ the turn's end
 
     def end_turn(self) -> list[object]:
+        if self._is_retired:
+            return []
         core = self.core
         now = self._clock.now_ms()
         if self._reads_gathered:

@@ -118,6 +118,19 @@ class GroupDescribed:
     description: dict[str, Any]
 
 
+@dataclass(slots=True)
+class ReplicaRetired:
+    """It cannot go on, in this life of its process; the others of the process can.
+
+    ``state``: "damaged" or "down", as shown.  Its machine is to be ended, and what clients have
+    asked for is unknown.
+    """
+
+    group: int
+    state: str
+    reason: str
+
+
 # Effects that block.  The process carries them out beside its loop (actors/snapshot_files.py); what
 # comes of one is told to the group actor by control.
 

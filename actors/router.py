@@ -504,9 +504,13 @@ class Router:
         worker = self._workers.get(link)
         if worker is None:
             return
-        new = [
-            group for group, summary in frame[3] if group not in worker.groups and _runs(summary)
-        ]
+        new = []
+        for group, summary in frame[3]:
+            if _runs(summary) != (group in worker.groups):
+                if _runs(summary):
+                    new.append(group)
+                else:
+                    self.routing.remove_host(worker, group)
         if new:
             for group in new:
                 self.routing.add_host(worker, group)

@@ -273,6 +273,14 @@ class Routing:
         worker.groups.add(group)
         self.hosts[group] = worker
 
+    def remove_host(self, worker: WorkerLink, group: int) -> None:
+        """Its replica of the group has stopped, and answers nothing more."""
+        worker.groups.discard(group)
+        if self.hosts.get(group) is worker:
+            del self.hosts[group]
+        for token in [token for token, each in worker.pending.items() if each.group == group]:
+            self._unavailable(worker.pending.pop(token), "the replica that held it has stopped")
+
     def on_worker_lost(self, worker: WorkerLink) -> None:
         """Its process or its link has ended: what it held is unknown, and said to be, at once."""
         if self.workers.get(worker.slot) is worker:

@@ -49,6 +49,7 @@ from actors.group_messages import (
     GroupDescribed,
     HandBacks,
     PeerMessages,
+    ReplicaRetired,
     Replies,
     Requests,
     RoleChanged,
@@ -183,6 +184,7 @@ class Worker:
         self._scheduler.carry(Replies, self._carry_replies)
         self._scheduler.carry(HandBacks, self._carry_hand_backs)
         self._scheduler.carry(RoleChanged, self._carry_role)
+        self._scheduler.carry(ReplicaRetired, self._carry_retired)
         self._scheduler.carry(GroupDescribed, self._carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
         for effect in snapshot_files.EFFECTS:
@@ -469,6 +471,17 @@ class Worker:
         if effect.group in self._unborn or effect.group in self._being_born:
             return  # told when it is born
         self._summaries_out[effect.group] = effect.summary
+
+    def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
+        """Where two histories of one group meet, the other groups go on."""
+        group = effect.group
+        trouble = CannotOpen(effect.reason, effect.state)
+        log.critical("group %s stops: %s", self._groups[group].group_name, trouble)
+        del self._groups[group]
+        self._unborn.discard(group)
+        self._being_born.discard(group)
+        self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
+        self._scheduler.stop_actor(machine_name(group), effect.reason)
 
     def _carry_described(self, effect: GroupDescribed, address: object) -> None:
         describing = self._described.get(effect.key)

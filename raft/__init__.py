@@ -14,6 +14,7 @@ chance are handed in. Only :mod:`raft.store` touches a disk.
 :mod:`progress`      one peer in the eyes of the leader
 :mod:`configuration` who takes part
 :mod:`quorum`        counting
+:mod:`errors`        what another replica may say that this one cannot go on from
 :mod:`roles`         the numbers of roles and parts
 :mod:`invariants`    what must hold after every step, and between two of them
 :mod:`status`        what a replica says about itself

@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from raft.errors import Contradiction
 from raft.membership import MembershipRules
 from raft.messages import (
     CONFIG,
@@ -101,7 +102,11 @@ class Core(MembershipRules, SnapshotRules):
     # ------------------------------------------------------------------ the doors
 
     def step(self, message: Message, now: int) -> None:
-        """Take one message in. ``now``: milliseconds of a monotonic clock."""
+        """Take one message in. ``now``: milliseconds of a monotonic clock.
+
+        Raises Contradiction, and whatever the reader of configurations raises for one that cannot
+        be used here; the core is of no use after that.
+        """
         assert now >= self._now, f"time went back from {self._now} to {now}"
         kind = type(message)
         # A proposal was built for a leader, so it is appended by one; whether it is one still, the
@@ -265,10 +270,11 @@ class Core(MembershipRules, SnapshotRules):
             if message.prev_index > self.commit_index:
                 self._reject_append(message)
                 return
-            assert known_term is None, (
-                f"entry {message.prev_index} is committed here with term {known_term}, "
-                f"{message.sender} has it with term {message.prev_term}"
-            )
+            if known_term is not None:
+                raise Contradiction(
+                    f"entry {message.prev_index} is committed here with term {known_term}, "
+                    f"{message.sender} has it with term {message.prev_term}"
+                )
         verified = message.runs[-1].last if message.runs else message.prev_index
         # 3. and 4.
         self._store_missing(message.runs)
@@ -300,12 +306,14 @@ class Core(MembershipRules, SnapshotRules):
         log = self.log
         for position, run in enumerate(runs):
             term = log.term_at(run.last)
-            if term == run.term or run.last <= log.base_index:
+            if term == run.term or run.last < log.base_index:
                 continue
-            if run.first <= log.last_index:
-                assert run.first > self.commit_index, (
-                    f"conflict at {run.first}, at or below commit index {self.commit_index}"
+            if run.first <= self.commit_index:
+                raise Contradiction(
+                    f"{self.leader} has another entry at {run.first}, which is committed here "
+                    f"(up to {self.commit_index})"
                 )
+            if run.first <= log.last_index:
                 log.truncate_from(run.first)
                 self._outbox.record_truncation(run.first)
                 if self._history.truncate_from(run.first):
@@ -326,10 +334,11 @@ class Core(MembershipRules, SnapshotRules):
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message.sender)
-        assert message.commit <= self.log.last_index, (
-            f"{message.sender} knows {message.commit} to be here, "
-            f"the log ends at {self.log.last_index}"
-        )
+        if message.commit > self.log.last_index:
+            raise Contradiction(
+                f"{message.sender} knows {message.commit} to be here, "
+                f"the log ends at {self.log.last_index}"
+            )
         self._raise_commit(message.commit)
         self._outbox.promise_term(HeartbeatReply(self.me, message.sender, self.term, message.round))
 

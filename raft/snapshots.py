@@ -21,6 +21,7 @@ not before the WAL knows.
 
 from __future__ import annotations
 
+from raft.errors import Contradiction
 from raft.messages import (
     AppendReply,
     ChunkStored,
@@ -97,6 +98,10 @@ class SnapshotRules(State):
         self._follow(message.sender)
         snapshot = message.snapshot
         if snapshot.index <= self.commit_index:
+            if self.log.term_at(snapshot.index) not in (None, snapshot.term):
+                raise Contradiction(
+                    f"{message.sender} has a snapshot of {snapshot.index} with another history"
+                )
             self._acknowledge(self.commit_index)
             return
         if self._log_has(snapshot):

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 
 from raft.configuration import Configuration, History
 from raft.election import Ballot, ElectionTimer, Random
+from raft.errors import Contradiction
 from raft.leader import Leadership
 from raft.log import Log
 from raft.messages import (
@@ -399,10 +400,10 @@ class State:
 
     def _follow(self, leader: Replica) -> None:
         """A message of this term's leader: whatever else it says, it lives (pitfall 50)."""
-        assert self.role != LEADER, f"{leader} leads term {self.term} too"
-        assert self.leader is None or self.leader == leader, (
-            f"{leader} and {self.leader} both lead term {self.term}"
-        )
+        if self.role == LEADER:
+            raise Contradiction(f"{leader} leads term {self.term} too")
+        if self.leader not in (None, leader):
+            raise Contradiction(f"{leader} and {self.leader} both lead term {self.term}")
         if self.role != FOLLOWER:
             self._become_follower(self.term)
         if self.leader is None:

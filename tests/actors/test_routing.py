@@ -224,6 +224,19 @@ def test_other_workers_notice_nothing_of_a_loss() -> None:
     assert len(bench.replies) == 2
 
 
+def test_a_replica_that_stops_makes_unknown_what_it_held_and_nothing_else() -> None:
+    bench = Bench()
+    worker = bench.worker(GROUP, SYSTEM_GROUP_ID)
+    bench.send()
+    bench.send(group=SYSTEM_GROUP)
+    bench.routing.remove_host(worker, GROUP)
+    assert bench.outcomes() == [protocol.UNAVAILABLE]
+    assert wire.decode_replies(bench.replies[0][1], 1)[0].maybe_applied
+    assert (bench.routing.hosts, worker.groups) == ({SYSTEM_GROUP_ID: worker}, {SYSTEM_GROUP_ID})
+    bench.routing.on_reply(worker, requests(worker)[1][0], OK)
+    assert len(bench.replies) == 2
+
+
 # --------------------------------------------------------------------------- forwarding
 
 

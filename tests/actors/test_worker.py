@@ -702,6 +702,53 @@ def test_a_configuration_of_a_newer_version_harms_its_own_group_alone() -> None:
     assert told[OTHER]["state"] == "running"
 
 
+def test_where_two_histories_of_a_group_meet_it_stops_alone_and_says_why() -> None:
+    """After a reset while the majority lived, or a disk that came back from a backup."""
+    bench, link = of_three()
+    bench.place(OTHER)
+    bench.frame(kinds.RELOAD)
+    bench.sync()
+    ours, theirs = (
+        encode_run(COMMAND, term, 1, time_ms=1, wall_ms=1, commands=[(0, 0, 0, b"x")])
+        for term in (1, 2)
+    )
+    bench.peer(N2, Append(N2, ME, 1, 0, 0, 1, [ours]))
+    bench.sync()
+    assert bench.worker._groups[KV].core.commit_index == 1
+    said = len(link.frames)
+    bench.peer(N3, Heartbeat(N3, ME, 2, 1, 1), Append(N3, ME, 2, 0, 0, 1, [theirs]))
+    bench.sync()
+    frames = [frame for frame in link.frames[said:] if frame[0] != kinds.SUMMARIES]
+    promised = [peer_codec.decode(frame[3][3], ME, N3) for frame in frames]
+    assert [each for each in promised if type(each) is AppendReply] == []
+    ((group, summary),) = link.of(kinds.SUMMARIES)[-1][0]
+    assert (group, summary["role"], summary["state"]) == (KV, "none", "damaged")
+    assert "another entry at 1, which is committed here" in summary["error"]
+    scheduler = bench.worker._scheduler
+    assert [scheduler.actor(f"{it}/{KV}") for it in ("group", "machine")] == [None, None]
+    bench.request(7, KV, 1_000, 0, b"")
+    assert bench.hand_backs() == [7, None, 0, "the group does not run here"]
+    bench.peer(N2, Heartbeat(N2, ME, 1, 0, 5), group=OTHER)
+    bench.sync()
+    assert bench.worker._groups[OTHER].core.term == 1
+    bench.frame(kinds.RELOAD)
+    assert KV not in bench.worker._groups, "not before the process is another"
+
+
+def test_a_configuration_that_cannot_be_read_stops_its_own_group_alone() -> None:
+    bench, link = of_three()
+    data = b"\x91\x93\xa2n1\x11\x09"  # [["n1", 0x11, 9]]: nobody knows that part
+    run = encode_run(CONFIG, 1, 1, time_ms=1, wall_ms=1, commands=[(0, 0, 0, data)])
+    bench.peer(N2, Append(N2, ME, 1, 0, 0, 0, [run]))
+    bench.sync()
+    ((_, summary),) = link.of(kinds.SUMMARIES)[-1][0]
+    assert summary["state"] == "down"
+    assert "part 9" in summary["error"]
+    bench.files.kill()
+    again = Bench(files=bench.files, members=(ME, N2, N3))
+    assert again.worker._groups[KV].core.last_index == 0, "nothing of it was written"
+
+
 # --------------------------------------------------------------------------- clocks, the end
 
 

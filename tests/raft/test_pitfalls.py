@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from raft import invariants
+from raft.errors import Contradiction
 from raft.messages import (
     COMMAND,
     Append,
@@ -445,7 +446,7 @@ def test_pitfall_14_a_conflict_below_the_commit_index_stops_the_replica() -> Non
     network = Network(3)
     network.step("n1", Append(N2, N1, 1, 0, 0, 2, [run(1, 1), run(2, 1)]))
     assert network.core("n1").commit_index == 2
-    with pytest.raises(AssertionError, match="entry 2 is committed here with term 1"):
+    with pytest.raises(Contradiction, match="entry 2 is committed here with term 1"):
         network.step("n1", Append(N3, N1, 2, 2, 2, 0, []))
 
 

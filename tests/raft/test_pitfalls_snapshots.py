@@ -13,6 +13,7 @@ import pytest
 
 from raft.configuration import Configuration
 from raft.core import Core
+from raft.errors import Contradiction
 from raft.leader import CHUNK_AGAIN_HEARTBEATS, SNAPSHOT_PATIENCE_TIMEOUTS, SNAPSHOT_PEERS_MAX
 from raft.log import Log
 from raft.messages import (
@@ -88,6 +89,23 @@ def test_pitfall_15_a_predecessor_that_is_compacted_is_no_conflict() -> None:
     network.step("n1", Append(N2, N1, 1, 2, 1, 4, runs[2:3]))
     assert network["n1"].sent[-1] == AppendReply(N1, N2, 1, 4)
     assert network.core("n1").last_index == 5
+
+
+def test_pitfall_15_what_is_compacted_can_still_contradict_where_its_term_is_known() -> None:
+    """Of what a snapshot has replaced only the last term is left: that one must be the same."""
+    runs = [make_run(1, 1, index) for index in range(1, 6)]
+    other = [make_run(1, 2, index) for index in range(1, 6)]
+    for contradiction in (
+        Append(N3, N1, 2, 2, 1, 4, other[2:4]),  # ends where the log begins
+        Append(N3, N1, 2, 2, 1, 4, [make_run(1, 2, 3, count=3)]),  # and this one beyond it
+        chunk(meta(4, 2), term=2),
+    ):
+        network = Network(3)
+        network.step("n1", Append(N2, N1, 1, 0, 0, 4, runs))
+        network.snapshot("n1")
+        assert network.core("n1").log.base_index == 4
+        with pytest.raises(Contradiction):
+            network.step("n1", contradiction)
 
 
 def test_pitfall_37_a_snapshot_is_restored_in_the_order_of_what_is_applied() -> None:
