@@ -21,6 +21,7 @@ from actors.group_messages import (
     Drain,
     HandBacks,
     PeerMessages,
+    ReplicaRetired,
     Replies,
     Requests,
     SaveLog,
@@ -29,7 +30,7 @@ from actors.group_messages import (
 from actors.machine import Applied, Apply, Quarantined
 from actors.machines import DONE, Context, Response, WriteRequest
 from actors.machines.kv import KeyValueMachine
-from actors.runtime import Tell, TimerFired
+from actors.runtime import Stop, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, RETRY_AFTER_MS
 from raft.messages import Append, Heartbeat, HeartbeatReply, Replica
 from raft.store.runs import decode_run
@@ -389,6 +390,19 @@ def test_what_was_gathered_when_leadership_went_is_handed_back() -> None:
     assert outcomes_of(effects) == {}
     assert leader.core.last_index == last
     assert actor.pending_count == 0
+
+
+def test_a_replica_that_is_contradicted_says_nothing_more_not_even_of_that_turn() -> None:
+    _, _, (node, other) = three()
+    actor, ahead = node.group, node.core.last_index + 1
+    actor.handle(news_of_a_new_leader(node, other))
+    lie = Heartbeat(other.me, node.me, node.core.term, ahead, 2)
+    retired, stop = actor.handle(PeerMessages([lie])) or ()
+    assert isinstance(retired, ReplicaRetired)
+    assert (retired.state, type(stop)) == ("damaged", Stop)
+    assert f"knows {ahead} to be here" in retired.reason
+    assert actor.end_turn() == [], "the new term is on its way to nobody, nor to the disk"
+    assert not actor.handle(Requests([1, 500, protocol.RIGHTS_ALL, batch_of(put("a"))]))
 
 
 def test_reads_whose_leader_steps_down_are_handed_back() -> None:
