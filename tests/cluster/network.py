@@ -11,17 +11,49 @@ node, so clients of a node that is cut off go on talking to it.
                             +-- veth --- namespace of n3: .3     nothing from n2 reaches n1
 
 Needs root and iproute2; where they are missing, :meth:`Network.why_not` says so.
+
+A process that is killed leaves its network behind, and two bridges with the same subnet would take
+each other's packets.  So names tell whose they are, the next one removes what nobody owns any more,
+and a subnet is drawn that no interface has.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import shutil
 import subprocess
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Final
+
+_NAME: Final = re.compile(r"prt([0-9a-f]+)x[0-9a-f]+")  # its owner's process id, and a number
+_numbers = itertools.count()
+
+
+def _new_name() -> str:
+    """Short: an interface has 15 characters, and some are added."""
+    return f"prt{os.getpid():x}x{next(_numbers) % 256:x}"
+
+
+def _free_subnet() -> str:
+    """One of a range that is for benchmarks, which no interface of this host is in."""
+    shown = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True)
+    free = [it for it in (f"198.18.{i}" for i in range(1, 255)) if f" {it}." not in shown.stdout]
+    assert free, "all subnets of 198.18.0.0/16 are in use here"
+    return secrets.choice(free)
+
+
+def _remove_orphans() -> None:
+    """What processes that are no more have left: a bridge, its links, and the namespaces."""
+    for kind, place in (("link", "/sys/class/net"), ("netns", "/var/run/netns")):
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            found = _NAME.match(name)
+            # One may go with another, or be removed by somebody else at the same time.
+            if found and not os.path.exists(f"/proc/{int(found[1], 16)}"):
+                subprocess.run(["ip", kind, "del", name], capture_output=True)
 
 
 class Network:
@@ -29,8 +61,9 @@ class Network:
 
     def __init__(self, hosts: int) -> None:
         self.hosts = range(1, hosts + 1)
-        self._name = f"prt{secrets.token_hex(3)}"
-        self._subnet = f"198.18.{secrets.randbelow(254) + 1}"  # a range that is for benchmarks
+        _remove_orphans()
+        self._name = _new_name()
+        self._subnet = _free_subnet()
         self._blocked: set[tuple[int, int]] = set()
 
     @staticmethod
@@ -41,7 +74,7 @@ class Network:
         missing = [name for name in ("ip", "nsenter") if shutil.which(name) is None]
         if missing:
             return f"there is no {' and no '.join(missing)}"
-        name = f"prt{secrets.token_hex(3)}"
+        name = _new_name()
         made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
         if made.returncode != 0:
             return f"no namespace can be made: {made.stderr.strip()}"

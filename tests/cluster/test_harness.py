@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.cluster.harness import Cluster
+from tests.cluster import network as network_module
+from tests.cluster.harness import ROOT, Cluster
+from tests.cluster.network import Network
 
 pytestmark = pytest.mark.cluster
 
@@ -37,3 +44,38 @@ def test_a_process_that_is_left_behind_is_seen_and_ended(cluster: Cluster) -> No
     assert worker in cluster.processes()
     cluster.end_all()
     assert not worker.is_alive()
+
+
+_LEAVES_A_NETWORK = """
+import os
+from tests.cluster.network import Network
+network = Network(2)
+network.__enter__()
+print(network._name, network.address(1), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_network_that_a_killed_process_has_left_is_in_nobody_s_way() -> None:
+    """Two bridges of one subnet would take each other's packets."""
+    reason = Network.why_not()
+    if reason:
+        pytest.skip(reason)
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVES_A_NETWORK], cwd=ROOT, capture_output=True, text=True
+    )
+    name, address = done.stdout.split()
+    assert (done.returncode, name in _interfaces()) == (-signal.SIGKILL, True)
+    subnet = address.rpartition(".")[0]
+    with patch.object(network_module, "_remove_orphans"), patch.object(secrets, "choice") as choice:
+        choice.side_effect = lambda free: free[0]
+        Network(1)
+        assert subnet not in choice.call_args.args[0], "it is taken"
+    with Network(1):
+        left = [each for each in _interfaces() if each.startswith(name)]
+        assert left == []
+        assert not Path(f"/var/run/netns/{name}-1").exists()
+
+
+def _interfaces() -> list[str]:
+    return [path.name for path in Path("/sys/class/net").iterdir()]

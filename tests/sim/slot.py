@@ -31,6 +31,7 @@ from actors.group_messages import (
     GroupDescribed,
     HandBacks,
     PeerMessages,
+    ReplicaRetired,
     Replies,
     Requests,
     RoleChanged,
@@ -237,6 +238,7 @@ class Slot:
             (Replies, self._carry_replies),
             (HandBacks, self._carry_hand_backs),
             (RoleChanged, self._carry_role),
+            (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
             (RunRestore, self._carry_restore),
@@ -658,6 +660,9 @@ class Slot:
     def _carry_hand_backs(self, effect: HandBacks, _: object) -> None:
         self._live_on()
         self._hand_backs_out += effect.items
+
+    def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
+        raise AssertionError(f"{self.where} retires {effect.group}: {effect.reason}")
 
     def _carry_role(self, effect: RoleChanged, _: object) -> None:
         self._live_on()
