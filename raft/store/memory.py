@@ -122,7 +122,7 @@ class _Inode:
                 if rng.random() < 0.5:
                     self.durable.resize(offset)
                 continue
-            for start, piece in _survivors(offset, data, rng):
+            for start, piece in _survivors(offset, data, rng, alone=len(self.pending) == 1):
                 self.durable.write(start, piece)
         self.pending.clear()
         self.data.become(self.durable)
@@ -136,15 +136,21 @@ def _apply(content: _Content, offset: int, data: bytes | None) -> None:
         content.write(offset, data)
 
 
-def _survivors(offset: int, data: bytes, rng: Random) -> list[tuple[int, bytes]]:
-    """What arrives of a write that was never synced."""
+def _survivors(offset: int, data: bytes, rng: Random, *, alone: bool) -> list[tuple[int, bytes]]:
+    """What arrives of a write that was never synced.
+
+    A write that ended early may have ended at any byte.  But two of the same bytes, of which the
+    second was made when the first was whole in the cache, leave no sector that is half of one: a
+    disk takes whole sectors.
+    """
     fate = rng.randrange(4)
     if fate == 0:
         return []
     if fate == 1:
         return [(offset, data)]
     if fate == 2:
-        return [(offset, data[: rng.randrange(len(data) + 1)])]
+        end = rng.randrange(len(data) + 1)
+        return [(offset, data[: end if alone else max(0, end - (offset + end) % SECTOR_BYTES)])]
     found = []
     position = 0
     while position < len(data):

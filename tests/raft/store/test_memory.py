@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.memory import SECTOR_BYTES, MemoryFiles, PowerLoss
 from raft.store.segments import create_segment
 
 PATH = "./file"
@@ -276,3 +276,24 @@ def test_a_write_under_way_when_the_power_fails_may_arrive() -> None:
         files.crash(random.Random(seed))
         seen.add(files.content(PATH))
     assert {b"", b"data"} <= seen
+
+
+def test_two_unsynced_writes_of_the_same_bytes_leave_no_sector_that_is_half_of_one() -> None:
+    """A log that is opened writes its last batch again, and the power may fail in between."""
+    data = bytes(range(1, 251)) * 8
+    halves = 0
+    for seed in range(300):
+        files = MemoryFiles(recording=False)
+        descriptor = files.open(PATH, create=True)
+        files.pwrite(descriptor, bytes(4096), 0)
+        files.fsync(descriptor)
+        files.fsync_dir(".")
+        for _ in range(2):
+            files.pwrite(descriptor, data, 100)
+        files.crash(random.Random(seed))
+        found = files.content(PATH)
+        whole = bytes(100) + data + bytes(4096)
+        sectors = [slice(at, at + SECTOR_BYTES) for at in range(0, 2560, SECTOR_BYTES)]
+        assert all(found[it] in (whole[it], bytes(SECTOR_BYTES)) for it in sectors)
+        halves += 0 < sum(found[it] == whole[it] for it in sectors[:4]) < 4
+    assert halves > 100
