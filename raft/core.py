@@ -221,17 +221,18 @@ class Core(MembershipRules, SnapshotRules):
 
     def _answer_older_append(self, message: Append | Heartbeat | SnapshotChunk) -> bool:
         """Tell a leader of an older term that it is one. It may be a good leader to which this
-        replica, stuck at a higher term, would otherwise never listen (pitfall 7)."""
+        replica, stuck at a higher term, would otherwise never listen (pitfall 7).
+
+        The term says it all. The rest of the answer must mean nothing, for its addressee may lead
+        this very term when it comes: rounds are counted anew in each, and round 17 of the last one
+        would confirm round 17 of this one. Neither a round nor an entry is ever numbered 0.
+        """
         if type(message) is Append:
             self._outbox.promise_term(
-                AppendReply(
-                    self.me, message.sender, self.term, message.prev_index, True, self.commit_index
-                )
+                AppendReply(self.me, message.sender, self.term, 0, rejected=True)
             )
         elif type(message) is Heartbeat:
-            self._outbox.promise_term(
-                HeartbeatReply(self.me, message.sender, self.term, message.round)
-            )
+            self._outbox.promise_term(HeartbeatReply(self.me, message.sender, self.term, 0))
         else:
             assert type(message) is SnapshotChunk
             index, term = message.snapshot.index, message.snapshot.term
@@ -306,7 +307,9 @@ class Core(MembershipRules, SnapshotRules):
         log = self.log
         for position, run in enumerate(runs):
             term = log.term_at(run.last)
-            if term == run.term or run.last < log.base_index:
+            if run.last < log.base_index:
+                continue
+            if term == run.term and not self._is_another(run):
                 continue
             if run.first <= self.commit_index:
                 raise Contradiction(
@@ -323,6 +326,18 @@ class Core(MembershipRules, SnapshotRules):
             self._outbox.record_runs(missing)
             self._adopt_configurations(missing)
             return
+
+    def _is_another(self, run: Run) -> bool:
+        """Whether the run that this log has there, of the same term, is not this one.
+
+        A leader makes a run once, so only two leaders of one term can have made two.
+        """
+        own = self.log.run_containing(run.last)
+        return own is not None and (own.first, own.count, own.crc) != (
+            run.first,
+            run.count,
+            run.crc,
+        )
 
     def _adopt_configurations(self, runs: list[Run]) -> None:
         """A configuration is in force as soon as it is in the log (paper 6)."""

@@ -251,7 +251,9 @@ class Leadership:
         """Learn how far a peer is; True if the commit index may have moved."""
         peer = self.progress[message.sender]
         peer.active_ms = now
-        if message.match > self._log.last_index:
+        if message.match > self._log.last_index or not (
+            message.match <= self._log.base_index or self._log.is_border(message.match)
+        ):
             return False  # not an answer to anything that this leader can have sent
         if message.rejected:
             self._on_rejection(peer, message)
@@ -437,9 +439,12 @@ class Leadership:
             return
         if peer.chunk_sent and message.offset == peer.offset:
             return  # doubled, late, or nothing could be kept: the chunk is sent again in its time
-        peer.quiet_ms = peer.moved_ms = now
-        if peer.catch_up is not None and message.offset > peer.offset:
-            peer.catch_up.moved_ms = now
+        peer.quiet_ms = now
+        if message.offset > peer.reached:
+            peer.reached = message.offset
+            peer.moved_ms = now
+            if peer.catch_up is not None:
+                peer.catch_up.moved_ms = now
         peer.offset = min(message.offset, snapshot.size_bytes)
         # With all of it there, what is missing is the word that it is installed.
         peer.chunk_sent = peer.offset == snapshot.size_bytes
@@ -460,13 +465,20 @@ class Leadership:
         return [peer.snapshot for peer in self._peers if peer.snapshot is not None]
 
     def log_needed_from(self, now: int) -> int:
-        """The log behind this index is needed by who is getting a snapshot (pitfall 40)."""
+        """The log behind this index is needed by who is getting a snapshot (pitfall 40).
+
+        By nobody who has come no nearer to it for long: a receiver whose disk is full begins again
+        and again.
+        """
         timeout_ms = self._settings.election_timeout_ms
+        patience_ms = SNAPSHOT_PATIENCE_TIMEOUTS * timeout_ms
         return min(
             (
                 peer.snapshot.index
                 for peer in self._peers
-                if peer.snapshot is not None and now - peer.active_ms < timeout_ms
+                if peer.snapshot is not None
+                and now - peer.active_ms < timeout_ms
+                and now - peer.moved_ms < patience_ms
             ),
             default=NEVER_MS,
         )
@@ -476,7 +488,7 @@ class Leadership:
             if self.snapshot is None or self._is_busy_with_snapshots(now):
                 return
             peer.snapshot = self.snapshot
-            peer.offset = 0
+            peer.offset = peer.reached = 0
             peer.moved_ms = now
         peer.chunk_sent = True
         peer.quiet_ms = now

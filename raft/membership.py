@@ -43,6 +43,9 @@ from raft.roles import LEADER
 from raft.state import Change, Handover, State
 
 RESET_TERM_LEAP = 1_000  # far above what elections without a majority can reach meanwhile
+# And as much further as the incarnation of who is reset says: two sides of a group that are both
+# reset by force must not come to lead the same terms.
+RESET_TERM_SPREAD = 1 << 20
 NEWCOMER_SILENT_TIMEOUTS = 10  # election timeouts after which a silent newcomer is given up
 
 
@@ -199,6 +202,10 @@ class MembershipRules(State):
             return
         deadline_ms = self._now + self._settings.election_timeout_ms
         self._handover = Handover(message.token, target, deadline_ms)
+        if self.me not in self.configuration.voters:
+            # Its removal may be committed while it still leads, and then whoever votes alone need
+            # not wait after a restart.
+            leadership.lease.end()
         self._hand_over()
 
     def _transfer_error(self, target: Replica, leadership: Leadership) -> str | None:
@@ -253,7 +260,8 @@ class MembershipRules(State):
             return
         if self._override is not None:
             self._decide(self._override_token, "another reset has replaced this one")
-        self._become_follower(self.term + RESET_TERM_LEAP)
+        leap = RESET_TERM_LEAP + self.me.incarnation % RESET_TERM_SPREAD
+        self._become_follower(self.term + leap)
         self._override = Configuration(message.voters)
         self._override_token = message.token  # decided when this replica leads, or follows
         self._configuration_changed()

@@ -125,6 +125,7 @@ class Progress:
         "offset",
         "probe_sent",
         "quiet_ms",
+        "reached",
         "replica",
         "round",
         "snapshot",
@@ -156,6 +157,7 @@ class Progress:
         # way.
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
+        self.reached = 0  # the most it has ever had of it
         self.chunk_sent = False
         self.moved_ms = now  # when it last came nearer to having the snapshot
         # On its way to vote.

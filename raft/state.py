@@ -193,7 +193,9 @@ class State:
         if led_alone:
             self._timer.expire(now)
         self._ballot: Ballot | None = None
-        self._campaign = 0  # how often it has stood in this life
+        # The number of its last attempt to be elected. An answer to one of an earlier life must not
+        # count in this one: attempts are rarer than milliseconds, and time goes on.
+        self._campaign = now
         self._leadership: Leadership | None = None
         self._uncommitted_bytes = 0
         self._reads: list[tuple[int, int]] = []

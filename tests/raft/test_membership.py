@@ -300,7 +300,7 @@ def test_a_reset_makes_a_group_of_those_that_are_left() -> None:
     network = without_majority()
     term = network.core("n1").term
     network.step("n1", ResetPeers(5, PAIR))
-    assert network.core("n1").term == term + RESET_TERM_LEAP
+    assert network.core("n1").term == term + RESET_TERM_LEAP + N1.incarnation
     assert network["n1"].decisions == [], "it is not known yet who will lead"
     network.tick("n1")
     network.settle()

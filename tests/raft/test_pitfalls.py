@@ -125,13 +125,14 @@ def test_pitfall_3_answers_to_another_campaign_do_not_count() -> None:
     network = Network(3, disks={"n1": disk(4)})
     network.now += 2_000
     network.tick("n1")
-    network.step("n1", PreVoteReply(N2, N1, 4, True, campaign=1))
-    network.step("n1", PreVoteReply(N2, N1, 6, True, campaign=1))
+    now = network.core("n1")._campaign
+    network.step("n1", PreVoteReply(N2, N1, 4, True, campaign=now))
+    network.step("n1", PreVoteReply(N2, N1, 6, True, campaign=now))
     network.step("n1", VoteReply(N2, N1, 4, True))
     assert network.core("n1").role == PRE_CANDIDATE
-    network.step("n1", PreVoteReply(N2, N1, 5, True, campaign=1))
+    network.step("n1", PreVoteReply(N2, N1, 5, True, campaign=now))
     assert network.core("n1").role == CANDIDATE
-    network.step("n1", PreVoteReply(N3, N1, 5, True, campaign=1))
+    network.step("n1", PreVoteReply(N3, N1, 5, True, campaign=now))
     network.step("n1", VoteReply(N3, N1, 4, True))
     assert network.core("n1").role == CANDIDATE
 
@@ -143,13 +144,14 @@ def test_pitfall_3_an_answer_to_an_earlier_attempt_for_the_same_term_does_not_co
     network = Network(3)
     network.tick("n1")
     network.tick("n1")
+    now = network.core("n1")._campaign
     deadline = network.core("n1").next_deadline()
     term = 1 if granted else 0
-    network.step("n1", PreVoteReply(N2, N1, term, granted, campaign=1))
-    network.step("n1", PreVoteReply(N3, N1, term, granted, campaign=1))
+    network.step("n1", PreVoteReply(N2, N1, term, granted, campaign=now - 1))
+    network.step("n1", PreVoteReply(N3, N1, term, granted, campaign=now - 1))
     assert (network.core("n1").role, network.core("n1").term) == (PRE_CANDIDATE, 0)
     assert network.core("n1").next_deadline() == deadline
-    network.step("n1", PreVoteReply(N2, N1, 1, True, campaign=2))
+    network.step("n1", PreVoteReply(N2, N1, 1, True, campaign=now))
     assert network.core("n1").role == CANDIDATE
 
 
@@ -173,7 +175,7 @@ def test_pitfall_3_a_late_pre_vote_does_not_depose_the_leader_that_was_kept() ->
     network.step("n2", LinkClosed("n1"))
     network.deliver(lambda message: isinstance(message, PreVote) and message.to == N2)
     (late,) = network.drop(lambda message: isinstance(message, PreVoteReply))
-    assert late == PreVoteReply(N2, N3, 2, True, campaign=1)
+    assert late == PreVoteReply(N2, N3, 2, True, campaign=network.core("n3")._campaign)
     network.run(3_000)
     assert network.core("n3").leader == N1
     miss_the_leader(network, "n3")

@@ -157,7 +157,7 @@ def test_a_replica_stands_with_the_last_entry_of_its_snapshot() -> None:
     disk = Disk(HardState(3, None), [], (9, 2), meta(9, 2))
     network = Network(3, disks={"n1": disk})
     network.tick("n1")
-    assert network.in_flight[0] == PreVote(N1, N2, 4, 9, 2, campaign=1)
+    assert network.in_flight[0] == PreVote(N1, N2, 4, 9, 2, campaign=network.core("n1")._campaign)
 
 
 def test_the_answer_to_a_snapshot_covers_what_is_committed_and_waits_for_the_disk() -> None:
