@@ -235,6 +235,7 @@ class GroupChecker:
         self.disks: defaultdict[Replica, Disk] = defaultdict(Disk)
         self.promised: defaultdict[Replica, Promised] = defaultdict(Promised)
         self._digests: dict[int, bytes] = {}
+        self._applied_index = 0  # of the machine that has ever come furthest
         self.counts = dict.fromkeys(
             (
                 "leaders",
@@ -247,6 +248,7 @@ class GroupChecker:
                 "recovered",
                 "snapshots",
                 "restored",
+                "quarantined",
             ),
             0,
         )
@@ -457,10 +459,25 @@ class GroupChecker:
             )
         self.counts["applied"] += len(runs)
 
-    def note_digest(self, node: str, index: int, digest: bytes) -> None:
+    def note_digest(self, node: str, index: int, digest: bytes | None) -> None:
+        """A machine has applied so much; None: it is quarantined, and in no state to speak of."""
+        self._applied_index = max(self._applied_index, index)
+        if digest is None:
+            return
         known = self._digests.setdefault(index, digest)
         assert known == digest, f"{node} has another state at {index}: {digest!r}, not {known!r}"
         self.counts["digests"] += 1
+
+    def check_answered(self, tag: str, index: int) -> None:
+        """A client is told that its command has been applied."""
+        assert index <= self._applied_index, (
+            f"{tag} was answered at {index}, and no machine has applied more than "
+            f"{self._applied_index}"
+        )
+
+    def note_quarantined(self, node: str, index: int) -> None:
+        self.counts["quarantined"] += 1
+        self._note(f"{node} has a machine of {self.group} that fails at {index}")
 
     # ------------------------------------------------------------------ snapshots
 

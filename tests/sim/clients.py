@@ -156,7 +156,13 @@ class _Asked:
 
 class Client:
     def __init__(
-        self, world: World, plan: GroupPlan, number: int, hosts: Sequence[Host], ledger: Ledger
+        self,
+        world: World,
+        plan: GroupPlan,
+        number: int,
+        hosts: Sequence[Host],
+        ledger: Ledger,
+        checker: GroupChecker,
     ) -> None:
         self.world = world
         self.plan = plan
@@ -164,6 +170,7 @@ class Client:
         self.identity = f"c{number}".encode()
         self.where = f"c{number}"
         self.ledger = ledger
+        self._checker = checker
         self.is_stopped = False
         self.counts = {"asked": 0, "answered": 0, "refused": 0, "unknown": 0}
         self._rng: random.Random = world.stream(f"client/{number}")
@@ -350,6 +357,7 @@ class Client:
             self.ledger.seen[asked.key] = answer
         else:
             self.ledger.acknowledged[tag] = outcome.index
+            self._checker.check_answered(tag, outcome.index)
             if outcome.code == wire.REJECTED:
                 answer = REJECTED
             elif asked.action == "add":

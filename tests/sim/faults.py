@@ -146,9 +146,9 @@ def _slow_apply(simulation: Simulation, rng: random.Random) -> None:
     slot = _any_slot(simulation, rng)
     if slot is None:
         return
-    slot.apply_us = rng.randrange(1, APPLY_US_MAX)
-    simulation.note(slot.where, f"applies slowly: {slot.apply_us} us")
-    simulation.later(rng, 2_000, lambda: setattr(slot, "apply_us", 0))
+    slot.troubles.apply_us = rng.randrange(1, APPLY_US_MAX)
+    simulation.note(slot.where, f"applies slowly: {slot.troubles.apply_us} us")
+    simulation.later(rng, 2_000, lambda: setattr(slot.troubles, "apply_us", 0))
 
 
 # --------------------------------------------------------------------------- disks

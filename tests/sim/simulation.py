@@ -105,7 +105,8 @@ class Simulation:
             for _ in range(each.clients):
                 number = len(self.clients) + 1
                 hosts = list(self.hosts.values())
-                client = Client(self.world, each, number, hosts, self.ledgers[each.group])
+                ledger, checker = self.ledgers[each.group], self.checkers[each.group]
+                client = Client(self.world, each, number, hosts, ledger, checker)
                 self.clients[client.identity] = client
 
     # ------------------------------------------------------------------ running
@@ -247,7 +248,7 @@ class Simulation:
             host.on_clock_changed()
             for slot in host.slots:
                 slot.dies_after = None
-                slot.apply_us = 0
+                slot.troubles.end()
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
