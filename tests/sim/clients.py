@@ -40,6 +40,7 @@ from tests.linearizability import (
     State,
 )
 from tests.sim.checkers import Command, GroupChecker
+from tests.sim.machines import MachineFailure
 from tests.sim.plan import GroupPlan
 from tests.sim.world import MS, World, draw_us
 from transport.client import wire
@@ -72,7 +73,7 @@ EXPECTED: Final = frozenset(
         wire.TIMEOUT,
         wire.UNAVAILABLE,
         wire.SHUTTING_DOWN,
-        wire.READ_ONLY,  # the machine is quarantined, its snapshot having decayed
+        wire.READ_ONLY,  # the machine is quarantined
         wire.INTERNAL,
     )
 )
@@ -172,7 +173,7 @@ class Client:
         self.ledger = ledger
         self._checker = checker
         self.is_stopped = False
-        self.counts = {"asked": 0, "answered": 0, "refused": 0, "unknown": 0}
+        self.counts = {"asked": 0, "answered": 0, "refused": 0, "unknown": 0, "failed reads": 0}
         self._rng: random.Random = world.stream(f"client/{number}")
         self._hosts = {host.name: host for host in hosts}
         self._names = [host.name for host in hosts]
@@ -348,6 +349,11 @@ class Client:
         self.counts["answered"] += 1
         answer: Answer = DONE
         if asked.action == "get":
+            if outcome.code == wire.REJECTED:
+                # Its fault is its own: the machine goes on.
+                assert MachineFailure.__name__ in outcome.error_text, outcome
+                self.counts["failed reads"] += 1
+                return
             assert outcome.code == wire.OK, outcome
             entry = decode_get(outcome.data)
             answer = None if entry is None else entry.value

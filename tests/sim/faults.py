@@ -24,6 +24,7 @@ from raft.messages import Decision
 from tests.sim.checkers import shown
 from tests.sim.clock import RATE_EXACT
 from tests.sim.host import Host
+from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
 from tests.sim.slot import DIRECTORY, ChangeMembers, Slot
 from tests.sim.world import MS, draw_us
@@ -38,6 +39,16 @@ RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
 VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
 DISK_FACTOR_MAX: Final = 50
 APPLY_US_MAX: Final = 4_000
+FAILING_CALLS: Final = (
+    (APPLY,),
+    (APPLY,),
+    (APPLY, HOOKS),
+    (READ,),
+    (SNAPSHOT,),
+    (WRITE,),
+    (RESTORE,),
+    (APPLY, READ, SNAPSHOT, WRITE, RESTORE, HOOKS),
+)
 FOREVER_TIMES: Final = 1 << 30  # as good as always
 
 Apply = Callable[["Simulation", random.Random], None]
@@ -149,6 +160,26 @@ def _slow_apply(simulation: Simulation, rng: random.Random) -> None:
     slot.troubles.apply_us = rng.randrange(1, APPLY_US_MAX)
     simulation.note(slot.where, f"applies slowly: {slot.troubles.apply_us} us")
     simulation.later(rng, 2_000, lambda: setattr(slot.troubles, "apply_us", 0))
+
+
+def _machine_fails(simulation: Simulation, rng: random.Random) -> None:
+    """Machines of one process raise for a while.  Those that are quarantined for it stay so until
+    the process is restarted; perhaps somebody does that afterwards."""
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    calls = rng.choice(FAILING_CALLS)
+    slot.troubles.calls = frozenset(calls)
+    simulation.note(slot.where, f"its machines fail in {', '.join(calls)}")
+    mends = rng.random() < 0.5
+
+    def end() -> None:
+        simulation.note(slot.where, "its machines work")
+        slot.troubles.calls = frozenset()
+        if mends and slot.is_quarantined:
+            slot.drain()
+
+    simulation.later(rng, 2_000, end)
 
 
 # --------------------------------------------------------------------------- disks
@@ -376,6 +407,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "clock-jump": Fault((300, 5_000), _clock_jump),
     "clock-drift": Fault((500, 4_000), _clock_drift),
     "slow-apply": Fault((1_000, 5_000), _slow_apply),
+    "machine-fails": Fault((500, 5_000), _machine_fails),
     "disk-error": Fault((1_000, 6_000), _disk_error),
     "disk-full": Fault((2_000, 8_000), _disk_full),
     "disk-stall": Fault((300, 5_000), _disk_stall),

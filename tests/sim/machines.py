@@ -32,7 +32,6 @@ SNAPSHOT: Final = "snapshot"
 WRITE: Final = "write"  # of a view that was given out
 RESTORE: Final = "restore"
 HOOKS: Final = "hooks"
-CALLS: Final = frozenset((APPLY, READ, SNAPSHOT, WRITE, RESTORE, HOOKS))
 
 Run = Callable[[], None]
 

@@ -252,6 +252,8 @@ class Simulation:
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
+                if slot.is_up and slot.is_quarantined:
+                    slot.die("its machine has failed: an operator restarts it")
             host.restart()
         election_us = self.plan.settings.election_timeout_ms * MS
         paused_us = max(
@@ -311,8 +313,6 @@ class Simulation:
         for slot in members:
             core, machine = slot.groups[group].core, slot.machines[group]
             if machine.error is not None:
-                if slot.is_flipped:
-                    continue
                 return f"the machine of {slot.where} has failed: {machine.error}"
             at = (core.last_index, core.commit_index, core.durable_index, machine.applied_index)
             if set(at) != {checker.committed_index}:
@@ -342,7 +342,6 @@ class Simulation:
                     slot.groups[group].core.term,
                 )
                 for slot in members
-                if slot.machines[group].error is None
             }
             voters = checker.configuration.voters
             left = sum(slot.host.me in voters for slot in members)

@@ -438,6 +438,11 @@ class Slot:
         self.is_lost = self.is_flipped = False
         self.world.note(self.where, "is wiped")
 
+    @property
+    def is_quarantined(self) -> bool:
+        """One of its machines is."""
+        return any(machine.error is not None for machine in self.machines.values())
+
     def has_decayed(self, group: int) -> bool:
         """Whether a snapshot of the group here is not what was written."""
         return any(_has_decayed(self.files, path) for path in self.snapshot_paths(group))
