@@ -226,6 +226,7 @@ class GroupChecker:
         self._configurations = History(founders)  # the committed ones
         self._made_configurations: dict[tuple[int, int], Configuration] = {}
         self._snapshots: dict[int, SnapshotMeta] = {}  # by index
+        self._written: dict[SnapshotMeta, bytes] = {}  # files as they were when they were new
         self.made: dict[tuple[int, int], Made] = {}
         self.leaders: dict[int, Replica] = {}
         self._newest_term = 0  # that anybody has led
@@ -248,6 +249,7 @@ class GroupChecker:
                 "recovered",
                 "snapshots",
                 "restored",
+                "chunks sent",
                 "quarantined",
             ),
             0,
@@ -495,6 +497,19 @@ class GroupChecker:
         known = self._snapshots.setdefault(meta.index, meta)
         assert known == meta, f"{node} has another snapshot at {meta.index}: {meta}, not {known}"
         self.counts["snapshots"] += 1
+
+    def note_written(self, meta: SnapshotMeta, data: bytes) -> None:
+        """A file is there under its name: it may decay, and these are its bytes."""
+        known = self._written.setdefault(meta, data)
+        assert known == data, f"two files for {meta}"
+
+    def check_sent(self, node: str, meta: SnapshotMeta, offset: int, data: bytes) -> None:
+        """A piece of a snapshot leaves."""
+        written = self._written[meta]
+        assert written[offset : offset + len(data)] == data, (
+            f"{node} sends what has decayed of {meta}, from {offset} on"
+        )
+        self.counts["chunks sent"] += 1
 
     def note_restored(self, node: str, meta: SnapshotMeta) -> None:
         """A machine has become it."""

@@ -249,6 +249,22 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
         simulation.note(slot.where, f"a bit flips in {path} at {offset}")
 
 
+def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
+    """One bit of a snapshot decays; who is restored from it, or sends it, finds out.  Mostly the
+    next snapshot is there before anybody has looked, so perhaps the process is restarted."""
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    has_one = [group for group in slot.plans if slot.snapshot_paths(group)]
+    groups = [group for group in has_one if simulation.may_lose_snapshot(slot, group)]
+    if groups:
+        path = rng.choice(slot.snapshot_paths(rng.choice(groups)))
+        offset = slot.files.decay(rng, path)
+        simulation.note(slot.where, f"a bit flips in {path} at {offset}")
+        if rng.random() < 0.5:
+            slot.die("killed")
+
+
 def _wipe(simulation: Simulation, rng: random.Random) -> None:
     """A host comes back with blank disks: under its old name it is somebody else."""
     host = _any_host(simulation, rng)
@@ -413,6 +429,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "disk-stall": Fault((300, 5_000), _disk_stall),
     "disk-slow": Fault((1_000, 5_000), _disk_slow),
     "bit-flip": Fault((1_000, 8_000), _bit_flip),
+    "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from actors.group_admin import HAND_OVER_AGAIN_MS
 from raft.configuration import Configuration
 from raft.messages import Replica
 from raft.quorum import majority
@@ -82,6 +83,7 @@ class Simulation:
         self._is_healed = False
         self._faults_seen: Counter[str] = Counter()
         self._undecided = 0
+        self._idle = 0  # replicas whose machine is quarantined at the end
         self._configurations: dict[int, Configuration] = {}
         replicas = {
             name: Replica(name, INCARNATION_FIRST + at) for at, name in enumerate(plan.nodes)
@@ -198,10 +200,16 @@ class Simulation:
         each configuration that is in force, may come to be, or was asked for."""
         if slot.is_lost or slot.is_flipped:
             return False
+        return all(self._can_do_without(slot.host.me, group) for group in slot.plans)
+
+    def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
+        """The same of one replica alone, whose machine may be quarantined for good then: it votes
+        and acknowledges, and serves nobody."""
+        return slot.is_sound(group) and self._can_do_without(slot.host.me, group)
+
+    def _can_do_without(self, replica: Replica, group: int) -> bool:
         return all(
-            sum(self._is_sound(group, each) for each in half - {slot.host.me})
-            >= majority(len(half))
-            for group in slot.plans
+            sum(self._is_sound(group, each) for each in half - {replica}) >= majority(len(half))
             for configuration in (
                 *self.checkers[group].configurations_possible(),
                 *self.wanted[group],
@@ -213,13 +221,13 @@ class Simulation:
         """Its disk is as it left it, as far as anybody knows."""
         host = self.hosts[replica.node]
         slot = host.slots[self.plan.group(group).slot]
-        return host.me == replica and group in slot.plans and not (slot.is_lost or slot.is_flipped)
+        return host.me == replica and group in slot.plans and slot.is_sound(group)
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
         number = self.plan.group(group).slot
         slots = [host.slots[number] for host in self.hosts.values() if host.is_up]
-        return [slot for slot in slots if not (slot.is_lost or slot.is_flipped)]
+        return [slot for slot in slots if slot.is_sound(group)]
 
     def leader_of(self, group: int) -> Slot | None:
         """The one that leads, as far as it knows; of several the newest."""
@@ -273,15 +281,22 @@ class Simulation:
 
     def _settle(self) -> None:
         election_us = self.plan.settings.election_timeout_ms * MS
-        deadline_us = self.world.now_us + SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
+        began_us = self.world.now_us
+        patience_us = SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
         why = "nothing was looked at"
-        while self.world.now_us < deadline_us:
+        while self.world.now_us < began_us + patience_us + self._pause_us():
             self._run_until(self.world.now_us + SETTLE_LOOK_US)
             found = self._unsettled()
             if found is None:
                 return
             why = found
         raise NotSettled(f"still at {self.world.now_us / SECOND:.3f} s: {why}")
+
+    def _pause_us(self) -> int:
+        """How long a leader whose machine is quarantined may be one: somebody has made it that,
+        and it gives leadership away no more often."""
+        may_pause = any(slot.is_quarantined for slot in self._slots_up())
+        return HAND_OVER_AGAIN_MS * MS if may_pause else 0
 
     def _unsettled(self) -> str | None:
         """What is not yet as it has to be at the end."""
@@ -313,6 +328,8 @@ class Simulation:
         for slot in members:
             core, machine = slot.groups[group].core, slot.machines[group]
             if machine.error is not None:
+                if slot.has_decayed(group):
+                    continue  # nobody rebuilds it
                 return f"the machine of {slot.where} has failed: {machine.error}"
             at = (core.last_index, core.commit_index, core.durable_index, machine.applied_index)
             if set(at) != {checker.committed_index}:
@@ -335,17 +352,19 @@ class Simulation:
     def _judge(self) -> None:
         for group, checker in self.checkers.items():
             members = self._members_left(group, checker)
+            serving = [slot for slot in members if slot.machines[group].error is None]
             states = {
                 slot.where: (
                     slot.machines[group].applied_index,
                     slot.machines[group].machine.digest(),
                     slot.groups[group].core.term,
                 )
-                for slot in members
+                for slot in serving
             }
             voters = checker.configuration.voters
-            left = sum(slot.host.me in voters for slot in members)
-            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters are left"
+            left = sum(slot.host.me in voters for slot in serving)
+            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters serve"
+            self._idle += len(members) - len(serving)
             check_equal(group, states)
             check_log_time(checker.committed)
             ledger = self.ledgers[group]
@@ -372,6 +391,7 @@ class Simulation:
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
         found["reads of two leaders"] += self.reader.count
+        found["quarantined at the end"] += self._idle
         found["undecided"] += self._undecided
         return found
 

@@ -29,6 +29,7 @@ from actors import snapshot_files
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    ChunkRead,
     Drain,
     GroupDescribed,
     HandBacks,
@@ -64,11 +65,13 @@ from raft.messages import (
     Reconfigure,
     Replica,
     Save,
+    SnapshotLost,
+    SnapshotMeta,
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
 from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.runs import check_run, read_configuration
-from raft.store.snapshots import SUFFIX, SnapshotStore
+from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from tests.sim.checkers import Disk, GroupChecker, Seen
 from tests.sim.clock import ProcessClock
@@ -166,9 +169,10 @@ class WatchedGroup(GroupActor):
 
 @dataclass(slots=True)
 class _Work:
+    group: int
     run: Callable[[], object]
     actor: str  # which hears of the result
-    takes_us: int
+    takes_us: int = 0
 
 
 class _Thread:
@@ -232,7 +236,17 @@ class Slot:
             *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
         )
         self.counts = dict.fromkeys(
-            ("turns", "batches", "deaths", "starts", "works", "jobs", "anomalies"), 0
+            (
+                "turns",
+                "batches",
+                "deaths",
+                "starts",
+                "works",
+                "jobs",
+                "anomalies",
+                "snapshots lost",
+            ),
+            0,
         )
 
     # ------------------------------------------------------------------ life
@@ -442,6 +456,10 @@ class Slot:
     def is_quarantined(self) -> bool:
         """One of its machines is."""
         return any(machine.error is not None for machine in self.machines.values())
+
+    def is_sound(self, group: int) -> bool:
+        """What this replica has on its disk is what it wrote, as far as anybody knows."""
+        return not (self.is_lost or self.is_flipped or self.has_decayed(group))
 
     def has_decayed(self, group: int) -> bool:
         """Whether a snapshot of the group here is not what was written."""
@@ -714,22 +732,25 @@ class Slot:
         self._live_on()
         store, name = self.stores[effect.group], actor_name(effect.group)
         is_long = type(effect) is WriteSnapshot
-        self._submit(lambda: snapshot_files.carry_out(store, effect), name, is_long=is_long)
+        work = _Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name)
+        self._submit(work, is_long=is_long)
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self._live_on()
 
         name = machine_name(effect.group)
-        self._submit(lambda: snapshot_files.run_restore(effect), name, is_long=True)
+        work = _Work(effect.group, lambda: snapshot_files.run_restore(effect), name)
+        self._submit(work, is_long=True)
 
-    def _submit(self, work: Callable[[], object], name: str, *, is_long: bool) -> None:
+    def _submit(self, work: _Work, *, is_long: bool) -> None:
         """What a thread does beside the loop: here it is done all at once, some time later."""
         shortest_us, longest_us = self.host.plan.disk_us
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
         if is_long:
             delay_us = min(delay_us * LONG_WORK_FACTOR, LONG_WORK_US_MAX)
         thread = self._threads[is_long]
-        thread.works.append(_Work(work, name, delay_us))
+        work.takes_us = delay_us
+        thread.works.append(work)
         thread.free_us = max(thread.free_us, self.world.now_us) + delay_us
         self.world.at(thread.free_us, self._on_work_done, self.life, thread)
 
@@ -744,10 +765,26 @@ class Slot:
         work = thread.works.popleft()
         result = work.run()
         if type(result) is SnapshotWritten:
+            self._note_written(work.group, result.meta)
             # How long it took is part of what happens next, so it is told in the world's time.
             result = SnapshotWritten(result.meta, work.takes_us // 1_000)
+        elif type(result) is ChunkRead:
+            checker = self.host.checkers[work.group]
+            checker.check_sent(self.host.name, result.snapshot, result.offset, result.data)
+        elif type(result) is SnapshotLost:
+            self._note_lost(work.group, result.snapshot)
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
+
+    def _note_lost(self, group: int, meta: SnapshotMeta) -> None:
+        """It was to be sent, and cannot be read."""
+        assert self.has_decayed(group), f"{self.where} cannot read {meta}, and nothing has decayed"
+        self.counts["snapshots lost"] += 1
+        self.world.note(self.where, f"cannot send the snapshot of {group} at {meta.index}")
+
+    def _note_written(self, group: int, meta: SnapshotMeta) -> None:
+        path = f"{_snapshots_of(group)}/{snapshot_name(meta)}"
+        self.host.checkers[group].note_written(meta, self.files.content(path))
 
     # ------------------------------------------------------------------ threads of machines
 
