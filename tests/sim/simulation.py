@@ -387,6 +387,7 @@ class Simulation:
             for slot in host.slots:
                 found.update(slot.counts)
                 found["lost"] += slot.is_lost
+            found["messages misdirected"] += host.misdirected
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})

@@ -677,8 +677,6 @@ class Slot:
         self._live_on()
         group = int(address.name.partition("/")[2])
         for message in effect.messages:
-            if message.to != self.host.peers[message.to.node]:
-                continue  # the router knows that this incarnation is gone
             lane = peer_codec.LANES[type(message)]
             out = self._bulk_out if lane == LANE_BULK else self._control_out
             out.setdefault(message.to.node, []).append((group, message))
@@ -723,7 +721,7 @@ class Slot:
             frame: list[Any] = []
             for group, message in messages:
                 self.host.checkers[group].promised[message.sender].note(message)
-                frame += (group, peer_codec.encode(message))
+                frame += (group, message.to.incarnation, peer_codec.encode(message))
             self.host.send_raft(node, lane, frame)
 
     # ------------------------------------------------------------------ snapshots
