@@ -62,7 +62,7 @@ CONSISTENCIES_WEIGHTS: Final = (50, 35, 15)  # of messages that read
 AMOUNT_MAX: Final = 1_000_000
 
 IN_THE_LOG: Final = (wire.OK, wire.REJECTED)
-# What a client may be told while things go wrong.  Anything else is a surprise, and an error.
+# What anybody may be told while things go wrong.  Anything else is a surprise, and an error.
 EXPECTED: Final = frozenset(
     (
         wire.OK,
@@ -78,9 +78,12 @@ EXPECTED: Final = frozenset(
     )
 )
 
-
 # What a router says when nobody else did: somebody has lost a message.
 FORGOTTEN: Final = "the deadline passed without an answer"
+
+
+def check_expected(who: str, outcome: Outcome) -> None:
+    assert outcome.code in EXPECTED, f"{who} is told {outcome}"
 
 
 def check_calm(world: World, asked_us: int, outcome: Outcome) -> None:
@@ -302,7 +305,8 @@ class Client:
         outcomes = wire.decode_replies(payload, len(self._asked))
         first = outcomes[0]
         codes = {outcome.code for outcome in outcomes}
-        assert codes <= EXPECTED, f"{self.where} is told {first}"
+        for outcome in outcomes:
+            check_expected(self.where, outcome)
         check_calm(self.world, self._asked_us, first)
         self._leader = first.leader or None
         if any(outcome.code not in IN_THE_LOG for outcome in outcomes):
