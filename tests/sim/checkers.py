@@ -507,7 +507,7 @@ class GroupChecker:
         """A piece of a snapshot leaves."""
         written = self._written[meta]
         assert written[offset : offset + len(data)] == data, (
-            f"{node} sends what has decayed of {meta}, from {offset} on"
+            f"{node} sends what has decayed of the snapshot at {meta.index}, from {offset} on"
         )
         self.counts["chunks sent"] += 1
 
