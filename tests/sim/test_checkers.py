@@ -351,6 +351,14 @@ def test_a_machine_that_becomes_what_nobody_has_made() -> None:
         checker.note_restored("n2", a_snapshot(1, 1))
 
 
+def test_a_piece_of_a_snapshot_that_has_decayed_is_sent() -> None:
+    checker = GroupChecker(7, ALL)
+    checker.note_written(a_snapshot(2, 1), b"abcdef")
+    checker.check_sent("n1", a_snapshot(2, 1), 2, b"cd")
+    with pytest.raises(AssertionError, match="n1 sends what has decayed"):
+        checker.check_sent("n1", a_snapshot(2, 1), 2, b"cD")
+
+
 def test_the_group_s_disks_follow_marks() -> None:
     checker = GroupChecker(7, ALL)
     runs = [a_run(1, 1), a_run(1, 2), a_run(1, 3)]
@@ -384,6 +392,17 @@ def test_two_states_at_one_index() -> None:
     checker.note_digest("n2", 5, b"b")
     with pytest.raises(AssertionError, match="n2 has another state at 4"):
         checker.note_digest("n2", 4, b"b")
+
+
+def test_an_answer_before_anybody_has_applied() -> None:
+    checker = GroupChecker(7, ALL)
+    checker.note_digest("n1", 4, b"a")
+    checker.check_answered("tag", 4)
+    with pytest.raises(AssertionError, match="tag was answered at 5"):
+        checker.check_answered("tag", 5)
+    checker.note_digest("n2", 5, None)  # quarantined behind it: so much has been applied
+    checker.check_answered("tag", 5)
+    checker.note_digest("n1", 5, b"b")
 
 
 def test_replicas_that_differ_at_the_end() -> None:
