@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from raft.configuration import Configuration
 from raft.messages import Decision
 from tests.sim.checkers import shown
 from tests.sim.clock import RATE_EXACT
+from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
@@ -345,11 +347,20 @@ def _flap(simulation: Simulation, rng: random.Random) -> None:
 # --------------------------------------------------------------------------- operators
 
 
+def _reset_peers(simulation: Simulation, rng: random.Random) -> None:
+    """A majority of one group is lost for good; of a group that has its processes for itself."""
+    numbers = Counter(plan.slot for plan in simulation.plan.groups)
+    groups = [plan.group for plan in simulation.plan.groups if numbers[plan.slot] == 1]
+    if groups and simulation.disaster is None:
+        simulation.disaster = maybe_strike(simulation, rng.choice(groups), rng)
+
+
 def _members(simulation: Simulation, rng: random.Random) -> None:
     """Other voters and learners, of hosts that are there and whose disks are sound."""
     group = rng.choice(list(simulation.checkers))
     leader = simulation.leader_of(group)
-    if leader is None:
+    disaster = simulation.disaster
+    if leader is None or (disaster is not None and not disaster.is_over):
         return
     slots = simulation.slots_for(group)
     count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
@@ -435,6 +446,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "bridge": Fault((500, 4_000), _bridge),
     "one-way": Fault((500, 5_000), _one_way),
     "flap": Fault((100, 3_000), _flap),
+    "reset-peers": Fault((4_000, 20_000), _reset_peers),
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),

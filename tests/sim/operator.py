@@ -46,13 +46,23 @@ class Operator:
 
     def ask(self, rng: random.Random, group: str, command: str, value: str) -> None:
         """Of any node that is up; it is handed on to whoever can do it."""
+        self.ask_at(rng.choice(list(self._hosts.values())), group, command, value, {})
+
+    def ask_at(
+        self, host: Host, group: str, command: str, value: str, options: Mapping[str, str]
+    ) -> int:
+        """Its number, for :meth:`is_asked`."""
         self._number += 1
-        batch = wire.join_batch([wire.encode_admin(command, value)], TIMEOUT_MS)
-        host = rng.choice(list(self._hosts.values()))
+        batch = wire.join_batch([wire.encode_admin(command, value, options)], TIMEOUT_MS)
         correlation = str(self._number).encode()
         self._asked[self._number] = command, self._world.now_us
         if host.take_client_message(IDENTITY, correlation, group, batch):
             self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
+        return self._number
+
+    def is_asked(self, number: int) -> bool:
+        """It has not been answered."""
+        return number in self._asked
 
     def write(self, group: str) -> None:
         """Again and again until it is taken."""

@@ -28,6 +28,7 @@ from tests.linearizability import Undecided
 from tests.sim.checkers import GroupChecker, check_equal, check_log_time, halves_of, shown
 from tests.sim.clients import Client, Ledger, check_ledger
 from tests.sim.clock import RATE_EXACT
+from tests.sim.disaster import Disaster
 from tests.sim.faults import FAULTS
 from tests.sim.host import Host
 from tests.sim.network import Network
@@ -42,6 +43,7 @@ CALM_ELECTIONS: Final = 4  # election timeouts after the faults until all is tak
 CLIENTS_STOP_US: Final = 1 * SECOND  # they go on for so long in the calm
 SETTLE_ELECTIONS_MAX: Final = 12  # election timeouts until all must be well, beside
 SETTLE_US_MAX: Final = 8 * SECOND  # what clients and routers may wait for answers that are lost
+RESET_ELECTIONS_MAX: Final = 60  # until a group without its majority goes on
 SETTLE_LOOK_US: Final = 20 * MS
 
 
@@ -82,6 +84,7 @@ class Simulation:
         self.events = 0
         self._is_healed = False
         self._faults_seen: Counter[str] = Counter()
+        self.disaster: Disaster | None = None  # at most one in a history
         self._undecided = 0
         self._idle = 0  # replicas whose machine is quarantined at the end
         self._configurations: dict[int, Configuration] = {}
@@ -94,7 +97,7 @@ class Simulation:
         for each in plan.groups:
             founders = Configuration.of(*(replicas[name] for name in each.members))
             self.checkers[each.group] = GroupChecker(
-                each.group, founders, self._note_group, self.reader.on_leader
+                each.group, founders, self._note_group, self.reader.on_leader, self._on_reset
             )
         for replica in list(replicas.values()):
             host = Host(
@@ -122,7 +125,8 @@ class Simulation:
             self._schedule(name, self.world.stream(f"fault/{name}"))
         self._run_until(self.plan.faults_us)
         self._heal()
-        assert self.world.calm_us is not None
+        self._await_reset()
+        self.world.calm_us = self._calm_us()
         self._run_until(self.world.calm_us)
         self._ask_for_everything()
         self._run_until(self.world.now_us + CLIENTS_STOP_US)
@@ -219,9 +223,14 @@ class Simulation:
 
     def _is_sound(self, group: int, replica: Replica) -> bool:
         """Its disk is as it left it, as far as anybody knows."""
+        slot = self.slot_of(group, replica)
+        return slot is not None and slot.is_sound(group)
+
+    def slot_of(self, group: int, replica: Replica) -> Slot | None:
+        """Where it is, up or not; None: it is gone."""
         host = self.hosts[replica.node]
         slot = host.slots[self.plan.group(group).slot]
-        return host.me == replica and group in slot.plans and slot.is_sound(group)
+        return slot if host.me == replica and group in slot.plans else None
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
@@ -263,12 +272,25 @@ class Simulation:
                 if slot.is_up and slot.is_quarantined:
                     slot.die("its machine has failed: an operator restarts it")
             host.restart()
+
+    def _await_reset(self) -> None:
+        """Where a majority is lost, it takes somebody to make the rest go on."""
+        if self.disaster is None:
+            return
+        election_us = self.plan.settings.election_timeout_ms * MS
+        deadline_us = self.world.now_us + RESET_ELECTIONS_MAX * election_us + SETTLE_US_MAX
+        while not self.disaster.is_over:
+            assert self.world.now_us < deadline_us, f"group {self.disaster.group} is not reset"
+            self._run_until(self.world.now_us + SETTLE_LOOK_US)
+
+    def _calm_us(self) -> int:
+        """From when on nothing is left of what went wrong."""
         election_us = self.plan.settings.election_timeout_ms * MS
         paused_us = max(
             max(host.paused_until_us, *(slot.busy_until_us for slot in host.slots))
             for host in self.hosts.values()
         )
-        self.world.calm_us = max(self.world.now_us, paused_us) + CALM_ELECTIONS * election_us
+        return max(self.world.now_us, paused_us) + CALM_ELECTIONS * election_us
 
     def _ask_for_everything(self) -> None:
         """Each command of an operator once: now it has to be answered by whom it is for; and a
@@ -403,6 +425,17 @@ class Simulation:
             self.operator.take_reply(correlation, payload)
         elif identity != READER:
             self.clients[identity].take_reply(correlation, payload)
+
+    def _on_reset(self, group: int) -> None:
+        checker = self.checkers[group]
+        under_way = [
+            operation
+            for client in self.clients.values()
+            if client.plan.group == group
+            for operation in client.under_way()
+        ]
+        self.ledgers[group].begin_anew(checker.kept_index, under_way)
+        self.wanted[group].clear()
 
     def _note_group(self, what: str) -> None:
         self.world.note("group", what)

@@ -119,11 +119,11 @@ class WatchedCore(Core):
     """A core whose reads are held against what was committed when they were asked for."""
 
     checker: GroupChecker
-    asked: dict[int, int]  # token -> committed index of the group
+    asked: dict[int, tuple[int, int]]  # token -> what the group had committed
 
     def step(self, message: Any, now: int) -> None:
         if type(message) is Read and message.mode != STALE:
-            self.asked[message.token] = self.checker.committed_index
+            self.asked[message.token] = self.checker.committed_now()
         super().step(message, now)
 
     def take_output(self) -> Output | None:

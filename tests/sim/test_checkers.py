@@ -422,9 +422,9 @@ def test_log_time_that_goes_back() -> None:
 
 def test_a_read_that_misses_what_was_committed_before_it() -> None:
     checker = GroupChecker(7, ALL)
-    checker.check_read("n1", 5, 5)
+    checker.check_read("n1", 5, (0, 5))
     with pytest.raises(AssertionError, match="n1 reads at 4, but 5 was committed"):
-        checker.check_read("n1", 4, 5)
+        checker.check_read("n1", 4, (0, 5))
 
 
 def test_a_lease_of_a_leader_that_has_been_followed_by_another() -> None:
