@@ -49,6 +49,8 @@ def test_every_seed_holds_what_must_hold() -> None:
     ):
         assert counts[what] >= least * SEEDS, f"{what}: {counts[what]}"
     assert counts["lost"] >= SEEDS // 20
+    assert counts["resets"] >= SEEDS // 20
+    assert counts["runs lost"] >= SEEDS // 20
     assert counts["quarantined"] >= SEEDS // 3
     assert counts["quarantined at the end"] >= SEEDS // 50
     assert counts["snapshots lost"] >= SEEDS // 100
