@@ -253,8 +253,12 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
 
 def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
     """One bit of a snapshot decays; who is restored from it, or sends it, finds out.  Mostly the
-    next snapshot is there before anybody has looked, so perhaps the process is restarted."""
+    next snapshot is there before anybody has looked, so perhaps it is one that is being sent, or
+    the process is restarted.  If not, the disk is perhaps so bad that the next snapshot fails."""
     slot = _any_slot(simulation, rng)
+    senders = simulation.senders_of_snapshots()
+    if senders and rng.random() < 0.7:
+        slot = rng.choice(senders)
     if slot is None:
         return
     has_one = [group for group in slot.plans if slot.snapshot_paths(group)]
@@ -265,6 +269,8 @@ def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
         simulation.note(slot.where, f"a bit flips in {path} at {offset}")
         if rng.random() < 0.5:
             slot.die("killed")
+        elif rng.random() < 0.5:
+            slot.files.fail("pwrite", errno.EIO, path=".writing")
 
 
 def _wipe(simulation: Simulation, rng: random.Random) -> None:

@@ -246,6 +246,14 @@ class Simulation:
     def _slots_up(self) -> list[Slot]:
         return [slot for host in self.hosts.values() for slot in host.slots if slot.is_up]
 
+    def senders_of_snapshots(self) -> list[Slot]:
+        """Where somebody is getting one from, or shall when he is heard again."""
+        return [
+            slot
+            for slot in self._slots_up()
+            if any(actor.core.snapshots_in_use for actor in slot.groups.values())
+        ]
+
     def leading_hosts(self) -> list[Host]:
         return [
             host
@@ -345,8 +353,9 @@ class Simulation:
             if slot.groups[group].pending_count:
                 return f"{slot.groups[group].pending_count} messages wait in {slot.where}"
         members = self._members_left(group, checker)
-        if not any(slot.groups[group].core.can_serve for slot in members):
-            return "nobody leads"
+        leaders = [slot for slot in members if slot.groups[group].core.can_serve]
+        if not any(slot.machines[group].error is None for slot in leaders):
+            return "nobody leads who can answer"
         for slot in members:
             core, machine = slot.groups[group].core, slot.machines[group]
             if machine.error is not None:
