@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.snapshots import FAILED_PAUSE_MS
 from raft.configuration import Configuration
 from raft.messages import Replica
 from raft.quorum import majority
@@ -324,9 +325,14 @@ class Simulation:
 
     def _pause_us(self) -> int:
         """How long a leader whose machine is quarantined may be one: somebody has made it that,
-        and it gives leadership away no more often."""
-        may_pause = any(slot.is_quarantined for slot in self._slots_up())
-        return HAND_OVER_AGAIN_MS * MS if may_pause else 0
+        and it gives leadership away no more often.  How long one that could not write a snapshot
+        lets those who need it wait."""
+        slots = self._slots_up()
+        if any(slot.is_quarantined for slot in slots):
+            return HAND_OVER_AGAIN_MS * MS
+        actors = [actor for slot in slots for actor in slot.groups.values()]
+        has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
+        return FAILED_PAUSE_MS * MS if has_failed else 0
 
     def _unsettled(self) -> str | None:
         """What is not yet as it has to be at the end."""
