@@ -1,8 +1,11 @@
 """A majority of one group is lost for good, and somebody makes the rest of it go on.
 
-Once in a history at most.  The lost replicas never come back; their hosts may, wiped.  The operator
-waits until nobody leads any more, looks at the logs of all survivors, and has the one that goes
-furthest reset the group onto itself alone, or onto all survivors; again, if that came to nothing.
+Once in a history at most.  The lost replicas never come back; their hosts may, wiped.  Lost are all
+but a minority of the voters: a learner, or one that was removed and not told, may know of more that
+is committed than any voter that is left, and must not meet whoever begins anew without it (see
+docs/raft.md, "Reset of peers").  The operator waits until nobody leads any more, looks at the logs
+of all survivors, and has the one that goes furthest reset the group onto itself alone, or onto all
+survivors; again, if that came to nothing.
 
 What the checkers allow from then on is exactly this (:meth:`GroupChecker.expect_reset`): once that
 one leads, what is committed and not in its log is gone, with all that clients were told of it, and
@@ -50,16 +53,15 @@ class Disaster:
 
     def begin(self, rng: random.Random) -> None:
         simulation = self._simulation
-        left = {slot.host.me for slot in self._survivors}
-        for replica in sorted(self._checker.configuration.voters - left):
-            slot = simulation.slot_of(self.group, replica)
-            if slot is None or slot.is_lost:
+        for host in simulation.hosts.values():
+            slot = host.hosts(self.group)
+            if slot is None or slot in self._survivors:
                 continue
             slot.die("it burns")
             slot.lose("for good, with a majority")
             # What it has sent is not to come after somebody has looked what is left.
-            simulation.network.reset(simulation.network.around(slot.host.name))
-        names = ", ".join(sorted(each.node for each in left))
+            simulation.network.reset(simulation.network.around(host.name))
+        names = ", ".join(sorted(slot.host.name for slot in self._survivors))
         simulation.note("ops", f"of {self.group} there is left: {names}")
         simulation.world.after(rng.randint(*CALM_ELECTIONS) * self._election_us, self._try)
 
