@@ -58,7 +58,7 @@ from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
 from actors.runtime import Actor, Clock, Effects, StartTimer, Stop, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, SnapshotSettings
-from actors.snapshots import TIMER as SNAPSHOT_TIMER
+from actors.snapshots import TIMERS as SNAPSHOT_TIMERS
 from actors.snapshots import GroupSnapshots
 from raft.configuration import Configuration, UnknownPart
 from raft.core import Core
@@ -363,8 +363,8 @@ class GroupActor(Actor):
         self.core.step(message, self._clock.now_ms())
 
     def _on_timer(self, message: TimerFired) -> list[object] | None:
-        if message.key == SNAPSHOT_TIMER:
-            return self.snapshots.on_timer()
+        if message.key in SNAPSHOT_TIMERS:
+            return self.snapshots.on_timer(message.key)
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:

@@ -10,8 +10,10 @@ that passes meanwhile says so.
 
 **Leading and not able to serve.**  A leader that is about to stop, or whose machine is quarantined,
 gives leadership to somebody else by itself.  In a group in which all machines fail alike that would
-go round and round, so a quarantined one tries it rarely; three of them take turns in the time of
-one pause and then stay.
+go round and round, so a quarantined one does it rarely; three of them take turns in the time of
+one pause and then stay.  Each time it is somebody else's turn: two that are quarantined must not
+have it from each other for ever.  An offer that came to nothing, as while nobody has answered a
+leader that is new, is made again soon.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class GroupAdmin:
         "_decisions",
         "_group",
         "_hands_over",
+        "_next_heir",
         "_not_before_ms",
         "_offered",
         "_token",
@@ -63,6 +66,7 @@ class GroupAdmin:
         self._decisions: dict[int, Callable[[Decision], None]] = {}
         self._transfers: set[int] = set()  # tokens of those that are not decided
         self._hands_over = False  # by itself: the decision is outstanding
+        self._next_heir = 0  # whose turn it is, among the other voters
         self._offered = False  # it has been tried since the node began to stop
         self._not_before_ms = 0
 
@@ -207,18 +211,32 @@ class GroupAdmin:
         now = self._group.now_ms()
         if self._hands_over or self._group.core.is_transferring:
             return
+        heir = None
         if stopping:
             if self._offered:
                 return
             self._offered = True
         elif now < self._not_before_ms:
             return
+        else:
+            heir = self._take_heir()
         self._not_before_ms = now + HAND_OVER_AGAIN_MS
         self._hands_over = True
-        self._transfer(self._expect(self._on_handed_over), None)
+        self._transfer(self._expect(self._on_handed_over), heir)
+
+    def _take_heir(self) -> Replica | None:
+        core = self._group.core
+        others = sorted(core.configuration.voters - {core.me})
+        if not others:
+            return None
+        self._next_heir += 1
+        return others[self._next_heir % len(others)]
 
     def _on_handed_over(self, decision: Decision) -> None:
         self._hands_over = False
+        if decision.error is not None:
+            election_timeout_ms = self._group.core.settings.election_timeout_ms
+            self._not_before_ms = self._group.now_ms() + election_timeout_ms
 
     @property
     def hands_over(self) -> bool:

@@ -57,6 +57,8 @@ from raft.messages import (
 from transport import protocol
 
 TIMER: Final = "snapshot"
+AGAIN_TIMER: Final = "snapshot again"
+TIMERS: Final = (TIMER, AGAIN_TIMER)
 PAUSE_FACTOR: Final = 10  # of the time that the last one took
 HURRY_FACTOR: Final = 4  # of ``snapshot_bytes``: so large a log waits for no pause
 FAILED_PAUSE_MS: Final = 10_000  # before the next attempt
@@ -151,8 +153,11 @@ class GroupSnapshots:
     def _timer(self) -> StartTimer:
         return StartTimer(TIMER, self._clock.now_ms() + self._settings.snapshot_interval_ms)
 
-    def on_timer(self) -> list[object]:
-        """The interval is over: take one if there is anything new."""
+    def on_timer(self, key: object) -> list[object]:
+        """The interval is over: take one if there is anything new.  Or the pause after one that
+        failed is, and somebody waits for it."""
+        if key == AGAIN_TIMER:
+            return self._ask_for_view() if self._is_lost and self._may_begin else []
         effects: list[object] = [self._timer()]
         if (self._core.handed_index > self.index or self._is_lost) and self._may_begin:
             effects += self._ask_for_view()
@@ -215,8 +220,7 @@ class GroupSnapshots:
         if message.view is None:
             assert message.error is not None
             self._has_none = message.error == NO_SNAPSHOTS
-            self._fail(message.error)
-            return []
+            return self._fail(message.error)
         if message.index < self.index + (not self._is_lost):
             # Also when a newer one was installed meanwhile.
             self._counted_bytes = self._handed_bytes
@@ -251,18 +255,22 @@ class GroupSnapshots:
         self._want_keep()
         self._finish_waiting()
 
-    def on_failed(self, message: SnapshotFailed) -> None:
+    def on_failed(self, message: SnapshotFailed) -> list[object]:
         assert self._state == _WRITING
         self._state = _IDLE
-        self._fail(message.error)
+        return self._fail(message.error)
 
-    def _fail(self, error: str) -> None:
+    def _fail(self, error: str) -> list[object]:
         self.counts["failed"] += not self._has_none
         self._not_before_ms = self._clock.now_ms() + FAILED_PAUSE_MS
         # Counted from here on, so that a large log does not make it try again at once.
         self._counted_bytes = self._handed_bytes
         waiting, self._waiting = self._waiting, []
         self._clients.finish_all(waiting, protocol.REJECTED, error, maybe_applied=False)
+        if not self._is_lost:
+            return []
+        # Whoever waits for it may be needed for anything new to be committed.
+        return [StartTimer(AGAIN_TIMER, self._not_before_ms)]
 
     def _finish_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -288,6 +288,32 @@ def test_where_all_machines_failed_leadership_does_not_go_round_for_ever() -> No
     assert term < cluster.leader().core.term <= term + 4, "but it is tried again"
 
 
+def poisoned(*fragile: str, names: tuple[str, ...] = ("n1", "n2", "n3")) -> Cluster:
+    """The machines of these have failed, and the last attempts to hand over are long ago."""
+    cluster = Cluster(names, machines={name: Fragile() for name in fragile})
+    cluster.request(cluster.leader(), put("poison"))
+    cluster.run(module.HAND_OVER_AGAIN_MS + 1_000)
+    return cluster
+
+
+def test_a_failed_machine_s_replica_that_is_elected_gives_leadership_away_at_once() -> None:
+    """Not after the pause between two such steps: no peer has answered a leader that is new."""
+    cluster = poisoned("n1")
+    assert cluster.leader().name != "n1"
+    admin(cluster, cluster.leader(), "transferLeader", "n1")
+    cluster.run(3 * TIMEOUT_MS)
+    assert cluster.leader().name != "n1"
+
+
+def test_two_with_failed_machines_do_not_keep_leadership_between_them() -> None:
+    names = ("n1", "n2", "n3", "n4", "n5")
+    cluster = poisoned("n4", "n5", names=names)
+    for name in ("n4", "n5"):
+        admin(cluster, cluster.leader(), "transferLeader", name)
+        cluster.run(2 * module.HAND_OVER_AGAIN_MS)
+        assert cluster.leader().name not in ("n4", "n5")
+
+
 # --------------------------------------------------------------------------- resetPeers
 
 

@@ -487,6 +487,20 @@ def test_a_leader_whose_snapshot_is_damaged_takes_it_once_more_and_sends_that() 
     assert len(digests(cluster)) == 1
 
 
+def test_a_lost_snapshot_is_taken_again_after_a_failure_though_nothing_new_comes() -> None:
+    """Perhaps nothing can be committed before the follower that waits for it is back."""
+    cluster, leader, follower = lagging()
+    (name,) = files(leader)
+    leader.files.flip(f"/{leader.name}/snapshots/{name}", 150)
+    leader.files.fail("pwrite", errno.ENOSPC, path=".writing")
+    cluster.run(1_000)
+    assert leader.group.snapshots.counts["failed"] == 1
+    assert follower.group.snapshots.counts["received"] == 0
+    cluster.run(snapshots_module.FAILED_PAUSE_MS)
+    assert follower.group.snapshots.counts["received"] == 1
+    assert len(digests(cluster)) == 1
+
+
 def test_what_the_machine_has_yet_to_read_is_kept_when_a_newer_one_arrives() -> None:
     cluster, leader, _ = three()
     fill(cluster, leader, 12)

@@ -205,11 +205,31 @@ class Seen:
         return cls(core.commit_index, core.term if core.is_leader else None, core.configuration)
 
 
+@dataclass(slots=True, frozen=True)
+class Reset:
+    """What an operator has asked for when a majority was lost: that this replica goes on with this
+    configuration, in a term that is out of reach of the others, and with what it has durably."""
+
+    leader: Replica
+    configuration: Configuration
+    term_least: int
+    durable_index: int
+    durable_term: int
+
+    def is_done_by(self, core: Core) -> bool:
+        return (
+            core.me == self.leader
+            and core.term >= self.term_least
+            and core.configuration == self.configuration
+        )
+
+
 class GroupChecker:
     """``founders``: the configuration that the group begins with.
 
     ``configuration`` is the newest that is committed.  ``note`` says to the trace what the group
-    has decided; ``on_leader`` hears of the group when a term has got its leader.
+    has decided; ``on_leader`` hears of the group when a term has got its leader, ``on_reset`` when
+    it has begun anew without its majority.
     """
 
     def __init__(
@@ -218,14 +238,22 @@ class GroupChecker:
         founders: Configuration,
         note: Callable[[str], None] = lambda _: None,
         on_leader: Callable[[int], None] = lambda _: None,
+        on_reset: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.group = group
         self.founders = founders
         self._note = note
         self._on_leader = on_leader
+        self._on_reset = on_reset
+        self._reset: Reset | None = None  # asked for
+        self._reset_term = 0  # of the leader that has begun anew; 0: nobody has
+        self._reset_index = 0  # of the configuration that it has begun with
+        self.kept_index = 0  # up to which what was committed before that is kept
+        self.committed_before: list[Run] = []
         self._configurations = History(founders)  # the committed ones
         self._made_configurations: dict[tuple[int, int], Configuration] = {}
         self._snapshots: dict[int, SnapshotMeta] = {}  # by index
+        self._written: dict[SnapshotMeta, bytes] = {}  # files as they were when they were new
         self.made: dict[tuple[int, int], Made] = {}
         self.leaders: dict[int, Replica] = {}
         self._newest_term = 0  # that anybody has led
@@ -235,6 +263,7 @@ class GroupChecker:
         self.disks: defaultdict[Replica, Disk] = defaultdict(Disk)
         self.promised: defaultdict[Replica, Promised] = defaultdict(Promised)
         self._digests: dict[int, bytes] = {}
+        self._applied_index = 0  # of the machine that has ever come furthest
         self.counts = dict.fromkeys(
             (
                 "leaders",
@@ -247,6 +276,10 @@ class GroupChecker:
                 "recovered",
                 "snapshots",
                 "restored",
+                "chunks sent",
+                "quarantined",
+                "resets",
+                "runs lost",
             ),
             0,
         )
@@ -268,6 +301,11 @@ class GroupChecker:
             for each in (before or core.configuration, core.configuration)
         ]
         assert not all(missing), f"{core.me.node} leads term {core.term} with {missing[-1]}"
+        if self._reset is not None and self._reset.is_done_by(core):
+            self._begin_anew(core)
+        assert core.term >= self._reset_term, (
+            f"{core.me.node} leads term {core.term}, the group was reset in {self._reset_term}"
+        )
         self.leaders[core.term] = core.me
         self._newest_term = max(self._newest_term, core.term)
         self.counts["leaders"] += 1
@@ -293,6 +331,63 @@ class GroupChecker:
                 return f"the votes of {len(voted)} of {len(half)} voters: {names}"
         return ""
 
+    # ------------------------------------------------------------------ a lost majority
+
+    def expect_reset(self, reset: Reset) -> None:
+        """From now on it may come to be; one that was asked for before did not."""
+        self._reset = reset
+
+    @property
+    def is_reset(self) -> bool:
+        """There was a majority that is lost, and it is over."""
+        return self.committed_index >= self._reset_index > 0
+
+    def _begin_anew(self, core: Core) -> None:
+        """What is committed and not in this log is gone; nothing else is."""
+        log, reset = core.log, self._reset
+        assert reset is not None
+        assert log.base_index > reset.durable_index or (
+            log.term_at(reset.durable_index) == reset.durable_term
+        ), f"{core.me.node} has not kept {reset.durable_index}, which it had when it was reset"
+        kept = 0
+        for run in self.committed:
+            if run.last > log.base_index and log.term_at(run.last) != run.term:
+                break
+            kept += 1
+        lost = self.committed[kept:]
+        if self._reset_term:
+            assert not lost, f"{core.me.node} has lost {lost[0].first} to a second reset"
+        else:
+            self.committed_before = list(self.committed)
+        del self.committed[kept:], self._committed_firsts[kept:], self._committed_in[kept:]
+        index = self.committed_index
+        if lost:
+            self._configurations.truncate_from(index + 1)
+        self._made_configurations = {
+            (term, first): configuration
+            for (term, first), configuration in self._made_configurations.items()
+            if first <= index or log.term_at(first) == term
+        }
+        self._digests = {at: each for at, each in self._digests.items() if at <= index}
+        self._snapshots = {at: each for at, each in self._snapshots.items() if at <= index}
+        self._applied_index = min(self._applied_index, index)
+        self.counts["runs lost"] += len(lost)
+        is_first, self._reset_term = not self._reset_term, core.term
+        self._note(f"{core.me.node} resets {self.group} in term {core.term}, keeping {index}")
+        if is_first:
+            self.kept_index = index
+            self.counts["resets"] += 1
+            self._on_reset(self.group)
+
+    def _is_of_reset(self, core: Core, run: Run, configuration: Configuration) -> bool:
+        reset = self._reset
+        return (
+            reset is not None
+            and reset.is_done_by(core)
+            and run.term == self._reset_term
+            and configuration == reset.configuration
+        )
+
     # ------------------------------------------------------------------ reads
 
     def check_lease(self, core: Core) -> None:
@@ -303,8 +398,15 @@ class GroupChecker:
         )
         self.counts["leases"] += 1
 
-    def check_read(self, node: str, index: int, committed: int) -> None:
+    def committed_now(self) -> tuple[int, int]:
+        """What a read that is asked for now has to reach, in the term of the last reset."""
+        return self._reset_term, self.committed_index
+
+    def check_read(self, node: str, index: int, asked: tuple[int, int]) -> None:
         """A read may be served at ``index``; so much was committed when it was asked for."""
+        reset_term, committed = asked
+        if reset_term != self._reset_term:
+            committed = min(committed, self.kept_index)
         assert index >= committed, (
             f"{node} reads at {index}, but {committed} was committed before it was asked to"
         )
@@ -350,10 +452,13 @@ class GroupChecker:
     def _note_configuration_made(self, core: Core, run: Run) -> None:
         """A leader has put it into its log."""
         before, after = core.configuration_at(run.first - 1), read_configuration(run)
-        assert is_legal_step(before, after), (
+        is_reset = self._is_of_reset(core, run, after)
+        if is_reset:
+            self._reset_index = run.first
+        assert is_reset or is_legal_step(before, after), (
             f"{core.me.node} goes from {before} to {after} at {run.first}"
         )
-        if core.is_leader:
+        if core.is_leader and not is_reset:
             assert core.can_serve, (
                 f"{core.me.node} changes members at {run.first} before an entry of its term "
                 f"{core.term} is committed"
@@ -365,7 +470,8 @@ class GroupChecker:
     def _check_uncommitted(self, core: Core) -> None:
         committed = max(self.committed_index, core.log.base_index)
         tail = core.log.between(core.log.border_at_or_before(committed) + 1, core.last_index)
-        found = [run.first for run in tail if run.kind == CONFIG]
+        # What is in force after a reset makes no difference to what was before.
+        found = [run.first for run in tail if run.kind == CONFIG and run.first >= self._reset_index]
         assert len(found) <= 1, f"{core.me.node} has uncommitted configurations at {found}"
 
     def configurations_possible(self) -> list[Configuration]:
@@ -421,6 +527,8 @@ class GroupChecker:
             self._committed_firsts.append(run.first)
             self._committed_in.append(term)
             if run.kind == CONFIG:
+                if run.first == self._reset_index:
+                    self._reset = None
                 self._configurations.append(run.first, read_configuration(run))
                 self.counts["configurations"] += 1
         self.counts["commits"] += 1
@@ -457,10 +565,25 @@ class GroupChecker:
             )
         self.counts["applied"] += len(runs)
 
-    def note_digest(self, node: str, index: int, digest: bytes) -> None:
+    def note_digest(self, node: str, index: int, digest: bytes | None) -> None:
+        """A machine has applied so much; None: it is quarantined, and in no state to speak of."""
+        self._applied_index = max(self._applied_index, index)
+        if digest is None:
+            return
         known = self._digests.setdefault(index, digest)
         assert known == digest, f"{node} has another state at {index}: {digest!r}, not {known!r}"
         self.counts["digests"] += 1
+
+    def check_answered(self, tag: str, index: int) -> None:
+        """A client is told that its command has been applied."""
+        assert index <= self._applied_index, (
+            f"{tag} was answered at {index}, and no machine has applied more than "
+            f"{self._applied_index}"
+        )
+
+    def note_quarantined(self, node: str, index: int) -> None:
+        self.counts["quarantined"] += 1
+        self._note(f"{node} has a machine of {self.group} that fails at {index}")
 
     # ------------------------------------------------------------------ snapshots
 
@@ -478,6 +601,19 @@ class GroupChecker:
         known = self._snapshots.setdefault(meta.index, meta)
         assert known == meta, f"{node} has another snapshot at {meta.index}: {meta}, not {known}"
         self.counts["snapshots"] += 1
+
+    def note_written(self, meta: SnapshotMeta, data: bytes) -> None:
+        """A file is there under its name: it may decay, and these are its bytes."""
+        known = self._written.setdefault(meta, data)
+        assert known == data, f"two files for {meta}"
+
+    def check_sent(self, node: str, meta: SnapshotMeta, offset: int, data: bytes) -> None:
+        """A piece of a snapshot leaves."""
+        written = self._written[meta]
+        assert written[offset : offset + len(data)] == data, (
+            f"{node} sends what has decayed of the snapshot at {meta.index}, from {offset} on"
+        )
+        self.counts["chunks sent"] += 1
 
     def note_restored(self, node: str, meta: SnapshotMeta) -> None:
         """A machine has become it."""

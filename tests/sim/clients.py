@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +40,8 @@ from tests.linearizability import (
     Operation,
     State,
 )
-from tests.sim.checkers import Command, GroupChecker
+from tests.sim.checkers import Command, GroupChecker, commands_of
+from tests.sim.machines import MachineFailure
 from tests.sim.plan import GroupPlan
 from tests.sim.world import MS, World, draw_us
 from transport.client import wire
@@ -61,7 +63,7 @@ CONSISTENCIES_WEIGHTS: Final = (50, 35, 15)  # of messages that read
 AMOUNT_MAX: Final = 1_000_000
 
 IN_THE_LOG: Final = (wire.OK, wire.REJECTED)
-# What a client may be told while things go wrong.  Anything else is a surprise, and an error.
+# What anybody may be told while things go wrong.  Anything else is a surprise, and an error.
 EXPECTED: Final = frozenset(
     (
         wire.OK,
@@ -72,14 +74,17 @@ EXPECTED: Final = frozenset(
         wire.TIMEOUT,
         wire.UNAVAILABLE,
         wire.SHUTTING_DOWN,
-        wire.READ_ONLY,  # the machine is quarantined, its snapshot having decayed
+        wire.READ_ONLY,  # the machine is quarantined
         wire.INTERNAL,
     )
 )
 
-
 # What a router says when nobody else did: somebody has lost a message.
 FORGOTTEN: Final = "the deadline passed without an answer"
+
+
+def check_expected(who: str, outcome: Outcome) -> None:
+    assert outcome.code in EXPECTED, f"{who} is told {outcome}"
 
 
 def check_calm(world: World, asked_us: int, outcome: Outcome) -> None:
@@ -99,6 +104,29 @@ class Ledger:
     unknown: set[str] = field(default_factory=set)
     seen: dict[str, State] = field(default_factory=dict)  # key -> what was read last, for cas
     reads: list[tuple[int, str, State]] = field(default_factory=list)  # (index, key, value)
+    indexes: list[int] = field(default_factory=list)  # of the history; 0: unknown
+    before: Ledger | None = None  # what was heard until the group began anew
+    lost: set[str] = field(default_factory=set)  # tags that were acknowledged, and are gone
+
+    def note(self, operation: Operation, index: int = 0) -> None:
+        self.history.append(operation)
+        self.indexes.append(index)
+
+    def begin_anew(self, kept_index: int, under_way: Iterable[Operation]) -> None:
+        """The group goes on without what stood behind that index.  What was heard until now is
+        the truth about what it was; what is left of it, and what comes, about what it is."""
+        self.before = Ledger(
+            history=[*self.history, *under_way],
+            acknowledged=dict(self.acknowledged),
+            reads=list(self.reads),
+        )
+        kept = [index <= kept_index for index in self.indexes]
+        self.history = list(compress(self.history, kept))
+        self.indexes = list(compress(self.indexes, kept))
+        self.reads = [each for each in self.reads if each[0] <= kept_index]
+        self.lost = {tag for tag, index in self.acknowledged.items() if index > kept_index}
+        for tag in self.lost:
+            del self.acknowledged[tag]
 
     def check(self, committed: Iterable[Command], made: Iterable[Command]) -> None:
         """Hold it against the log of the group, and against all that ever was in one of its
@@ -108,6 +136,7 @@ class Ledger:
             assert command.tag not in where, (
                 f"{command.tag} is committed at {where[command.tag]} and at {command.index}"
             )
+            assert command.tag not in self.lost, f"{command.tag} was lost, and is committed again"
             where[command.tag] = command.index
         for tag, index in self.acknowledged.items():
             assert where.get(tag) == index, (
@@ -140,6 +169,8 @@ class Ledger:
 
     def check_linearizable(self) -> None:
         linearizability.check(self.history)
+        if self.before is not None:
+            self.before.check_linearizable()
 
 
 def _emit_nothing(kind: str, values: Mapping[str, Any]) -> None:
@@ -156,7 +187,13 @@ class _Asked:
 
 class Client:
     def __init__(
-        self, world: World, plan: GroupPlan, number: int, hosts: Sequence[Host], ledger: Ledger
+        self,
+        world: World,
+        plan: GroupPlan,
+        number: int,
+        hosts: Sequence[Host],
+        ledger: Ledger,
+        checker: GroupChecker,
     ) -> None:
         self.world = world
         self.plan = plan
@@ -164,8 +201,9 @@ class Client:
         self.identity = f"c{number}".encode()
         self.where = f"c{number}"
         self.ledger = ledger
+        self._checker = checker
         self.is_stopped = False
-        self.counts = {"asked": 0, "answered": 0, "refused": 0, "unknown": 0}
+        self.counts = {"asked": 0, "answered": 0, "refused": 0, "unknown": 0, "failed reads": 0}
         self._rng: random.Random = world.stream(f"client/{number}")
         self._hosts = {host.name: host for host in hosts}
         self._names = [host.name for host in hosts]
@@ -179,6 +217,10 @@ class Client:
         self._host = ""
         self._asked_us = 0  # of the present attempt
         self._give_up_us = 0
+
+    def under_way(self) -> list[Operation]:
+        """What it has asked for that may change something, or have done so."""
+        return [each.operation for each in self._asked if each.operation.action != "get"]
 
     def start(self) -> None:
         self.world.after(self._rng.randrange(self.plan.think_max_us), self._begin)
@@ -294,7 +336,8 @@ class Client:
         outcomes = wire.decode_replies(payload, len(self._asked))
         first = outcomes[0]
         codes = {outcome.code for outcome in outcomes}
-        assert codes <= EXPECTED, f"{self.where} is told {first}"
+        for outcome in outcomes:
+            check_expected(self.where, outcome)
         check_calm(self.world, self._asked_us, first)
         self._leader = first.leader or None
         if any(outcome.code not in IN_THE_LOG for outcome in outcomes):
@@ -333,7 +376,7 @@ class Client:
             texts.append("silence" if outcome is None else wire.CODE_NAMES[outcome.code])
             if operation.action != "get":
                 self.ledger.unknown.add(tag)
-                self.ledger.history.append(operation)
+                self.ledger.note(operation)
         self.world.note(self.where, f"hears {' '.join(texts)}")
         self._rest()
 
@@ -341,6 +384,11 @@ class Client:
         self.counts["answered"] += 1
         answer: Answer = DONE
         if asked.action == "get":
+            if outcome.code == wire.REJECTED:
+                # Its fault is its own: the machine goes on.
+                assert MachineFailure.__name__ in outcome.error_text, outcome
+                self.counts["failed reads"] += 1
+                return
             assert outcome.code == wire.OK, outcome
             entry = decode_get(outcome.data)
             answer = None if entry is None else entry.value
@@ -350,21 +398,21 @@ class Client:
             self.ledger.seen[asked.key] = answer
         else:
             self.ledger.acknowledged[tag] = outcome.index
+            self._checker.check_answered(tag, outcome.index)
             if outcome.code == wire.REJECTED:
                 answer = REJECTED
             elif asked.action == "add":
                 answer = decode_number(outcome.data)
-        self.ledger.history.append(
-            Operation(
-                asked.client,
-                asked.key,
-                asked.action,
-                asked.argument,
-                asked.asked,
-                self.world.now_us,
-                answer,
-            )
+        answered = Operation(
+            asked.client,
+            asked.key,
+            asked.action,
+            asked.argument,
+            asked.asked,
+            self.world.now_us,
+            answer,
         )
+        self.ledger.note(answered, outcome.index)
 
     def _rest(self) -> None:
         self._asked = []
@@ -375,3 +423,6 @@ class Client:
 def check_ledger(ledger: Ledger, checker: GroupChecker) -> None:
     ledger.check(checker.commands_committed(), checker.commands_made())
     ledger.check_reads(checker.committed)
+    if ledger.before is not None:
+        ledger.before.check(commands_of(checker.committed_before), ())
+        ledger.before.check_reads(checker.committed_before)

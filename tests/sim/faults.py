@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,7 +24,9 @@ from raft.configuration import Configuration
 from raft.messages import Decision
 from tests.sim.checkers import shown
 from tests.sim.clock import RATE_EXACT
+from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
+from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
 from tests.sim.slot import DIRECTORY, ChangeMembers, Slot
 from tests.sim.world import MS, draw_us
@@ -38,6 +41,16 @@ RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
 VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
 DISK_FACTOR_MAX: Final = 50
 APPLY_US_MAX: Final = 4_000
+FAILING_CALLS: Final = (
+    (APPLY,),
+    (APPLY,),
+    (APPLY, HOOKS),
+    (READ,),
+    (SNAPSHOT,),
+    (WRITE,),
+    (RESTORE,),
+    (APPLY, READ, SNAPSHOT, WRITE, RESTORE, HOOKS),
+)
 FOREVER_TIMES: Final = 1 << 30  # as good as always
 
 Apply = Callable[["Simulation", random.Random], None]
@@ -146,9 +159,29 @@ def _slow_apply(simulation: Simulation, rng: random.Random) -> None:
     slot = _any_slot(simulation, rng)
     if slot is None:
         return
-    slot.apply_us = rng.randrange(1, APPLY_US_MAX)
-    simulation.note(slot.where, f"applies slowly: {slot.apply_us} us")
-    simulation.later(rng, 2_000, lambda: setattr(slot, "apply_us", 0))
+    slot.troubles.apply_us = rng.randrange(1, APPLY_US_MAX)
+    simulation.note(slot.where, f"applies slowly: {slot.troubles.apply_us} us")
+    simulation.later(rng, 2_000, lambda: setattr(slot.troubles, "apply_us", 0))
+
+
+def _machine_fails(simulation: Simulation, rng: random.Random) -> None:
+    """Machines of one process raise for a while.  Those that are quarantined for it stay so until
+    the process is restarted; perhaps somebody does that afterwards."""
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    calls = rng.choice(FAILING_CALLS)
+    slot.troubles.calls = frozenset(calls)
+    simulation.note(slot.where, f"its machines fail in {', '.join(calls)}")
+    mends = rng.random() < 0.5
+
+    def end() -> None:
+        simulation.note(slot.where, "its machines work")
+        slot.troubles.calls = frozenset()
+        if mends and slot.is_quarantined:
+            slot.drain()
+
+    simulation.later(rng, 2_000, end)
 
 
 # --------------------------------------------------------------------------- disks
@@ -216,6 +249,28 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
         slot.is_flipped = True
         slot.files.flip(path, offset, rng.randrange(8))
         simulation.note(slot.where, f"a bit flips in {path} at {offset}")
+
+
+def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
+    """One bit of a snapshot decays; who is restored from it, or sends it, finds out.  Mostly the
+    next snapshot is there before anybody has looked, so perhaps it is one that is being sent, or
+    the process is restarted.  If not, the disk is perhaps so bad that the next snapshot fails."""
+    slot = _any_slot(simulation, rng)
+    senders = simulation.senders_of_snapshots()
+    if senders and rng.random() < 0.7:
+        slot = rng.choice(senders)
+    if slot is None:
+        return
+    has_one = [group for group in slot.plans if slot.snapshot_paths(group)]
+    groups = [group for group in has_one if simulation.may_lose_snapshot(slot, group)]
+    if groups:
+        path = rng.choice(slot.snapshot_paths(rng.choice(groups)))
+        offset = slot.files.decay(rng, path)
+        simulation.note(slot.where, f"a bit flips in {path} at {offset}")
+        if rng.random() < 0.5:
+            slot.die("killed")
+        elif rng.random() < 0.5:
+            slot.files.fail("pwrite", errno.EIO, path=".writing")
 
 
 def _wipe(simulation: Simulation, rng: random.Random) -> None:
@@ -298,11 +353,20 @@ def _flap(simulation: Simulation, rng: random.Random) -> None:
 # --------------------------------------------------------------------------- operators
 
 
+def _reset_peers(simulation: Simulation, rng: random.Random) -> None:
+    """A majority of one group is lost for good; of a group that has its processes for itself."""
+    numbers = Counter(plan.slot for plan in simulation.plan.groups)
+    groups = [plan.group for plan in simulation.plan.groups if numbers[plan.slot] == 1]
+    if groups and simulation.disaster is None:
+        simulation.disaster = maybe_strike(simulation, rng.choice(groups), rng)
+
+
 def _members(simulation: Simulation, rng: random.Random) -> None:
     """Other voters and learners, of hosts that are there and whose disks are sound."""
     group = rng.choice(list(simulation.checkers))
     leader = simulation.leader_of(group)
-    if leader is None:
+    disaster = simulation.disaster
+    if leader is None or (disaster is not None and not disaster.is_over):
         return
     slots = simulation.slots_for(group)
     count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
@@ -376,16 +440,19 @@ FAULTS: Final[dict[str, Fault]] = {
     "clock-jump": Fault((300, 5_000), _clock_jump),
     "clock-drift": Fault((500, 4_000), _clock_drift),
     "slow-apply": Fault((1_000, 5_000), _slow_apply),
+    "machine-fails": Fault((500, 5_000), _machine_fails),
     "disk-error": Fault((1_000, 6_000), _disk_error),
     "disk-full": Fault((2_000, 8_000), _disk_full),
     "disk-stall": Fault((300, 5_000), _disk_stall),
     "disk-slow": Fault((1_000, 5_000), _disk_slow),
     "bit-flip": Fault((1_000, 8_000), _bit_flip),
+    "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),
     "one-way": Fault((500, 5_000), _one_way),
     "flap": Fault((100, 3_000), _flap),
+    "reset-peers": Fault((4_000, 20_000), _reset_peers),
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),

@@ -76,6 +76,7 @@ class Host:
         ]
         self.routing: Routing
         self.messages: Counter[str] = Counter()  # of peers that have arrived, by kind
+        self.misdirected = 0  # messages for replicas that are gone
         self._frames: dict[str, Callable[[str, int, Any], None]] = {
             RAFT: self._on_raft,
             FORWARD: self._on_forward,
@@ -237,8 +238,18 @@ class Host:
         frame = (kind, self.me, self.peers[to], body)
         self.network.send(self.name, to, lane, frame, doubles=kind == RAFT)
 
-    def send_raft(self, to: str, lane: int, flat: list[Any]) -> None:
-        self._send(to, lane, RAFT, flat)
+    def send_raft(self, to: str, lane: int, items: list[Any]) -> None:
+        """Flat [group, incarnation, message].  A message is for one replica, and not for who has
+        its name by now (pitfall 21)."""
+        flat: list[Any] = []
+        for at in range(0, len(items), 3):
+            group, incarnation, data = items[at : at + 3]
+            if incarnation == self.peers[to].incarnation:
+                flat += (group, data)
+            else:
+                self.misdirected += 1
+        if flat:
+            self._send(to, lane, RAFT, flat)
 
     def _on_raft(self, sender: str, lane: int, flat: list[Any]) -> None:
         who = self.peers[sender]

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from tests.sim.clients import check_calm
+from tests.sim.clients import check_calm, check_expected
 from tests.sim.plan import Plan
 from tests.sim.world import MS, World
 from transport.client import wire
@@ -30,21 +30,7 @@ READER: Final = b"reader"
 TIMEOUT_MS: Final = 1_000
 AGAIN_US: Final = 50 * MS
 READS: Final = 4  # after each election
-# What it may be told; BAD_REQUEST: who was named is no member.
-EXPECTED: Final = frozenset(
-    (
-        wire.OK,
-        wire.REJECTED,
-        wire.NO_LEADER,
-        wire.NOT_LEADER,
-        wire.BUSY,
-        wire.TIMEOUT,
-        wire.UNAVAILABLE,
-        wire.SHUTTING_DOWN,
-        wire.INTERNAL,
-        wire.BAD_REQUEST,
-    )
-)
+WHO_IS_NO_MEMBER: Final = wire.BAD_REQUEST  # what it is told about somebody it has named
 
 
 class Operator:
@@ -60,13 +46,23 @@ class Operator:
 
     def ask(self, rng: random.Random, group: str, command: str, value: str) -> None:
         """Of any node that is up; it is handed on to whoever can do it."""
+        self.ask_at(rng.choice(list(self._hosts.values())), group, command, value, {})
+
+    def ask_at(
+        self, host: Host, group: str, command: str, value: str, options: Mapping[str, str]
+    ) -> int:
+        """Its number, for :meth:`is_asked`."""
         self._number += 1
-        batch = wire.join_batch([wire.encode_admin(command, value)], TIMEOUT_MS)
-        host = rng.choice(list(self._hosts.values()))
+        batch = wire.join_batch([wire.encode_admin(command, value, options)], TIMEOUT_MS)
         correlation = str(self._number).encode()
         self._asked[self._number] = command, self._world.now_us
         if host.take_client_message(IDENTITY, correlation, group, batch):
             self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
+        return self._number
+
+    def is_asked(self, number: int) -> bool:
+        """It has not been answered."""
+        return number in self._asked
 
     def write(self, group: str) -> None:
         """Again and again until it is taken."""
@@ -81,6 +77,7 @@ class Operator:
 
     def _on_written(self, group: str, payload: bytes) -> None:
         (outcome,) = wire.decode_replies(payload, 1)
+        check_expected(f"who writes to {group}", outcome)
         self._world.note("ops", f"hears {wire.CODE_NAMES[outcome.code]}: write {group}")
         if outcome.code == wire.OK:
             self.unwritten.discard(group)
@@ -94,7 +91,8 @@ class Operator:
             return
         command, asked_us = self._asked.pop(int(correlation))
         (outcome,) = wire.decode_replies(payload, 1)
-        assert outcome.code in EXPECTED, f"{command} is told {outcome}"
+        if outcome.code != WHO_IS_NO_MEMBER:
+            check_expected(f"who asks for {command}", outcome)
         check_calm(self._world, asked_us, outcome)
         name = wire.CODE_NAMES[outcome.code]
         said = json.loads(outcome.data) if outcome.code == wire.OK else outcome.error_text

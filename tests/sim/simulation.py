@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.snapshots import FAILED_PAUSE_MS
 from raft.configuration import Configuration
 from raft.messages import Replica
 from raft.quorum import majority
@@ -27,6 +29,7 @@ from tests.linearizability import Undecided
 from tests.sim.checkers import GroupChecker, check_equal, check_log_time, halves_of, shown
 from tests.sim.clients import Client, Ledger, check_ledger
 from tests.sim.clock import RATE_EXACT
+from tests.sim.disaster import Disaster
 from tests.sim.faults import FAULTS
 from tests.sim.host import Host
 from tests.sim.network import Network
@@ -41,6 +44,7 @@ CALM_ELECTIONS: Final = 4  # election timeouts after the faults until all is tak
 CLIENTS_STOP_US: Final = 1 * SECOND  # they go on for so long in the calm
 SETTLE_ELECTIONS_MAX: Final = 12  # election timeouts until all must be well, beside
 SETTLE_US_MAX: Final = 8 * SECOND  # what clients and routers may wait for answers that are lost
+RESET_ELECTIONS_MAX: Final = 60  # until a group without its majority goes on
 SETTLE_LOOK_US: Final = 20 * MS
 
 
@@ -81,7 +85,9 @@ class Simulation:
         self.events = 0
         self._is_healed = False
         self._faults_seen: Counter[str] = Counter()
+        self.disaster: Disaster | None = None  # at most one in a history
         self._undecided = 0
+        self._idle = 0  # replicas whose machine is quarantined at the end
         self._configurations: dict[int, Configuration] = {}
         replicas = {
             name: Replica(name, INCARNATION_FIRST + at) for at, name in enumerate(plan.nodes)
@@ -92,7 +98,7 @@ class Simulation:
         for each in plan.groups:
             founders = Configuration.of(*(replicas[name] for name in each.members))
             self.checkers[each.group] = GroupChecker(
-                each.group, founders, self._note_group, self.reader.on_leader
+                each.group, founders, self._note_group, self.reader.on_leader, self._on_reset
             )
         for replica in list(replicas.values()):
             host = Host(
@@ -105,7 +111,8 @@ class Simulation:
             for _ in range(each.clients):
                 number = len(self.clients) + 1
                 hosts = list(self.hosts.values())
-                client = Client(self.world, each, number, hosts, self.ledgers[each.group])
+                ledger, checker = self.ledgers[each.group], self.checkers[each.group]
+                client = Client(self.world, each, number, hosts, ledger, checker)
                 self.clients[client.identity] = client
 
     # ------------------------------------------------------------------ running
@@ -119,7 +126,8 @@ class Simulation:
             self._schedule(name, self.world.stream(f"fault/{name}"))
         self._run_until(self.plan.faults_us)
         self._heal()
-        assert self.world.calm_us is not None
+        self._await_reset()
+        self.world.calm_us = self._calm_us()
         self._run_until(self.world.calm_us)
         self._ask_for_everything()
         self._run_until(self.world.now_us + CLIENTS_STOP_US)
@@ -197,10 +205,16 @@ class Simulation:
         each configuration that is in force, may come to be, or was asked for."""
         if slot.is_lost or slot.is_flipped:
             return False
+        return all(self._can_do_without(slot.host.me, group) for group in slot.plans)
+
+    def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
+        """The same of one replica alone, whose machine may be quarantined for good then: it votes
+        and acknowledges, and serves nobody."""
+        return slot.is_sound(group) and self._can_do_without(slot.host.me, group)
+
+    def _can_do_without(self, replica: Replica, group: int) -> bool:
         return all(
-            sum(self._is_sound(group, each) for each in half - {slot.host.me})
-            >= majority(len(half))
-            for group in slot.plans
+            sum(self._is_sound(group, each) for each in half - {replica}) >= majority(len(half))
             for configuration in (
                 *self.checkers[group].configurations_possible(),
                 *self.wanted[group],
@@ -210,15 +224,20 @@ class Simulation:
 
     def _is_sound(self, group: int, replica: Replica) -> bool:
         """Its disk is as it left it, as far as anybody knows."""
+        slot = self.slot_of(group, replica)
+        return slot is not None and slot.is_sound(group)
+
+    def slot_of(self, group: int, replica: Replica) -> Slot | None:
+        """Where it is, up or not; None: it is gone."""
         host = self.hosts[replica.node]
         slot = host.slots[self.plan.group(group).slot]
-        return host.me == replica and group in slot.plans and not (slot.is_lost or slot.is_flipped)
+        return slot if host.me == replica and group in slot.plans else None
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
         number = self.plan.group(group).slot
         slots = [host.slots[number] for host in self.hosts.values() if host.is_up]
-        return [slot for slot in slots if not (slot.is_lost or slot.is_flipped)]
+        return [slot for slot in slots if slot.is_sound(group)]
 
     def leader_of(self, group: int) -> Slot | None:
         """The one that leads, as far as it knows; of several the newest."""
@@ -227,6 +246,14 @@ class Simulation:
 
     def _slots_up(self) -> list[Slot]:
         return [slot for host in self.hosts.values() for slot in host.slots if slot.is_up]
+
+    def senders_of_snapshots(self) -> list[Slot]:
+        """Where somebody is getting one from, or shall when he is heard again."""
+        return [
+            slot
+            for slot in self._slots_up()
+            if any(actor.core.snapshots_in_use for actor in slot.groups.values())
+        ]
 
     def leading_hosts(self) -> list[Host]:
         return [
@@ -247,17 +274,32 @@ class Simulation:
             host.on_clock_changed()
             for slot in host.slots:
                 slot.dies_after = None
-                slot.apply_us = 0
+                slot.troubles.end()
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
+                if slot.is_up and slot.is_quarantined:
+                    slot.die("its machine has failed: an operator restarts it")
             host.restart()
+
+    def _await_reset(self) -> None:
+        """Where a majority is lost, it takes somebody to make the rest go on."""
+        if self.disaster is None:
+            return
+        election_us = self.plan.settings.election_timeout_ms * MS
+        deadline_us = self.world.now_us + RESET_ELECTIONS_MAX * election_us + SETTLE_US_MAX
+        while not self.disaster.is_over:
+            assert self.world.now_us < deadline_us, f"group {self.disaster.group} is not reset"
+            self._run_until(self.world.now_us + SETTLE_LOOK_US)
+
+    def _calm_us(self) -> int:
+        """From when on nothing is left of what went wrong."""
         election_us = self.plan.settings.election_timeout_ms * MS
         paused_us = max(
             max(host.paused_until_us, *(slot.busy_until_us for slot in host.slots))
             for host in self.hosts.values()
         )
-        self.world.calm_us = max(self.world.now_us, paused_us) + CALM_ELECTIONS * election_us
+        return max(self.world.now_us, paused_us) + CALM_ELECTIONS * election_us
 
     def _ask_for_everything(self) -> None:
         """Each command of an operator once: now it has to be answered by whom it is for; and a
@@ -270,15 +312,27 @@ class Simulation:
 
     def _settle(self) -> None:
         election_us = self.plan.settings.election_timeout_ms * MS
-        deadline_us = self.world.now_us + SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
+        began_us = self.world.now_us
+        patience_us = SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
         why = "nothing was looked at"
-        while self.world.now_us < deadline_us:
+        while self.world.now_us < began_us + patience_us + self._pause_us():
             self._run_until(self.world.now_us + SETTLE_LOOK_US)
             found = self._unsettled()
             if found is None:
                 return
             why = found
         raise NotSettled(f"still at {self.world.now_us / SECOND:.3f} s: {why}")
+
+    def _pause_us(self) -> int:
+        """How long a leader whose machine is quarantined may be one: somebody has made it that,
+        and it gives leadership away no more often.  How long one that could not write a snapshot
+        lets those who need it wait."""
+        slots = self._slots_up()
+        if any(slot.is_quarantined for slot in slots):
+            return HAND_OVER_AGAIN_MS * MS
+        actors = [actor for slot in slots for actor in slot.groups.values()]
+        has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
+        return FAILED_PAUSE_MS * MS if has_failed else 0
 
     def _unsettled(self) -> str | None:
         """What is not yet as it has to be at the end."""
@@ -305,13 +359,14 @@ class Simulation:
             if slot.groups[group].pending_count:
                 return f"{slot.groups[group].pending_count} messages wait in {slot.where}"
         members = self._members_left(group, checker)
-        if not any(slot.groups[group].core.can_serve for slot in members):
-            return "nobody leads"
+        leaders = [slot for slot in members if slot.groups[group].core.can_serve]
+        if not any(slot.machines[group].error is None for slot in leaders):
+            return "nobody leads who can answer"
         for slot in members:
             core, machine = slot.groups[group].core, slot.machines[group]
             if machine.error is not None:
-                if slot.is_flipped:
-                    continue
+                if slot.has_decayed(group):
+                    continue  # nobody rebuilds it
                 return f"the machine of {slot.where} has failed: {machine.error}"
             at = (core.last_index, core.commit_index, core.durable_index, machine.applied_index)
             if set(at) != {checker.committed_index}:
@@ -334,18 +389,19 @@ class Simulation:
     def _judge(self) -> None:
         for group, checker in self.checkers.items():
             members = self._members_left(group, checker)
+            serving = [slot for slot in members if slot.machines[group].error is None]
             states = {
                 slot.where: (
                     slot.machines[group].applied_index,
                     slot.machines[group].machine.digest(),
                     slot.groups[group].core.term,
                 )
-                for slot in members
-                if slot.machines[group].error is None
+                for slot in serving
             }
             voters = checker.configuration.voters
-            left = sum(slot.host.me in voters for slot in members)
-            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters are left"
+            left = sum(slot.host.me in voters for slot in serving)
+            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters serve"
+            self._idle += len(members) - len(serving)
             check_equal(group, states)
             check_log_time(checker.committed)
             ledger = self.ledgers[group]
@@ -368,10 +424,12 @@ class Simulation:
             for slot in host.slots:
                 found.update(slot.counts)
                 found["lost"] += slot.is_lost
+            found["messages misdirected"] += host.misdirected
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
         found["reads of two leaders"] += self.reader.count
+        found["quarantined at the end"] += self._idle
         found["undecided"] += self._undecided
         return found
 
@@ -382,6 +440,17 @@ class Simulation:
             self.operator.take_reply(correlation, payload)
         elif identity != READER:
             self.clients[identity].take_reply(correlation, payload)
+
+    def _on_reset(self, group: int) -> None:
+        checker = self.checkers[group]
+        under_way = [
+            operation
+            for client in self.clients.values()
+            if client.plan.group == group
+            for operation in client.under_way()
+        ]
+        self.ledgers[group].begin_anew(checker.kept_index, under_way)
+        self.wanted[group].clear()
 
     def _note_group(self, what: str) -> None:
         self.world.note("group", what)

@@ -23,10 +23,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from google_crc32c import value as crc32c
+
 from actors import snapshot_files
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    ChunkRead,
     Drain,
     GroupDescribed,
     HandBacks,
@@ -42,10 +45,8 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
-from actors.machine import Apply, Emitted, MachineActor, RunRestore
-from actors.machines import Context, Response, WriteRequest
-from actors.machines.kv import KeyValueMachine
-from actors.runtime import Scheduler, Tell
+from actors.machine import Apply, Emitted, RunRestore
+from actors.runtime import Tell
 from actors.runtime.supervisor import CrashReport
 from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
 from raft import invariants
@@ -65,14 +66,23 @@ from raft.messages import (
     Reconfigure,
     Replica,
     Save,
+    SnapshotLost,
+    SnapshotMeta,
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
 from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.runs import check_run, read_configuration
-from raft.store.snapshots import SnapshotStore
+from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from tests.sim.checkers import Disk, GroupChecker, Seen
 from tests.sim.clock import ProcessClock
+from tests.sim.machines import (
+    MachineScheduler,
+    Run,
+    TroubledMachine,
+    Troubles,
+    WatchedMachine,
+)
 from tests.sim.plan import GroupPlan
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
@@ -110,11 +120,11 @@ class WatchedCore(Core):
     """A core whose reads are held against what was committed when they were asked for."""
 
     checker: GroupChecker
-    asked: dict[int, int]  # token -> committed index of the group
+    asked: dict[int, tuple[int, int]]  # token -> what the group had committed
 
     def step(self, message: Any, now: int) -> None:
         if type(message) is Read and message.mode != STALE:
-            self.asked[message.token] = self.checker.committed_index
+            self.asked[message.token] = self.checker.committed_now()
         super().step(message, now)
 
     def take_output(self) -> Output | None:
@@ -158,29 +168,12 @@ class WatchedGroup(GroupActor):
         return effects
 
 
-class SlowMachine(KeyValueMachine):
-    """A machine whose commands take time when its process is slow."""
-
-    def __init__(self, slot: Slot) -> None:
-        super().__init__()
-        self._slot = slot
-
-    def apply(self, request: WriteRequest, context: Context) -> Response:
-        self._slot.clock.spent_us += self._slot.apply_us
-        return super().apply(request, context)
-
-    def apply_batch(
-        self, requests: Sequence[WriteRequest], contexts: Sequence[Context]
-    ) -> list[Response]:
-        self._slot.clock.spent_us += self._slot.apply_us * len(requests)
-        return super().apply_batch(requests, contexts)
-
-
 @dataclass(slots=True)
 class _Work:
+    group: int
     run: Callable[[], object]
     actor: str  # which hears of the result
-    takes_us: int
+    takes_us: int = 0
 
 
 class _Thread:
@@ -215,10 +208,10 @@ class Slot:
         self.disk_free_us = 0  # before that the disk finishes nothing
         self.busy_until_us = 0  # it gets no time before
         self.disk_factor = 1  # how much slower it is than usual
-        self.apply_us = 0  # per command
+        self.troubles = Troubles()  # of its machines
         self.clock = ProcessClock(host.clock)
         self.groups: dict[int, WatchedGroup] = {}
-        self.machines: dict[int, MachineActor] = {}
+        self.machines: dict[int, WatchedMachine] = {}
         self.stores: dict[int, SnapshotStore] = {}
         self._digested: dict[int, int] = {}  # group -> applied index at the last look
         # Groups whose first record is gathered, under way, durable.
@@ -245,7 +238,17 @@ class Slot:
             *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
         )
         self.counts = dict.fromkeys(
-            ("turns", "batches", "deaths", "starts", "chunks", "works", "anomalies"), 0
+            (
+                "turns",
+                "batches",
+                "deaths",
+                "starts",
+                "works",
+                "jobs",
+                "anomalies",
+                "snapshots lost",
+            ),
+            0,
         )
 
     # ------------------------------------------------------------------ life
@@ -273,13 +276,14 @@ class Slot:
         self._clear_out()
         self.clock = ProcessClock(self.host.clock)
         self._clock_watch = ClockWatch(self.host.plan.settings.heartbeat_ms)
-        self.scheduler = Scheduler(
+        self.scheduler = MachineScheduler(
             self.clock,
             wake=self._ask_for_turn,
             on_crash=_raise,
             stopwatch_ns=lambda: 0,
             random=self.rng if self.host.plan.shuffles else None,
         )
+        self.scheduler.start_job, self.scheduler.thread_clocks = self._start_job, {}
         for effect, carrier in self._carriers:
             self.scheduler.carry(effect, carrier)
         self.scheduler.on_turn_end(self._flush)
@@ -327,21 +331,16 @@ class Slot:
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
         )
         checker.note_recovered(self.host.me, disk, unproven)
-        store = self.stores[group] = SnapshotStore(self.files, f"/groups/{group}/snapshots")
+        store = self.stores[group] = SnapshotStore(self.files, _snapshots_of(group))
         assert found.snapshot is None or store.has(found.snapshot), (
             f"the log of {self.where} names {found.snapshot}, there is no such file"
         )
-        machine = MachineActor(
-            machine_name(group),
-            group,
-            SlowMachine(self),
-            actor_name(group),
-            self.clock,
-            open_snapshot=store.read,
-        )
+        machine = self._make_machine(plan, checker, store)
         actor = self._make_group(plan, checker, found)
         self.machines[group], self.groups[group] = machine, actor
-        self.scheduler.spawn(machine, mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX)
+        self.scheduler.spawn(
+            machine, mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX, blocking=plan.blocking
+        )
         self.scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
 
     def host_group(self, plan: GroupPlan) -> None:
@@ -353,6 +352,24 @@ class Slot:
             self._open_group(plan, None)
             self.host.on_group_opened(self, plan.group)
             self._ask_for_turn()
+
+    def _make_machine(
+        self, plan: GroupPlan, checker: GroupChecker, store: SnapshotStore
+    ) -> WatchedMachine:
+        group, name, clock = plan.group, machine_name(plan.group), self.clock
+        if plan.blocking:
+            clock = self.scheduler.thread_clocks[name] = ProcessClock(self.host.clock)
+        machine = WatchedMachine(
+            name,
+            group,
+            TroubledMachine(self.troubles, clock, blocking=plan.blocking),
+            actor_name(group),
+            clock,
+            open_snapshot=store.read,
+        )
+        machine.node, machine.checker = self.host.name, checker
+        machine.has_decayed = lambda: self.has_decayed(group)
+        return machine
 
     def _make_group(
         self, plan: GroupPlan, checker: GroupChecker, found: RecoveredGroup
@@ -437,6 +454,26 @@ class Slot:
         self.is_lost = self.is_flipped = False
         self.world.note(self.where, "is wiped")
 
+    @property
+    def is_quarantined(self) -> bool:
+        """One of its machines is."""
+        return any(machine.error is not None for machine in self.machines.values())
+
+    def is_sound(self, group: int) -> bool:
+        """What this replica has on its disk is what it wrote, as far as anybody knows."""
+        return not (self.is_lost or self.is_flipped or self.has_decayed(group))
+
+    def has_decayed(self, group: int) -> bool:
+        """Whether a snapshot of the group here is not what was written."""
+        return any(_has_decayed(self.files, path) for path in self.snapshot_paths(group))
+
+    def snapshot_paths(self, group: int) -> list[str]:
+        directory = _snapshots_of(group)
+        if not self.files.exists(directory):
+            return []
+        names = self.files.listdir(directory)
+        return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
+
     def _restart_after(self, ms: tuple[int, int]) -> None:
         self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
 
@@ -474,6 +511,7 @@ class Slot:
         try:
             more = self.scheduler.run_turn()
         except ProcessDied:
+            self._note_digests()
             self.die("in the middle of a turn")
             return
         self._note_digests()
@@ -584,8 +622,7 @@ class Slot:
             index = machine.applied_index
             if index != self._digested.get(group):
                 self._digested[group] = index
-                digest = machine.machine.digest()
-                self.host.checkers[group].note_digest(self.host.name, index, digest)
+                machine.note_digest()
 
     def leads(self, group: int) -> bool:
         """As far as it knows."""
@@ -642,8 +679,6 @@ class Slot:
         self._live_on()
         group = int(address.name.partition("/")[2])
         for message in effect.messages:
-            if message.to != self.host.peers[message.to.node]:
-                continue  # the router knows that this incarnation is gone
             lane = peer_codec.LANES[type(message)]
             out = self._bulk_out if lane == LANE_BULK else self._control_out
             out.setdefault(message.to.node, []).append((group, message))
@@ -691,7 +726,7 @@ class Slot:
             frame: list[Any] = []
             for group, message in messages:
                 self.host.checkers[group].promised[message.sender].note(message)
-                frame += (group, peer_codec.encode(message))
+                frame += (group, message.to.incarnation, peer_codec.encode(message))
             self.host.send_raft(node, lane, frame)
 
     # ------------------------------------------------------------------ snapshots
@@ -700,34 +735,25 @@ class Slot:
         self._live_on()
         store, name = self.stores[effect.group], actor_name(effect.group)
         is_long = type(effect) is WriteSnapshot
-        self._submit(lambda: snapshot_files.carry_out(store, effect), name, is_long=is_long)
+        work = _Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name)
+        self._submit(work, is_long=is_long)
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self._live_on()
 
-        def work() -> object:
-            ended = snapshot_files.run_restore(effect)
-            if ended.error is None:
-                self.host.checkers[effect.group].note_restored(self.host.name, effect.meta)
-            else:
-                self.world.note(self.where, f"cannot restore {effect.group}: {ended.error}")
-                # A newer one may have come, and be next in the queue: then the file may be gone.
-                newest = self.groups[effect.group].core.snapshot
-                assert self.is_flipped or newest != effect.meta, (
-                    f"{self.where} cannot restore: {ended.error!r}"
-                )
-            return ended
+        name = machine_name(effect.group)
+        work = _Work(effect.group, lambda: snapshot_files.run_restore(effect), name)
+        self._submit(work, is_long=True)
 
-        self._submit(work, machine_name(effect.group), is_long=True)
-
-    def _submit(self, work: Callable[[], object], name: str, *, is_long: bool) -> None:
+    def _submit(self, work: _Work, *, is_long: bool) -> None:
         """What a thread does beside the loop: here it is done all at once, some time later."""
         shortest_us, longest_us = self.host.plan.disk_us
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
         if is_long:
             delay_us = min(delay_us * LONG_WORK_FACTOR, LONG_WORK_US_MAX)
         thread = self._threads[is_long]
-        thread.works.append(_Work(work, name, delay_us))
+        work.takes_us = delay_us
+        thread.works.append(work)
         thread.free_us = max(thread.free_us, self.world.now_us) + delay_us
         self.world.at(thread.free_us, self._on_work_done, self.life, thread)
 
@@ -742,10 +768,51 @@ class Slot:
         work = thread.works.popleft()
         result = work.run()
         if type(result) is SnapshotWritten:
+            self._note_written(work.group, result.meta)
             # How long it took is part of what happens next, so it is told in the world's time.
             result = SnapshotWritten(result.meta, work.takes_us // 1_000)
+        elif type(result) is ChunkRead:
+            checker = self.host.checkers[work.group]
+            checker.check_sent(self.host.name, result.snapshot, result.offset, result.data)
+        elif type(result) is SnapshotLost:
+            self._note_lost(work.group, result.snapshot)
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
+
+    def _note_lost(self, group: int, meta: SnapshotMeta) -> None:
+        """It was to be sent, and cannot be read."""
+        assert self.has_decayed(group), f"{self.where} cannot read {meta}, and nothing has decayed"
+        self.counts["snapshots lost"] += 1
+        self.world.note(self.where, f"cannot send the snapshot of {group} at {meta.index}")
+
+    def _note_written(self, group: int, meta: SnapshotMeta) -> None:
+        path = f"{_snapshots_of(group)}/{snapshot_name(meta)}"
+        self.host.checkers[group].note_written(meta, self.files.content(path))
+
+    # ------------------------------------------------------------------ threads of machines
+
+    def _start_job(self, run: Run, finish: Run, clock: ProcessClock) -> None:
+        """It is run some time from now, and heard of later."""
+        shortest_us, longest_us = self.host.plan.disk_us
+        delay_us = draw_us(self.rng, shortest_us, longest_us)
+        begins_us = self.rng.randrange(delay_us)
+        self.world.after(begins_us, self._on_job, self.life, run, finish, clock, delay_us)
+
+    def _on_job(self, life: int, run: Run, finish: Run, clock: ProcessClock, takes_us: int) -> None:
+        if life != self.life:
+            return
+        waits_us = max(self.disk_free_us, self.busy_until_us)
+        if waits_us > self.world.now_us:
+            self.world.at(waits_us, self._on_job, life, run, finish, clock, takes_us)
+            return
+        self.counts["jobs"] += 1
+        clock.spent_us = 0
+        run()
+        self.world.after(takes_us + clock.spent_us, self._on_job_done, life, finish)
+
+    def _on_job_done(self, life: int, finish: Run) -> None:
+        if life == self.life:
+            finish()
 
     # ------------------------------------------------------------------ the disk
 
@@ -796,6 +863,16 @@ class Slot:
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()
+
+
+def _snapshots_of(group: int) -> str:
+    return f"/groups/{group}/snapshots"
+
+
+def _has_decayed(files: MemoryFiles, path: str) -> bool:
+    """A snapshot's name ends with the checksum of the file."""
+    crc = int(path.removesuffix(SUFFIX).rpartition("-")[2], 16)
+    return bool(crc32c(files.content(path)) != crc)
 
 
 def _looks_of(core: Core) -> tuple[object, ...]:

@@ -23,11 +23,13 @@ from raft.messages import (
     VoteReply,
 )
 from raft.store.runs import encode_configuration_run, encode_run
+from tests.linearizability import DONE, Operation
 from tests.sim.checkers import (
     Command,
     Disk,
     GroupChecker,
     Promised,
+    Reset,
     Seen,
     check_equal,
     check_log_time,
@@ -156,6 +158,77 @@ def test_a_leader_that_came_too_late_need_not_have_what_later_terms_committed() 
     checker = committed([a_run(3, 1)], term=3)
     elect(checker, THREE, 2, TWO)
     checker.note_leader(seen(THREE, 2, [a_run(2, 1)]))
+
+
+# --------------------------------------------------------------------------- a lost majority
+
+ALONE = Configuration.of(ONE)
+
+
+def reset_to_one(checker: GroupChecker, runs: list[Run], *, expected: int, term: int = 1003) -> Run:
+    """The run with its configuration.  ``expected``: what n1 had when it was asked."""
+    checker.expect_reset(Reset(ONE, ALONE, 1002, expected, 1))
+    elect(checker, ONE, term)
+    run = encode_configuration_run(term, runs[-1].last + 1, ALONE, 1, 1)
+    core = cast(Core, Stub(ONE, term, Log([*runs, run]), configuration=ALONE))
+    checker.note_leader(core)
+    checker.note_stored(core, [run])
+    return run
+
+
+def test_after_a_reset_exactly_what_its_log_lacks_is_gone() -> None:
+    runs = [a_run(1, 1, "a"), a_run(1, 2, "b"), a_run(1, 3, "c")]
+    checker = committed(runs)
+    checker.note_digest("n2", 3, b"c")
+    run = reset_to_one(checker, runs[:2], expected=2)
+    assert (checker.committed, checker.kept_index) == (runs[:2], 2)
+    assert checker.committed_before == runs
+    assert checker.committed_index == 2
+    durable_on(checker, (ONE,), [*runs[:2], run])
+    core = Stub(ONE, 1003, Log([*runs[:2], run]), 3, configuration=ALONE)
+    checker.note_committed(cast(Core, core), Seen(2, 1003, ALONE))
+    assert checker.is_reset
+    assert checker.configuration == ALONE
+    checker.note_digest("n1", 3, b"other")
+    checker.check_read("n1", 2, (0, 3))  # asked before, of what is no more
+    with pytest.raises(AssertionError, match="n1 reads at 2, but 3 was committed"):
+        checker.check_read("n1", 2, checker.committed_now())
+
+
+def test_a_reset_may_not_lose_what_it_had() -> None:
+    runs = [a_run(1, 1), a_run(1, 2)]
+    with pytest.raises(AssertionError, match="n1 has not kept 2"):
+        reset_to_one(committed(runs), runs[:1], expected=2)
+
+
+def test_a_reset_that_nobody_asked_for_or_that_has_not_leapt() -> None:
+    runs = [a_run(1, 1), a_run(1, 2)]
+    with pytest.raises(AssertionError, match="leads term 1001 without entry 2"):
+        reset_to_one(committed(runs), runs[:1], expected=1, term=1001)
+
+
+def test_nobody_of_before_leads_after_a_reset() -> None:
+    runs = [a_run(1, 1), a_run(1, 2)]
+    checker = committed(runs)
+    reset_to_one(checker, runs, expected=2)
+    elect(checker, TWO, 5, THREE)
+    with pytest.raises(AssertionError, match="n2 leads term 5, the group was reset in 1003"):
+        checker.note_leader(seen(TWO, 5, runs))
+
+
+def test_what_clients_heard_of_lost_entries_is_true_of_before_alone() -> None:
+    ledger = Ledger(acknowledged={"a": 1, "b": 2}, reads=[(1, "k", b""), (2, "k", b"")])
+    answered = Operation(1, "k", "put", b"b", 0, 9, DONE)
+    ledger.note(answered, 2)
+    ledger.begin_anew(1, [])
+    assert ledger.before is not None
+    assert (ledger.history, ledger.before.history) == ([], [answered])
+    assert ledger.reads == [(1, "k", b"")]
+    before = list(commands_of([a_run(1, 1, "a"), a_run(1, 2, "b")]))
+    ledger.check(before[:1], ())
+    ledger.before.check(before, ())
+    with pytest.raises(AssertionError, match="b was lost, and is committed again"):
+        ledger.check([before[0], Command("b", 3, 1)], ())
 
 
 # --------------------------------------------------------------------------- logs
@@ -351,6 +424,14 @@ def test_a_machine_that_becomes_what_nobody_has_made() -> None:
         checker.note_restored("n2", a_snapshot(1, 1))
 
 
+def test_a_piece_of_a_snapshot_that_has_decayed_is_sent() -> None:
+    checker = GroupChecker(7, ALL)
+    checker.note_written(a_snapshot(2, 1), b"abcdef")
+    checker.check_sent("n1", a_snapshot(2, 1), 2, b"cd")
+    with pytest.raises(AssertionError, match="n1 sends what has decayed"):
+        checker.check_sent("n1", a_snapshot(2, 1), 2, b"cD")
+
+
 def test_the_group_s_disks_follow_marks() -> None:
     checker = GroupChecker(7, ALL)
     runs = [a_run(1, 1), a_run(1, 2), a_run(1, 3)]
@@ -386,6 +467,17 @@ def test_two_states_at_one_index() -> None:
         checker.note_digest("n2", 4, b"b")
 
 
+def test_an_answer_before_anybody_has_applied() -> None:
+    checker = GroupChecker(7, ALL)
+    checker.note_digest("n1", 4, b"a")
+    checker.check_answered("tag", 4)
+    with pytest.raises(AssertionError, match="tag was answered at 5"):
+        checker.check_answered("tag", 5)
+    checker.note_digest("n2", 5, None)  # quarantined behind it: so much has been applied
+    checker.check_answered("tag", 5)
+    checker.note_digest("n1", 5, b"b")
+
+
 def test_replicas_that_differ_at_the_end() -> None:
     check_equal(7, {"n1": (3, b"a"), "n2": (3, b"a")})
     with pytest.raises(AssertionError, match="differ at the end"):
@@ -403,9 +495,9 @@ def test_log_time_that_goes_back() -> None:
 
 def test_a_read_that_misses_what_was_committed_before_it() -> None:
     checker = GroupChecker(7, ALL)
-    checker.check_read("n1", 5, 5)
+    checker.check_read("n1", 5, (0, 5))
     with pytest.raises(AssertionError, match="n1 reads at 4, but 5 was committed"):
-        checker.check_read("n1", 4, 5)
+        checker.check_read("n1", 4, (0, 5))
 
 
 def test_a_lease_of_a_leader_that_has_been_followed_by_another() -> None:

@@ -45,9 +45,17 @@ def test_every_seed_holds_what_must_hold() -> None:
         ("restored", 3),
         ("reads", 30),
         ("leases", 200),
+        ("jobs", 30),  # of blocking machines
     ):
         assert counts[what] >= least * SEEDS, f"{what}: {counts[what]}"
     assert counts["lost"] >= SEEDS // 20
+    assert counts["resets"] >= SEEDS // 20
+    assert counts["runs lost"] >= SEEDS // 20
+    assert counts["quarantined"] >= SEEDS // 3
+    assert counts["quarantined at the end"] >= SEEDS // 50
+    assert counts["snapshots lost"] >= SEEDS // 100
+    assert counts["clients failed reads"] >= SEEDS // 20
+    assert counts["messages misdirected"] >= SEEDS
     assert counts["message TimeoutNow"] >= SEEDS
     assert counts["message SnapshotChunk"] >= SEEDS // 2
     assert counts["operator transferLeader OK"] >= SEEDS
