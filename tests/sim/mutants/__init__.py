@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+from unittest.mock import patch
+
+from tests.sim.mutants import clients, disk, log, members, reads, snapshots, votes
+from tests.sim.mutants.mutant import Mutant
+
+TOPICS: Final = (votes, log, disk, reads, members, snapshots, clients)
+MUTANTS: Final[dict[str, Mutant]] = {
+    name: mutant for topic in TOPICS for name, mutant in topic.MUTANTS.items()
+}
+
+
+@contextmanager
+def applied(name: str | None) -> Iterator[None]:
+    """With this bug in the code; None: with the code as it is."""
+    with ExitStack() as stack:
+        if name is not None:
+            for owner, attribute, replacement in MUTANTS[name].changes():
+                stack.enter_context(patch.object(owner, attribute, replacement))
+        yield
