@@ -35,10 +35,8 @@ class Hunter:
         self, name: str, seeds: Iterable[int], on_tried: Callable[[int], None] = lambda _: None
     ) -> Caught | None:
         """The lowest seed, also with many processes.  ``on_tried`` hears how many it is by now."""
-        tried = 0
         with_bug = replace(self._options, mutant=name)
-        for outcome in self._processes.run_in_order(seeds, with_bug):
-            tried += 1
+        for tried, outcome in enumerate(self._processes.run_in_order(seeds, with_bug), 1):
             on_tried(tried)
             if outcome.error is not None and self._is_sound(outcome.seed):
                 return Caught(outcome.seed, tried, outcome.error)

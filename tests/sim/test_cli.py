@@ -97,7 +97,7 @@ def test_a_long_run_says_how_far_it_is(
 def test_a_run_of_hours_says_where_it_begins_and_ends_when_the_time_is_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.secrets, "randbelow", lambda _: 17)
+    monkeypatch.setattr("secrets.randbelow", lambda _: 17)
     assert main(["--hours", "0.00005", "--jobs", "1", "--seconds", "0.1", "--nodes", "1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("from seed 17 on\n")

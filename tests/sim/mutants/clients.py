@@ -82,17 +82,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "who steps down says that nothing happened (pitfall 52)",
         lambda: _definite(protocol.NOT_LEADER),
     ),
-    "definite-loss": Mutant(
-        "a lost connection is told as a failure (pitfall 52)", _definite_loss
-    ),
+    "definite-loss": Mutant("a lost connection is told as a failure (pitfall 52)", _definite_loss),
     "proposed-after-all": Mutant(
         "proposes what was refused for its deadline (pitfall 52)", _proposed_after_all
     ),
     "forgotten-request": Mutant(
-        "a command is accepted and never answered (pitfall 51)", _forgotten_command
+        "a command is accepted and never answered (docs/protocol.md)", _forgotten_command
     ),
     "wall-time": Mutant(
-        "log time follows the wall clock (pitfall 53)",
+        "log time follows the wall clock (docs/protocol.md)",
         lambda: [(GroupActor, "_time_ms", lambda actor, now: actor._wall_ms())],
     ),
     "hand-back-appended": Mutant(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from raft import leader as leader_module
 from raft.core import Core
@@ -148,6 +148,16 @@ def _hand_out(limit: str) -> list[Change]:
     return [(State, "_take_committed", too_much)]
 
 
+def _all_is_committed_after_restart() -> list[Change]:
+    init = State.__init__
+
+    def begins(core: State, **rest: Any) -> None:
+        init(core, **rest)
+        core.commit_index = core.log.last_index
+
+    return [(State, "__init__", begins)]
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     "old-acknowledgements-count": Mutant(
         "counts acknowledgements of an earlier term (pitfall 3)",
@@ -195,5 +205,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "apply-before-sync": Mutant(
         "applies what is committed and not durable here (pitfall 18)",
         lambda: _hand_out("commit_index"),
+    ),
+    "restart-commits-all": Mutant(
+        "a restart takes all that its disk holds for committed (pitfall 19)",
+        _all_is_committed_after_restart,
     ),
 }

@@ -104,6 +104,17 @@ def _restarts_as(known: Any) -> list[Change]:
     return [(State, "__init__", begins)]
 
 
+def _alone_for_ever() -> list[Change]:
+    change = State._configuration_changed
+
+    def still(core: State) -> None:
+        alone = core._alone
+        change(core)
+        core._alone = alone or core._alone
+
+    return [(State, "_configuration_changed", still)]
+
+
 def _without_joint(configuration: Configuration) -> Configuration:
     return configuration.leave() if configuration.is_joint else configuration
 
@@ -117,9 +128,7 @@ def _all_vote(configuration: Configuration) -> Configuration:
 def _halves_with(more: Any) -> list[Change]:
     reconfigure = Leadership.reconfigure
 
-    def changed(
-        leadership: Leadership, configuration: Configuration, index: int, now: int
-    ) -> None:
+    def changed(leadership: Leadership, configuration: Configuration, index: int, now: int) -> None:
         reconfigure(leadership, configuration, index, now)
         leadership._halves = tuple(
             more(leadership, configuration, half) for half in leadership._halves
@@ -206,6 +215,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "joint-forgotten": Mutant(
         "a restart forgets that its configuration is joint (pitfall 24)",
         lambda: _restarts_as(_without_joint),
+    ),
+    "still-alone": Mutant(
+        "who was the only voter goes on as if it were (pitfall 23)", _alone_for_ever
     ),
     "removed-counts": Mutant(
         "a leader that is removed counts itself (pitfall 26)", lambda: _halves_with(_and_me)

@@ -17,7 +17,6 @@ from raft.roles import CANDIDATE, FOLLOWER, PRE_CANDIDATE
 from raft.state import State
 from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers, nothing
 
-
 # --------------------------------------------------------------------------- rounds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
+from actors.group_messages import WriteSnapshot
 from actors.machine import MachineActor, Restore, SnapshotView
 from actors.machines.kv import KeyValueMachine
 from actors.snapshots import GroupSnapshots
@@ -12,7 +13,6 @@ from raft.configuration import Configuration, History
 from raft.core import Core
 from raft.messages import Save, SnapshotChunk, SnapshotMeta, SnapshotReceived
 from raft.snapshots import SnapshotRules
-from raft.state import State
 from raft.store.memory import MemoryFiles
 from tests.sim.mutants.mutant import Change, Mutant, handlers
 
@@ -24,6 +24,20 @@ def _snapshot_without_members() -> list[Change]:
         reset(history, index, history.latest)
 
     return [(History, "reset", keeps)]
+
+
+def _members_of_later() -> list[Change]:
+    on_view = GroupSnapshots.on_view
+
+    def newest(snapshots: GroupSnapshots, message: SnapshotView) -> list[object]:
+        return [
+            replace(effect, configuration=snapshots._core.configuration)
+            if isinstance(effect, WriteSnapshot)
+            else effect
+            for effect in on_view(snapshots, message)
+        ]
+
+    return [(GroupSnapshots, "on_view", newest)]
 
 
 def _view_is_no_copy() -> list[Change]:
@@ -128,8 +142,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a snapshot leaves the configuration as it was (pitfall 25)", _snapshot_without_members
     ),
     "snapshot-of-later-members": Mutant(
-        "a snapshot carries the newest configuration (pitfall 25)",
-        lambda: [(State, "configuration_at", lambda core, index: core._history.latest)],
+        "a snapshot carries the newest configuration (pitfall 25)", _members_of_later
     ),
     "shared-view": Mutant(
         "a view goes on changing while it is written (pitfall 37)", _view_is_no_copy

@@ -6,7 +6,6 @@ from typing import Final
 
 from raft import core as core_module
 from raft.core import Core
-from raft.election import ElectionTimer
 from raft.membership import MembershipRules
 from raft.messages import (
     Append,
@@ -117,17 +116,6 @@ def _endless_transfer() -> list[Change]:
     return [(MembershipRules, "_hand_over", once), *handlers({Transfer: for_ever}, LEADER)]
 
 
-def _all_wait_alike() -> list[Change]:
-    def longest(timer: ElectionTimer, now: int) -> None:
-        timer._timeout_ms = timer._settings.election_timeout_ms
-        timer.deadline_ms = now + timer._timeout_ms
-
-    def soon(timer: ElectionTimer, now: int) -> None:
-        timer.deadline_ms = min(timer.deadline_ms, now + timer._settings.retry_min_ms)
-
-    return [(ElectionTimer, "restart", longest), (ElectionTimer, "hurry", soon)]
-
-
 MUTANTS: Final[dict[str, Mutant]] = {
     "vote-before-sync": Mutant(
         "votes before the vote is durable (pitfall 1)", lambda: impatient(VoteReply)
@@ -159,9 +147,4 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "own-vote-before-sync": Mutant(
         "elects itself before its vote is durable (pitfall 8)", _elects_itself_at_once
     ),
-    "same-timeouts": Mutant(
-        "all wait equally long (pitfall 9)",
-        _all_wait_alike,
-    ),
 }
-
