@@ -19,7 +19,7 @@ from raft.messages import (
 from raft.outbox import Outbox
 from raft.progress import Progress
 from raft.state import State
-from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers, nothing
+from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers
 from tests.sim.mutants.votes import impatient
 
 
@@ -79,19 +79,6 @@ def _truncate_always() -> list[Change]:
             return
 
     return [(Core, "_store_missing", cut)]
-
-
-def _compacted_is_conflict() -> list[Change]:
-    on_append = Core._on_append
-
-    def refusing(core: Core, message: Append) -> None:
-        if core.log.term_at(message.prev_index) is None:
-            core._follow(message.sender)
-            core._reject_append(message)
-        else:
-            on_append(core, message)
-
-    return handlers({Append: refusing})
 
 
 def _commit_what_is_not_verified() -> list[Change]:
@@ -177,18 +164,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a late success of the disk counts for what came back since (pitfall 13)",
         _success_proves_what_came_back,
     ),
-    "promise-of-old-term": Mutant(
-        "an acknowledgement that waits for the disk outlives its term (pitfall 13)",
-        lambda: [(Outbox, "drop_promises", nothing)],
-    ),
     "truncate-always": Mutant(
         "a short append cuts what is behind it (pitfall 14)", _truncate_always
     ),
     "any-predecessor": Mutant(
         "appends behind any entry that stands in that place (paper 5.3)", _any_predecessor
-    ),
-    "compacted-is-conflict": Mutant(
-        "refuses an append behind what is compacted (pitfall 15)", _compacted_is_conflict
     ),
     "unverified-commit": Mutant(
         "commits up to the end of its log, verified or not (pitfall 16)",

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from actors.clock_watch import ClockWatch
-from actors.group import GroupActor
-from actors.machine import Answered, MachineActor, Query
+from actors.machine import MachineActor, Query
 from raft.core import Core
 from raft.election import ElectionTimer
 from raft.leader import Leadership
@@ -111,31 +110,31 @@ def _lease_from_answer() -> list[Change]:
     return [(Leadership, "on_heartbeat_reply", later)]
 
 
-def _lease_without_margin() -> list[Change]:
+def _lease_from_any_answer() -> list[Change]:
+    on_reply = Leadership.on_heartbeat_reply
+
+    def anew(leadership: Leadership, message: HeartbeatReply, commit: int, now: int) -> None:
+        on_reply(leadership, message, commit, now)
+        if leadership._settings.lease_reads and leadership.progress[message.sender].votes:
+            leadership.lease._from_ms = now
+
+    return [(Leadership, "on_heartbeat_reply", anew)]
+
+
+def _margin_added() -> list[Change]:
     init = Lease.__init__
 
-    def whole(lease: Lease, *, election_timeout_ms: int, drift_percent: int) -> None:
-        init(lease, election_timeout_ms=election_timeout_ms, drift_percent=0)
+    def longer(lease: Lease, *, election_timeout_ms: int, drift_percent: int) -> None:
+        init(lease, election_timeout_ms=election_timeout_ms, drift_percent=-drift_percent)
 
-    return [(Lease, "__init__", whole)]
-
-
-def _lease_looked_at_once() -> list[Change]:
-    on_answered = GroupActor._on_answered
-
-    def trusting(actor: GroupActor, message: Answered) -> None:
-        message.key.by_lease = False
-        on_answered(actor, message)
-
-    return [(GroupActor, "_on_answered", trusting)]
+    return [(Lease, "__init__", longer)]
 
 
 def _votes_after_restart() -> list[Change]:
     init = ElectionTimer.__init__
 
     def at_once(timer: ElectionTimer, *rest: Any, now: int, is_restart: bool) -> None:
-        init(timer, *rest, now=now, is_restart=is_restart)
-        timer._votes_from_ms = now
+        init(timer, *rest, now=now, is_restart=False)
 
     return [(ElectionTimer, "__init__", at_once)]
 
@@ -180,8 +179,12 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a lease begins when the answers come, not when they were asked for (pitfall 32)",
         _lease_from_answer,
     ),
-    "lease-without-margin": Mutant(
-        "a lease as long as if all clocks ran alike (pitfall 33)", _lease_without_margin
+    "lease-from-any-answer": Mutant(
+        "a lease begins anew with each answer, whoever gives it (pitfall 32)",
+        _lease_from_any_answer,
+    ),
+    "margin-added": Mutant(
+        "a lease is longer by what clocks may differ, not shorter (pitfall 33)", _margin_added
     ),
     "reset-ends-promise": Mutant(
         "a broken link ends the promise that a lease rests on (pitfall 32)", _reset_ends_promise
@@ -192,10 +195,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "votes-after-restart": Mutant(
         "a restart forgets the promise to the leader (pitfall 34)", _votes_after_restart
-    ),
-    "lease-looked-at-once": Mutant(
-        "does not look at the lease again when the answer leaves (pitfall 33)",
-        _lease_looked_at_once,
     ),
     "lease-after-suspend": Mutant(
         "lost time leaves the lease as it is (pitfall 35)", lambda: [(Lease, "void", nothing)]

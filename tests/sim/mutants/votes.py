@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from raft import core as core_module
 from raft.core import Core
 from raft.membership import MembershipRules
 from raft.messages import (
-    Append,
-    Heartbeat,
     PeerMessage,
     PreVoteReply,
-    SnapshotChunk,
     Transfer,
     Vote,
     VoteReply,
@@ -80,12 +76,6 @@ def _deaf_pre_candidate() -> list[Change]:
     return [(Core, "_admit_newer_term", unmoved)]
 
 
-def _leader_left_alone() -> list[Change]:
-    of_leaders = (Append, Heartbeat, SnapshotChunk)
-    rest = {kind: it for kind, it in core_module.OLDER_TERM.items() if kind not in of_leaders}
-    return [(core_module, "OLDER_TERM", rest)]
-
-
 def _elects_itself_at_once() -> list[Change]:
     become = State._become_candidate
 
@@ -140,9 +130,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "endless-transfer": Mutant(
         "a transfer that fails is never given up (pitfall 6)", _endless_transfer
-    ),
-    "leader-left-alone": Mutant(
-        "does not tell a leader of an older term that it is one (pitfall 7)", _leader_left_alone
     ),
     "own-vote-before-sync": Mutant(
         "elects itself before its vote is durable (pitfall 8)", _elects_itself_at_once
