@@ -1,3 +1,10 @@
+"""Deliberate bugs, each of which some system really had: proof that the simulator can fail.
+
+A mutant changes a few lines of production code in this process, and changes them back.  They are
+sorted by what they break, one topic a file; :mod:`tests.sim.mutants.seeds` knows for each a seed
+that finds it.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ from raft.messages import (
 from raft.outbox import Outbox
 from raft.progress import Progress
 from raft.state import State
-from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers
+from tests.sim.mutants.mutant import Change, Mutant, handlers
 from tests.sim.mutants.votes import impatient
 
 
@@ -146,10 +146,6 @@ def _all_is_committed_after_restart() -> list[Change]:
 
 
 MUTANTS: Final[dict[str, Mutant]] = {
-    "old-acknowledgements-count": Mutant(
-        "counts acknowledgements of an earlier term (pitfall 3)",
-        lambda: counts_in_later_terms(AppendReply),
-    ),
     "commit-older-term": Mutant(
         "commits entries of older terms by counting (pitfall 11)", _commit_older_term
     ),

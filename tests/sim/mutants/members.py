@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from raft.configuration import Configuration, History
@@ -91,7 +92,7 @@ def _no_way_back() -> list[Change]:
     return [(History, "truncate_from", keeps)]
 
 
-def _restarts_as(known: Any) -> list[Change]:
+def _restarts_as(known: Callable[[Configuration], Configuration]) -> list[Change]:
     init = State.__init__
 
     def begins(core: State, **rest: Any) -> None:
@@ -125,7 +126,7 @@ def _all_vote(configuration: Configuration) -> Configuration:
     return Configuration(configuration.voters | configuration.learners)
 
 
-def _halves_with(more: Any) -> list[Change]:
+def _halves_with(more: Callable[[Leadership, Configuration, _Half], _Half]) -> list[Change]:
     reconfigure = Leadership.reconfigure
 
     def changed(leadership: Leadership, configuration: Configuration, index: int, now: int) -> None:
@@ -143,7 +144,7 @@ def _and_learners(leadership: Leadership, configuration: Configuration, half: _H
 
 
 def _and_me(leadership: Leadership, configuration: Configuration, half: _Half) -> _Half:
-    return _Half(half.peers, True)
+    return _Half(half.peers, counts_me=True)
 
 
 def _anybody_elects() -> list[Change]:
@@ -175,7 +176,8 @@ def _known_by_node() -> list[Change]:
     return [(Leadership, "_new_progress", inherited)]
 
 
-def _old_frames() -> list[Change]:
+def _frames_of_the_past() -> list[Change]:
+    """The host of the simulator stands in for the transport, which looks at every header."""
     receive = Host.receive
 
     def anyway(host: Host, sender: str, lane: int, frame: Any) -> None:
@@ -194,7 +196,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "believes of a new incarnation what was known of the last (pitfall 21)", _known_by_node
     ),
     "frames-of-the-past": Mutant(
-        "takes frames of, and for, an earlier incarnation (pitfalls 21 and 55)", _old_frames
+        "takes frames of, and for, an earlier incarnation (pitfalls 21 and 55)", _frames_of_the_past
     ),
     "half-of-joint": Mutant("one half of a joint configuration decides (paper 6)", _half_of_joint),
     "no-joint": Mutant("goes straight to the new voters (paper 6)", _no_joint),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft import core as core_module
-from raft.roles import LEADER, ROLES
+from raft.roles import ROLES
 
 Change = tuple[Any, str, Any]  # (owner, name, replacement)
 
@@ -32,15 +32,6 @@ def handlers(table: dict[type, Any], *roles: int) -> list[Change]:
         for role, known in core_module.HANDLERS.items()
     }
     return [(core_module, "HANDLERS", changed)]
-
-
-def counts_in_later_terms(kind: type, role: int = LEADER) -> list[Change]:
-    """An answer of an older term is handled like one of the present, by who has this role."""
-
-    def anyway(core: core_module.Core, message: object) -> bool:
-        return bool(core.role == role)
-
-    return [(core_module, "OLDER_TERM", {**core_module.OLDER_TERM, kind: anyway})]
 
 
 def nothing(*_: Any, **__: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from actors.clock_watch import ClockWatch
@@ -14,7 +13,7 @@ from raft.messages import HeartbeatReply, Read, Replica
 from raft.reads import Lease, PendingRead, ReadQueue
 from raft.roles import CANDIDATE, FOLLOWER, PRE_CANDIDATE
 from raft.state import State
-from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers, nothing
+from tests.sim.mutants.mutant import Change, Mutant, handlers, nothing
 
 # --------------------------------------------------------------------------- rounds
 
@@ -34,15 +33,6 @@ def _read_in_earlier_round() -> list[Change]:
         return leadership._reads.maybe_add(PendingRead(token, leadership._round, index, asker))
 
     return [(Leadership, "maybe_add_read", earlier)]
-
-
-def _any_round() -> list[Change]:
-    on_reply = Leadership.on_heartbeat_reply
-
-    def newest(leadership: Leadership, message: HeartbeatReply, commit: int, now: int) -> None:
-        on_reply(leadership, replace(message, round=leadership._round), commit, now)
-
-    return [(Leadership, "on_heartbeat_reply", newest)]
 
 
 def _read_before_own_commit() -> list[Change]:
@@ -110,26 +100,6 @@ def _lease_from_answer() -> list[Change]:
     return [(Leadership, "on_heartbeat_reply", later)]
 
 
-def _lease_from_any_answer() -> list[Change]:
-    on_reply = Leadership.on_heartbeat_reply
-
-    def anew(leadership: Leadership, message: HeartbeatReply, commit: int, now: int) -> None:
-        on_reply(leadership, message, commit, now)
-        if leadership._settings.lease_reads and leadership.progress[message.sender].votes:
-            leadership.lease._from_ms = now
-
-    return [(Leadership, "on_heartbeat_reply", anew)]
-
-
-def _margin_added() -> list[Change]:
-    init = Lease.__init__
-
-    def longer(lease: Lease, *, election_timeout_ms: int, drift_percent: int) -> None:
-        init(lease, election_timeout_ms=election_timeout_ms, drift_percent=-drift_percent)
-
-    return [(Lease, "__init__", longer)]
-
-
 def _votes_after_restart() -> list[Change]:
     init = ElectionTimer.__init__
 
@@ -161,13 +131,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "read-in-earlier-round": Mutant(
         "a read joins a round that began before it (pitfall 30)", _read_in_earlier_round
     ),
-    "any-round": Mutant(
-        "the answer to an earlier round confirms the present one (pitfall 30)", _any_round
-    ),
-    "old-rounds-count": Mutant(
-        "a round of an earlier term confirms the present one (pitfalls 3 and 30)",
-        lambda: counts_in_later_terms(HeartbeatReply),
-    ),
     "read-before-applied": Mutant(
         "a read does not wait for its index (pitfall 31)", _read_before_applied
     ),
@@ -178,13 +141,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "lease-from-answer": Mutant(
         "a lease begins when the answers come, not when they were asked for (pitfall 32)",
         _lease_from_answer,
-    ),
-    "lease-from-any-answer": Mutant(
-        "a lease begins anew with each answer, whoever gives it (pitfall 32)",
-        _lease_from_any_answer,
-    ),
-    "margin-added": Mutant(
-        "a lease is longer by what clocks may differ, not shorter (pitfall 33)", _margin_added
     ),
     "reset-ends-promise": Mutant(
         "a broken link ends the promise that a lease rests on (pitfall 32)", _reset_ends_promise

@@ -78,18 +78,6 @@ def _restore_overtakes() -> list[Change]:
     return [(MachineActor, "_on_restore", first)]
 
 
-def _old_one_unanswered() -> list[Change]:
-    on_chunk = Core._on_snapshot_chunk
-
-    def silent(core: Core, message: SnapshotChunk) -> None:
-        if message.snapshot.index <= core.commit_index:
-            core._follow(message.sender)
-        else:
-            on_chunk(core, message)
-
-    return handlers({SnapshotChunk: silent})
-
-
 def _old_one_installed() -> list[Change]:
     def any_chunk(core: Core, message: SnapshotChunk) -> None:
         core._follow(message.sender)
@@ -150,9 +138,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "restore-adds": Mutant("what is restored does not replace all (paper 7)", _restore_adds),
     "restore-overtakes": Mutant(
         "a snapshot overtakes what is to be applied before it (pitfall 37)", _restore_overtakes
-    ),
-    "older-unanswered": Mutant(
-        "says nothing to a snapshot that is not newer (pitfall 38)", _old_one_unanswered
     ),
     "older-installed": Mutant(
         "installs a snapshot that is older than its log (pitfall 38)", _old_one_installed

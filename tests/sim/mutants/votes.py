@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from raft import core as core_module
 from raft.core import Core
 from raft.membership import MembershipRules
 from raft.messages import (
@@ -18,7 +19,7 @@ from raft.quorum import WON
 from raft.reads import NEVER_MS
 from raft.roles import CANDIDATE, LEADER
 from raft.state import State
-from tests.sim.mutants.mutant import Change, Mutant, counts_in_later_terms, handlers
+from tests.sim.mutants.mutant import Change, Mutant, handlers
 
 
 def impatient(kind: type) -> list[Change]:
@@ -58,6 +59,13 @@ def _vote_cleared() -> list[Change]:
         core.vote = None
 
     return [(State, "_become_follower", forgetful)]
+
+
+def _old_votes_count() -> list[Change]:
+    def anyway(core: Core, message: VoteReply) -> bool:
+        return bool(core.role == CANDIDATE)
+
+    return [(core_module, "OLDER_TERM", {**core_module.OLDER_TERM, VoteReply: anyway})]
 
 
 def _by_length() -> list[Change]:
@@ -116,10 +124,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "forgotten-vote": Mutant("does not store whom it voted for (pitfall 1)", _forgotten_vote),
     "second-vote": Mutant("votes again in the same term (paper 5.2)", _second_vote),
     "vote-cleared": Mutant("forgets its vote when it steps down (pitfall 2)", _vote_cleared),
-    "old-votes-count": Mutant(
-        "counts votes of an earlier campaign (pitfall 3)",
-        lambda: counts_in_later_terms(VoteReply, CANDIDATE),
-    ),
+    "old-votes-count": Mutant("counts votes of an earlier campaign (pitfall 3)", _old_votes_count),
     "any-log": Mutant(
         "votes for a log that lacks entries (paper 5.4.1)",
         lambda: [(Core, "_is_up_to_date", lambda *_: True)],
