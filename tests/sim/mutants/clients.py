@@ -59,15 +59,6 @@ def _given_twice() -> list[Change]:
     return [(Routing, "on_peer_lost", again)]
 
 
-def _one_epoch() -> list[Change]:
-    init = Routing.__init__
-
-    def same(routing: Routing, me: str, epoch: int, *rest: Any) -> None:
-        init(routing, me, 1, *rest)
-
-    return [(Routing, "__init__", same)]
-
-
 def _forgotten_command() -> list[Change]:
     place, _ = group_admin._COMMANDS["doSnapshot"]
     commands = {**group_admin._COMMANDS, "doSnapshot": (place, nothing)}
@@ -98,8 +89,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "given-twice": Mutant(
         "a message whose taker is lost is given to another (pitfall 54)", _given_twice
-    ),
-    "one-epoch": Mutant(
-        "takes an answer to an earlier life of its router for its own (pitfall 55)", _one_epoch
     ),
 }
