@@ -6,6 +6,9 @@
     sim --seeds 0..200         many, on all processors
     sim --hours 2              seed after seed, from a random one on, until the time is up
     sim --mutants              every deliberate bug, and how many seeds it takes to find it
+    sim --mutants --record     note a seed for each, for the tests; first tried are those noted now
+
+Together with --mutant NAME only that one; with --seeds A..B only these seeds are tried.
 
 Exit codes: 0 all that must hold has held, 1 something did not, 2 wrong usage.
 """
@@ -18,11 +21,13 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from tests.sim.faults import FAULTS, WEATHER
-from tests.sim.mutants import MUTANTS
-from tests.sim.running import Options, Outcome, run_many, run_seed, shrink
+from tests.sim.hunting import SEEDS_MAX, Caught, Hunter
+from tests.sim.mutants import MUTANTS, seeds
+from tests.sim.running import Options, Outcome, Processes, run_many, run_seed, shrink
 from tests.sim.world import SECOND
 
 EXIT_DONE = 0
@@ -31,6 +36,8 @@ EXIT_USAGE = 2
 
 TAIL_LINES = 40  # of a failing history that are shown
 HOURS_SEED_MAX = 1 << 32
+PROGRESS_S = 10.0  # between two lines that say how far it has come
+ERROR_CHARACTERS = 120  # of what has found a deliberate bug
 
 
 def say(line: str) -> None:
@@ -38,22 +45,50 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+class Progress:
+    """A line now and then, apart from the results: a long run shows that it lives, and one that is
+    killed has said how far it came."""
+
+    def __init__(self) -> None:
+        self.began_s = self._said_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began_s
+
+    def maybe_say(self, done: str, simulated_us: int = 0) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s < PROGRESS_S:
+            return
+        self._said_s = now_s
+        speed = simulated_us / SECOND / max(now_s - self.began_s, 0.001)
+        rate = f", {speed:.0f} s simulated per second" if simulated_us else ""
+        sys.stderr.write(f"{now_s - self.began_s:.0f} s: {done}{rate}\n")
+        sys.stderr.flush()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     known = parser.parse_args(argv)
     options = Options(known.nodes, known.seconds, _without(parser, known.without), known.mutant)
-    chosen = [it for it in (known.seed, known.seeds, known.hours) if it is not None]
-    if len(chosen) + known.mutants != 1:
-        parser.error("one of SEED, --seeds, --hours and --mutants")
+    span = None if known.seeds is None else _range(parser, known.seeds)
     if known.mutants:
-        return _mutants(options, known.jobs)
+        if known.seed is not None or known.hours is not None:
+            parser.error("--mutants goes through seeds by itself")
+        if known.record and replace(options, mutant=None) != Options():
+            parser.error("seeds are noted for plain histories: no --nodes, --seconds, --without")
+        return _mutants(options, span or range(SEEDS_MAX), known.jobs, records=known.record)
+    if known.record:
+        parser.error("--record belongs to --mutants")
+    if sum(it is not None for it in (known.seed, span, known.hours)) != 1:
+        parser.error("one of SEED, --seeds, --hours and --mutants")
     if known.seed is not None:
         return _one(known.seed, options, trace=known.trace, shrinks=known.shrink)
-    if known.hours is not None:
-        first = secrets.randbelow(HOURS_SEED_MAX)
-        say(f"from seed {first} on")
-        return _many(itertools.count(first), options, known.jobs, known.hours * 3_600)
-    return _many(_range(parser, known.seeds), options, known.jobs, None)
+    if span is not None:
+        return _many(span, options, known.jobs, None)
+    first = secrets.randbelow(HOURS_SEED_MAX)
+    say(f"from seed {first} on")
+    return _many(itertools.count(first), options, known.jobs, known.hours * 3_600)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", metavar="A..B", help="A included, B not")
     parser.add_argument("--hours", type=float, metavar="N")
     parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--record", action="store_true", help="with --mutants: note the seeds")
     parser.add_argument("--trace", action="store_true", help="print every line")
     parser.add_argument("--shrink", action="store_true", help="look for a smaller failing history")
     parser.add_argument("--seconds", type=float, metavar="N", help="of faults, in simulated time")
@@ -127,52 +163,73 @@ def _say_failure(outcome: Outcome, *, tail: bool = True) -> None:
 
 
 def _many(seeds: Iterable[int], options: Options, jobs: int | None, limit_s: float | None) -> int:
-    began_s = time.monotonic()
+    progress = Progress()
     done = failed = simulated_us = 0
     counts: Counter[str] = Counter()
-    for outcome in run_many(_until(seeds, began_s, limit_s), options, jobs):
+    for outcome in run_many(_until(seeds, progress, limit_s), options, jobs):
         done += 1
         simulated_us += outcome.simulated_us
         counts.update(outcome.counts)
         if outcome.error is not None:
             failed += 1
             _say_failure(outcome)
-    elapsed_s = time.monotonic() - began_s
+        progress.maybe_say(f"{done} seeds done, {failed} failed", simulated_us)
     for name, count in sorted(counts.items()):
         say(f"{count:>9} {name}")
     say(
         f"{done} seeds, {failed} failed; {simulated_us / SECOND:.0f} s simulated in "
-        f"{elapsed_s:.1f} s"
+        f"{progress.elapsed_s:.1f} s"
     )
     return EXIT_FAILED if failed else EXIT_DONE
 
 
-def _until(seeds: Iterable[int], began_s: float, limit_s: float | None) -> Iterable[int]:
+def _until(seeds: Iterable[int], progress: Progress, limit_s: float | None) -> Iterable[int]:
     for seed in seeds:
-        if limit_s is not None and time.monotonic() - began_s >= limit_s:
+        if limit_s is not None and progress.elapsed_s >= limit_s:
             return
         yield seed
 
 
-def _mutants(options: Options, jobs: int | None) -> int:
+# --------------------------------------------------------------------------- deliberate bugs
+
+
+def _mutants(options: Options, span: range, jobs: int | None, *, records: bool) -> int:
+    names = [options.mutant] if options.mutant is not None else list(MUTANTS)
+    noted = seeds.read()
     missed = 0
-    for name, mutant in MUTANTS.items():
-        found = first_caught(name, options, range(mutant.seeds), jobs)
-        if found is None:
-            missed += 1
-            say(f"{name:<20} NOT CAUGHT by {mutant.seeds} seeds: {mutant.what}")
-        else:
-            assert found.error is not None
-            say(f"{name:<20} seed {found.seed}: {found.error.splitlines()[0][:120]}")
-    return EXIT_FAILED if missed else EXIT_DONE
+    progress = Progress()
+    with Processes(jobs) as processes:
+        hunter = Hunter(processes, replace(options, mutant=None))
+        for name in names:
+            found = None
+            if records and name in noted:
+                found = hunter.hunt(name, [noted[name]])
+            if found is None:
+                found = hunter.hunt(name, span, _teller(progress, name))
+            missed += found is None
+            say(_told(name, found, span))
+            if records:
+                _note(noted, name, found)
+    for outcome in hunter.failures.values():
+        _say_failure(outcome)
+    say(f"{len(names)} bugs, {missed} not found; {progress.elapsed_s:.0f} s")
+    return EXIT_FAILED if missed or hunter.failures else EXIT_DONE
 
 
-def first_caught(
-    name: str, options: Options, seeds: Iterable[int], jobs: int | None
-) -> Outcome | None:
-    """The first outcome that finds the bug; not always the lowest seed, if there are many jobs."""
-    with_bug = Options(options.nodes, options.seconds, options.without, name)
-    for outcome in run_many(seeds, with_bug, jobs):
-        if outcome.error is not None:
-            return outcome
-    return None
+def _teller(progress: Progress, name: str) -> Callable[[int], None]:
+    return lambda tried: progress.maybe_say(f"{name} is not found by {tried} seeds")
+
+
+def _told(name: str, found: Caught | None, span: range) -> str:
+    if found is None:
+        return f"{name:<26} NOT FOUND by {len(span)} seeds: {MUTANTS[name].what}"
+    first_line = found.error.splitlines()[0][:ERROR_CHARACTERS]
+    return f"{name:<26} {found.tried:>4} tried, seed {found.seed:>4}: {first_line}"
+
+
+def _note(noted: dict[str, int], name: str, found: Caught | None) -> None:
+    """At once: a run that is broken off has noted what it has found."""
+    noted.pop(name, None)
+    if found is not None:
+        noted[name] = found.seed
+    seeds.write({each: noted[each] for each in MUTANTS if each in noted})

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from raft.configuration import Configuration
+from raft.core import LEASE_PAUSE_HEARTBEATS
 from raft.messages import Decision
 from tests.sim.checkers import shown
 from tests.sim.clock import RATE_EXACT
@@ -40,6 +41,7 @@ RATE_SPAN: Final = 100_000  # how much faster or slower than exact a clock may r
 RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
 VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
 DISK_FACTOR_MAX: Final = 50
+LONE_ELECTIONS_MAX: Final = 8  # election timeouts for which a leader is alone
 APPLY_US_MAX: Final = 4_000
 FAILING_CALLS: Final = (
     (APPLY,),
@@ -350,6 +352,43 @@ def _flap(simulation: Simulation, rng: random.Random) -> None:
             simulation.break_link(rng, first, second)
 
 
+def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
+    """A leader is cut off at the worst moment for its lease: it has just asked whether it leads,
+    and gets no time to hear the answers; or the others restart and have to remember it."""
+    group = rng.choice(list(simulation.checkers))
+    leader = simulation.leader_of(group)
+    if leader is None or len(simulation.hosts) < 2:
+        return
+    host = leader.host
+    settings, now_us = simulation.plan.settings, simulation.world.now_us
+    election_us = settings.election_timeout_ms * MS
+    asks_us = host.clock.when_us(leader.groups[group].core.next_deadline() * MS)
+    moment_us = min(asks_us, now_us + election_us) + simulation.plan.turn_us
+    # Not so long that it would know that it has stood still.
+    pause_us = int(LEASE_PAUSE_HEARTBEATS * settings.heartbeat_ms * MS * rng.uniform(0.3, 1.1))
+    pauses = rng.random() < 0.5
+    lasts_ms = LONE_ELECTIONS_MAX * settings.election_timeout_ms
+
+    def begin() -> None:
+        if pauses:
+            simulation.note(host.name, "pauses")
+            host.pause_until(simulation.world.now_us + pause_us)
+        else:
+            for other in simulation.hosts.values():
+                if other is not host:
+                    other.slots[leader.number].die("killed")
+        simulation.note("net", f"{host.name} is alone")
+        simulation.network.wall(pairs, thick=False)
+        simulation.later(rng, lasts_ms, end)
+
+    def end() -> None:
+        simulation.note("net", f"{host.name} is alone no more")
+        simulation.network.unwall(pairs, thick=False)
+
+    pairs = simulation.network.around(host.name)
+    simulation.world.at(moment_us, simulation.unless_healed, begin)
+
+
 # --------------------------------------------------------------------------- operators
 
 
@@ -451,6 +490,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),
     "one-way": Fault((500, 5_000), _one_way),
+    "lone-leader": Fault((500, 5_000), _lone_leader),
     "flap": Fault((100, 3_000), _flap),
     "reset-peers": Fault((4_000, 20_000), _reset_peers),
     "members": Fault((200, 3_000), _members),

@@ -11,10 +11,13 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import attrgetter
 
 from tests.sim import mutants
 from tests.sim.faults import FAULTS, WEATHER
@@ -24,6 +27,7 @@ from tests.sim.world import SECOND
 Sink = Callable[[str], None]
 
 SECONDS_LEAST = 0.25  # of faults: a failing history is not cut shorter than this
+AHEAD_PER_PROCESS = 2  # seeds that are handed out and not known to be done
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,6 +79,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _line_of(error: Exception) -> str:
+    """Of our code, where an assertion says nothing more."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return str(frames[-1].line) if frames else ""
+
+
 def run_seed(seed: int, options: Options, sink: Sink | None = None) -> Outcome:
     began_s = time.perf_counter()
     error: str | None = None
@@ -91,7 +101,7 @@ def run_seed(seed: int, options: Options, sink: Sink | None = None) -> Outcome:
         try:
             counts = simulation.run().counts
         except Exception as caught:  # noqa: BLE001 - whatever it is, it is what the seed found
-            error = f"{type(caught).__name__}: {caught}"
+            error = f"{type(caught).__name__}: {str(caught) or _line_of(caught)}"
             where = "".join(traceback.format_tb(caught.__traceback__)[-3:])
     world = simulation.world
     return Outcome(
@@ -109,19 +119,63 @@ def run_seed(seed: int, options: Options, sink: Sink | None = None) -> Outcome:
     )
 
 
-def _run_one(run: tuple[int, Options]) -> Outcome:
-    return run_seed(*run)
+class Processes:
+    """So many, by default one a processor.  Fresh ones: a mutant, or a leak, stays in the one that
+    has it.  One needs no other process than this."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        count = jobs or os.cpu_count() or 1
+        self._ahead = AHEAD_PER_PROCESS * count
+        self._executor: Executor | None = None
+        if count > 1:
+            self._executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def run(self, seeds: Iterable[int], options: Options) -> Iterator[Outcome]:
+        """As they are done."""
+        if self._executor is None:
+            yield from (run_seed(seed, options) for seed in seeds)
+            return
+        source = iter(seeds)
+        waiting: set[Future[Outcome]] = set()
+        while True:
+            for seed in islice(source, self._ahead - len(waiting)):
+                waiting.add(self._executor.submit(run_seed, seed, options))
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from sorted((each.result() for each in done), key=attrgetter("seed"))
+
+    def run_in_order(self, seeds: Iterable[int], options: Options) -> Iterator[Outcome]:
+        """One after the other, however many work at it: who stops at the first that fails has the
+        lowest."""
+        if self._executor is None:
+            yield from (run_seed(seed, options) for seed in seeds)
+            return
+        source = iter(seeds)
+        waiting: deque[Future[Outcome]] = deque()
+        try:
+            while True:
+                for seed in islice(source, self._ahead - len(waiting)):
+                    waiting.append(self._executor.submit(run_seed, seed, options))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
 def run_many(seeds: Iterable[int], options: Options, jobs: int | None = None) -> Iterator[Outcome]:
-    """As they are done.  Fresh processes: a mutant, or a leak, stays in the one that has it."""
-    runs = ((seed, options) for seed in seeds)
-    jobs = jobs or os.cpu_count() or 1
-    if jobs == 1:
-        yield from map(_run_one, runs)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run_one, runs, chunksize=2)
+    """As they are done."""
+    with Processes(jobs) as processes:
+        yield from processes.run(seeds, options)
 
 
 def shrink(outcome: Outcome, say: Sink) -> Outcome:

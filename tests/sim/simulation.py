@@ -175,9 +175,9 @@ class Simulation:
 
     def later(self, rng: random.Random, longest_ms: int, end: Callable[[], None]) -> None:
         """``end`` what lasts, after a while; healing ends it otherwise."""
-        self.world.after(draw_us(rng, 1 * MS, longest_ms * MS), self._unless_healed, end)
+        self.world.after(draw_us(rng, 1 * MS, longest_ms * MS), self.unless_healed, end)
 
-    def _unless_healed(self, end: Callable[[], None]) -> None:
+    def unless_healed(self, end: Callable[[], None]) -> None:
         if not self._is_healed:
             end()
 
