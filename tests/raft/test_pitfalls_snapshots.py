@@ -241,6 +241,25 @@ def test_pitfall_40_but_not_for_somebody_who_is_silent() -> None:
     assert core.log.base_index == core.last_index
 
 
+def test_pitfall_41_the_log_in_memory_goes_with_the_mark_and_not_with_a_save_before() -> None:
+    network = without("n3")
+    network.hold_disk("n1")
+    core = network.core("n1")
+    for _ in range(2):
+        network.propose("n1")
+        network.settle()
+        network.release_disk("n1")
+        network.hold_disk("n1")
+        network.settle()
+    base = core.log.base_index
+    network.propose("n1")
+    network.snapshot("n1", index=core.handed_index)
+    network.persist("n1", count=1)
+    assert core.log.base_index == base, "a restart would find the old mark, and need this log"
+    network.release_disk("n1")
+    assert core.log.base_index > base
+
+
 def test_pitfall_41_a_snapshot_counts_when_the_mark_is_durable_and_not_before() -> None:
     network = without("n3")
     network.hold_disk("n3")

@@ -25,7 +25,7 @@ from raft.messages import (
     Vote,
     VoteReply,
 )
-from raft.roles import CANDIDATE
+from raft.roles import CANDIDATE, FOLLOWER, PRE_CANDIDATE
 from raft.settings import RaftSettings
 from tests.raft.network import Network, replica, sent_by, to
 
@@ -260,6 +260,24 @@ def test_pitfall_35_a_voter_whose_clock_jumped_keeps_its_promise_for_a_whole_tim
     assert core.next_deadline() >= network.now + 2_000
     core.step(Vote(N3, N2, 2, 9, 9), network.now + 2_000)
     assert core.vote == N3
+
+
+@pytest.mark.parametrize("elected", [False, True])
+def test_pitfall_35_who_stood_because_of_a_wrong_clock_stands_no_more(elected: bool) -> None:
+    """The silence that it took for a dead leader was measured by that clock."""
+    network = led()
+    network.isolate("n2")
+    network.now += 2_500
+    network.step("n2", Tick())
+    if elected:
+        network.hold_disk("n2")
+        network.answer_pre_vote("n2", N3)
+    core = network.core("n2")
+    assert core.role == (CANDIDATE if elected else PRE_CANDIDATE)
+    network.step("n2", ClockAnomaly())
+    assert core.role == FOLLOWER
+    network.step("n2", VoteReply(N3, N2, core.term, True))
+    assert not core.is_leader
 
 
 def test_pitfall_36_a_transfer_ends_the_lease_before_the_target_is_told() -> None:
