@@ -52,6 +52,7 @@ from transport.frames import (
     PEER_HELLO,
     PEER_RAFT,
     PEER_RAFT_CONTROL,
+    PEER_REPLIES_LOST,
     ClientMessage,
     Forward,
     ForwardReply,
@@ -145,7 +146,7 @@ class Router:
                 self._on_peer_heard,
                 self._on_peer_up,
                 self._on_peer_down,
-                self.routing.on_peer_lost,
+                self._on_bulk_lost,
             ),
         )
         self.status = Status(self)
@@ -164,12 +165,6 @@ class Router:
             wire.REQUEST: self._on_request,
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
-        }
-        self._from_peers: dict[int, Callable[[bytes, PeerHeader, memoryview], None]] = {
-            PEER_RAFT: self._on_peer_raft,
-            PEER_RAFT_CONTROL: self._on_peer_raft_control,
-            PEER_FORWARD: self._on_peer_forward,
-            PEER_FORWARD_REPLY: self._on_peer_forward_reply,
         }
 
     # ------------------------------------------------------------------ life
@@ -284,6 +279,7 @@ class Router:
         body = frames.pack_forward_reply(reply)
         if self.neighbours.is_up(node):
             taken = self.neighbours.send(node, LANE_BULK, PEER_FORWARD_REPLY, body)
+            self._kept_replies.note_sent(node, self._clock.now_ms())
         else:
             taken = node in self.neighbours.links and self._kept_replies.keep(node, body)
         self.counts["forward_replies_dropped"] += not taken
@@ -311,7 +307,7 @@ class Router:
                 self.counts[mismatch] += 1
                 self._peer_sender.frame(identity, self.neighbours.hello_to(header))
             else:
-                self._from_peers[frame.kind](identity, header, frame.body)
+                _FROM_PEERS[frame.kind](self, identity, header, frame.body)
         except FrameError as error:
             self.counts["peer_malformed"] += 1
             log.debug("a peer message was dropped: %s", error)
@@ -354,6 +350,9 @@ class Router:
     def _on_peer_forward_reply(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
         self.routing.on_forward_reply(header.sender, frames.unpack_forward_reply(body))
 
+    def _on_peer_replies_lost(self, identity: bytes, header: PeerHeader, body: memoryview) -> None:
+        self.routing.on_peer_lost(header.sender)
+
     # ------------------------------------------------------------------ peers, outbound
 
     def _on_peer_heard(self, header: PeerHeader, hello: Hello) -> None:
@@ -370,8 +369,24 @@ class Router:
     def _on_peer_up(self, node: str) -> None:
         for body in self._kept_replies.take(node):
             self.neighbours.send(node, LANE_BULK, PEER_FORWARD_REPLY, body)
+        self._tell_replies_lost(node)
+
+    def _on_bulk_lost(self, node: str) -> None:
+        """What was in that connection is lost, in both directions of what was asked."""
+        self.routing.on_peer_lost(node)
+        self._kept_replies.note_lost(node, self._clock.now_ms())
+        self._tell_replies_lost(node)
+
+    def _tell_replies_lost(self, node: str) -> None:
+        """Behind the replies that wait, in their lane: those may still come."""
+        if self._kept_replies.is_to_be_told(node) and self.neighbours.send(
+            node, LANE_BULK, PEER_REPLIES_LOST, b""
+        ):
+            self._kept_replies.note_told(node)
+            self.counts["replies_lost_told"] += 1
 
     def _on_peer_down(self, node: str) -> None:
+        self._kept_replies.note_lost(node, self._clock.now_ms())
         self.routing.on_peer_lost(node)
         for worker in self.routing.workers.values():
             worker.send(wire.LINK_CLOSED, node, control=True)
@@ -625,6 +640,14 @@ def _by_lane(item: tuple[tuple[int, int], list[Any]]) -> int:
 
 
 assert LANE_CONTROL < LANE_BULK
+
+_FROM_PEERS: Final[dict[int, Callable[[Router, bytes, PeerHeader, memoryview], None]]] = {
+    PEER_RAFT: Router._on_peer_raft,
+    PEER_RAFT_CONTROL: Router._on_peer_raft_control,
+    PEER_FORWARD: Router._on_peer_forward,
+    PEER_FORWARD_REPLY: Router._on_peer_forward_reply,
+    PEER_REPLIES_LOST: Router._on_peer_replies_lost,
+}
 
 _REPLY: tuple[Callable[[Router, Pending, bytes], None], ...] = (
     Router._reply_client,

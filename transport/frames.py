@@ -213,8 +213,16 @@ PEER_RAFT: Final = 2  # messages of consensus for many groups
 PEER_FORWARD: Final = 3  # a client's message, for the leader's node
 PEER_FORWARD_REPLY: Final = 4
 PEER_RAFT_CONTROL: Final = 5  # the same as RAFT, in the control lane
+PEER_REPLIES_LOST: Final = 6  # answers to forwarded messages may have been lost on their way
 PEER_KINDS: Final = frozenset(
-    (PEER_HELLO, PEER_RAFT, PEER_FORWARD, PEER_FORWARD_REPLY, PEER_RAFT_CONTROL)
+    (
+        PEER_HELLO,
+        PEER_RAFT,
+        PEER_FORWARD,
+        PEER_FORWARD_REPLY,
+        PEER_RAFT_CONTROL,
+        PEER_REPLIES_LOST,
+    )
 )
 
 CLUSTER_BYTES: Final = 16

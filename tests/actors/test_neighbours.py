@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
+from actors.kept_replies import KeptReplies
 from actors.neighbours import Listener, Neighbours, Self
 from actors.router import Router
 from actors.runtime import VirtualClock
@@ -63,3 +64,38 @@ def test_what_is_meant_for_a_disk_that_is_gone_does_not_reach_the_one_in_its_pla
     link.remote_incarnation = 0  # not up: the link says so
     assert neighbours.lives("n2", OLD)
     assert neighbours.lives("n3", OLD)
+
+
+def test_who_may_have_lost_replies_hears_of_it_behind_those_that_wait() -> None:
+    """A connection can be given up by one end alone, with answers in it, while both links stay up:
+    who waits for them would wait for the whole deadline."""
+    sent: list[tuple[int, bytes]] = []
+
+    def send(node: str, lane: int, kind: int, body: bytes) -> bool:
+        sent.append((kind, body))
+        return True
+
+    lost: list[str] = []
+    router = cast(
+        Router,
+        SimpleNamespace(
+            neighbours=SimpleNamespace(send=send),
+            counts=Counter(),
+            routing=SimpleNamespace(on_peer_lost=lost.append, workers={}),
+            _clock=VirtualClock(5_000),
+            _kept_replies=KeptReplies(),
+        ),
+    )
+    router._tell_replies_lost = partial(Router._tell_replies_lost, router)  # type: ignore[method-assign]
+    Router._on_bulk_lost(router, "n2")
+    assert (sent, lost) == ([], ["n2"]), "there were none"
+    router._kept_replies.note_sent("n2", 4_000)
+    Router._on_bulk_lost(router, "n2")
+    assert sent == [(frames.PEER_REPLIES_LOST, b"")]
+    Router._on_peer_down(router, "n2")  # and that message with it
+    router._kept_replies.keep("n2", b"waits")
+    Router._on_peer_up(router, "n2")
+    assert sent[1:] == [(frames.PEER_FORWARD_REPLY, b"waits"), (frames.PEER_REPLIES_LOST, b"")]
+    header = cast(Any, SimpleNamespace(sender="n3"))
+    Router._on_peer_replies_lost(router, b"", header, memoryview(b""))
+    assert lost[-1] == "n3", "what n3 was to answer is unknown"
