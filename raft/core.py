@@ -309,7 +309,8 @@ class Core(MembershipRules, SnapshotRules):
             term = log.term_at(run.last)
             if run.last < log.base_index:
                 continue
-            if term == run.term and not self._is_another(run):
+            if term == run.term:
+                self._compare(run)
                 continue
             if run.first <= self.commit_index:
                 raise Contradiction(
@@ -327,17 +328,14 @@ class Core(MembershipRules, SnapshotRules):
             self._adopt_configurations(missing)
             return
 
-    def _is_another(self, run: Run) -> bool:
-        """Whether the run that this log has there, of the same term, is not this one.
-
-        A leader makes a run once, so only two leaders of one term can have made two.
-        """
+    def _compare(self, run: Run) -> None:
+        """With what this log has there, of the same term: a leader makes a run once, so only two
+        leaders of one term can have made two. At the base only the term is left."""
         own = self.log.run_containing(run.last)
-        return own is not None and (own.first, own.count, own.crc) != (
-            run.first,
-            run.count,
-            run.crc,
-        )
+        if own is not None and (own.first, own.count, own.crc) != (run.first, run.count, run.crc):
+            raise Contradiction(
+                f"{self.leader} has another run of term {run.term} that ends at {run.last}"
+            )
 
     def _adopt_configurations(self, runs: list[Run]) -> None:
         """A configuration is in force as soon as it is in the log (paper 6)."""

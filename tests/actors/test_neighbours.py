@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from actors.kept_replies import KeptReplies
 from actors.neighbours import Listener, Neighbours, Self
-from actors.router import Router
+from actors.router import _FROM_PEERS, Router
 from actors.runtime import VirtualClock
 from transport import frames
 from transport.frames import LANE_BULK
@@ -97,5 +97,9 @@ def test_who_may_have_lost_replies_hears_of_it_behind_those_that_wait() -> None:
     Router._on_peer_up(router, "n2")
     assert sent[1:] == [(frames.PEER_FORWARD_REPLY, b"waits"), (frames.PEER_REPLIES_LOST, b"")]
     header = cast(Any, SimpleNamespace(sender="n3"))
-    Router._on_peer_replies_lost(router, b"", header, memoryview(b""))
+    _FROM_PEERS[frames.PEER_REPLIES_LOST](router, b"", header, memoryview(b""))
     assert lost[-1] == "n3", "what n3 was to answer is unknown"
+
+
+def test_whatever_a_peer_may_send_has_somebody_who_takes_it() -> None:
+    assert _FROM_PEERS.keys() == frames.PEER_KINDS - {frames.PEER_HELLO}

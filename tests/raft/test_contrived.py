@@ -278,6 +278,15 @@ def test_another_run_of_the_same_term_is_a_contradiction() -> None:
             network.step("n1", Append(N3, N1, 2, 0, 0, 2, other))
 
 
+def test_also_of_runs_that_are_not_committed_and_begin_elsewhere() -> None:
+    """Nothing is cut: there is no border where the other run begins."""
+    network = Network(3)
+    network.step("n1", Append(N2, N1, 1, 0, 0, 0, [make_run(COMMAND, 1, 1, count=4)]))
+    other = make_run(COMMAND, 1, 3, count=2)
+    with pytest.raises(Contradiction, match="another run of term 1 that ends at 4"):
+        network.step("n1", Append(N3, N1, 2, 2, 1, 0, [other]))
+
+
 def test_an_acknowledgement_inside_a_run_is_nobody_s() -> None:
     """Of a replica with another history; the leader must not build on it."""
     network = Network(3, disks={"n1": Disk()})
