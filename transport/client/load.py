@@ -10,7 +10,8 @@ A reply that refuses a command is counted by its code; its slot rests for as lon
 so that a cluster without a leader is not asked a hundred thousand times a second. A message without
 any reply is counted as lost after its own time limit plus a grace, and its slot goes on under a
 fresh correlation id. Times come from CLOCK_MONOTONIC, which all processes of a host share: the
-parent gives the start, and every client closes its windows at the same moments.
+parent gives the start, and every client closes its windows at the same moments. (`clock` is there
+for tests whose own pauses must not count.)
 """
 
 from __future__ import annotations
@@ -174,10 +175,16 @@ def open_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.So
 class Load:
     """One client process's loop, from its first message to the end of its last window."""
 
-    def __init__(self, plan: LoadPlan, on_window: Callable[[Window], None]) -> None:
+    def __init__(
+        self,
+        plan: LoadPlan,
+        on_window: Callable[[Window], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         assert plan.targets
         self.plan = plan
         self._on_window = on_window
+        self._clock = clock
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets = {
             address: open_dealer(self._context, address)
@@ -225,7 +232,7 @@ class Load:
             try:
                 correlation = receive(0)
             except zmq.Again:
-                self._look_around(time.monotonic_ns())
+                self._look_around(self._clock())
                 continue
             self._on_reply(correlation, self._rest_of_message(receive))
 
@@ -238,7 +245,7 @@ class Load:
         while self._windows_left:
             ready = poller.poll(RECEIVE_WAIT_MS)
             if not ready:
-                self._look_around(time.monotonic_ns())
+                self._look_around(self._clock())
             for socket, _ in ready:
                 self._drain(receives[socket])
 
@@ -264,7 +271,7 @@ class Load:
         bodies = slot.bodies
         body = bodies[slot.next_body]
         slot.next_body = (slot.next_body + 1) % len(bodies)
-        slot.sent_ns = time.monotonic_ns()
+        slot.sent_ns = self._clock()
         self._waiting[slot.correlation] = slot
         send = slot.send
         send(slot.correlation, _SNDMORE)
@@ -275,7 +282,7 @@ class Load:
         slot = self._waiting.pop(correlation, None)
         if slot is None:
             return
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()
         if now_ns >= self._next_lost_check_ns or self._resting or now_ns >= self._window_end_ns:
             self._look_around(now_ns)
         rest_ms = 0

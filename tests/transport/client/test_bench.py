@@ -21,6 +21,34 @@ from transport.client.own_cluster import ClusterError, OwnCluster
 
 PROGRAM = (sys.executable, "-m", "tests.transport.client.fake_program")
 SECONDS = 0.1
+PAUSE_NS_MAX = 5_000_000
+
+
+class PatientClock:
+    """A monotonic clock that sees no pause, be it the collector's or the machine's.
+
+    Windows of a tenth of a second end within such a pause, with nothing answered in them. Between
+    two looks at this clock at most PAUSE_NS_MAX pass.
+    """
+
+    def __init__(self) -> None:
+        self._real_ns = self._now_ns = time.monotonic_ns()
+
+    def __call__(self) -> int:
+        real_ns = time.monotonic_ns()
+        self._now_ns += min(real_ns - self._real_ns, PAUSE_NS_MAX)
+        self._real_ns = real_ns
+        return self._now_ns
+
+
+@pytest.fixture(autouse=True)
+def _one_client_is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client that runs in this process measures by a clock of its own."""
+
+    def patient(plan: LoadPlan, on_window: Callable[[Window], None]) -> Load:
+        return Load(plan, on_window, PatientClock())
+
+    monkeypatch.setattr(fleet, "Load", patient)
 
 
 def ok(group: str, batch: pb.RequestBatch) -> Answer:
@@ -39,7 +67,7 @@ def run(*addresses: str, groups: int = 1, **options: int | str) -> list[Window]:
     plan = LoadPlan(client=0, targets=targets, warmup_s=0.05, seconds=SECONDS, runs=2)
     for name, value in options.items():
         setattr(plan, name, value)
-    Load(plan, windows.append).run(time.monotonic_ns())
+    fleet.run_load([plan], windows.append)
     return windows
 
 
@@ -138,6 +166,8 @@ def test_clients_go_to_the_leader_when_it_is_known_else_each_to_one_node() -> No
 # -- the command ---------------------------------------------------------------------------------
 
 QUICK = ["--seconds", "0.1", "--warmup", "0.05", "--runs", "2"]
+# For clients in processes of their own, which see every pause of this one, where the node runs.
+PATIENT = ["--seconds", "2", "--warmup", "0.05", "--runs", "2"]
 
 
 def test_bench_prints_a_line_per_run_and_the_median(capfd: pytest.CaptureFixture[str]) -> None:
@@ -153,8 +183,8 @@ def test_bench_prints_a_line_per_run_and_the_median(capfd: pytest.CaptureFixture
 
 def test_bench_of_two_processes_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     with FakeNode(ok) as node:
-        arguments = ["--connect", node.address, *QUICK, "--clients", "2", "--batch", "5", "--json"]
-        assert bench.main(arguments) == 0
+        options = [*PATIENT, "--clients", "2", "--in-flight", "2", "--batch", "5", "--json"]
+        assert bench.main(["--connect", node.address, *options]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert len(answer["runs"]) == 2
     rates = sorted(run["commands_per_s"] for run in answer["runs"])
