@@ -65,9 +65,19 @@ def read(pid: int) -> Process | None:
     )
 
 
+# Environments of living processes that were looked at before, by pid and start time.
+_environments: dict[tuple[int, int], bytes] = {}
+
+
 def marked(mark: str) -> list[Process]:
-    """All living processes whose variable begins with ``mark``, the oldest first."""
+    """All living processes whose variable begins with ``mark``, the oldest first.
+
+    A process that is about to end has let go of its memory, and with it of its environment, some
+    time before it is gone: then it is known by what was there when it was seen before.
+    """
     wanted = f"{MARK}={mark}".encode()
+    known = {pid for pid, _ in _environments}
+    seen: dict[tuple[int, int], bytes] = {}
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -75,9 +85,16 @@ def marked(mark: str) -> list[Process]:
         try:
             environment = (entry / "environ").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
+            environment = b""
+        pid = int(entry.name)
+        process = read(pid) if environment or pid in known else None
+        if process is None or process.state in "ZX":
             continue
+        key = (process.pid, process.start)
+        environment = environment or _environments.get(key, b"")
+        seen[key] = environment
         if environment.startswith(wanted) or b"\0" + wanted in environment:
-            process = read(int(entry.name))
-            if process is not None and process.state not in "ZX":
-                found.append(process)
+            found.append(process)
+    _environments.clear()
+    _environments.update(seen)
     return sorted(found, key=lambda process: (process.start, process.pid))

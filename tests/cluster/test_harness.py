@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.cluster import network as network_module
+from tests.cluster import processes
 from tests.cluster.harness import ROOT, Cluster
 from tests.cluster.network import Network
 
@@ -44,6 +46,36 @@ def test_a_process_that_is_left_behind_is_seen_and_ended(cluster: Cluster) -> No
     assert worker in cluster.processes()
     cluster.end_all()
     assert not worker.is_alive()
+
+
+_HAS_MUCH_TO_LET_GO_OF = """
+room = bytearray(1 << 29)
+room[::4096] = bytes([1]) * len(room[::4096])
+print("ready", flush=True)
+input()
+"""
+
+
+def test_a_process_is_seen_until_it_is_gone() -> None:
+    """While it lets go of its memory it shows no environment, and may still hold locks."""
+    mark = secrets.token_hex(8)
+    with subprocess.Popen(
+        [sys.executable, "-c", _HAS_MUCH_TO_LET_GO_OF],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, processes.MARK: mark},
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        (process,) = processes.marked(mark)
+        process.signal(signal.SIGKILL)
+        looks = 0
+        while process.is_alive():
+            found = processes.marked(mark)
+            assert found == [process] or not process.is_alive()
+            looks += 1
+    assert looks > 0
+    assert processes.marked(mark) == []
 
 
 _LEAVES_A_NETWORK = """
