@@ -557,7 +557,7 @@ def test_what_is_no_whole_snapshot_is_refused_and_changes_nothing(damaged: list[
     assert [key for key, _, _ in kv.range()] == ["a"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.text(min_size=1, max_size=9), st.binary(max_size=30)))
 def test_whatever_is_in_it_comes_back(entries: dict[str, bytes]) -> None:
     kv = Replica()

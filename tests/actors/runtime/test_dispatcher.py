@@ -245,7 +245,7 @@ def test_shutdown_ends_although_a_blocking_actor_keeps_telling_itself() -> None:
     world.script["db", "again"] = [Tell("db", "again")]
     world.blocking("db")
     world.tell("db", "again")
-    assert world.scheduler.stop(drain=True, timeout_ms=20) == []
+    assert world.scheduler.stop(drain=True) == []
     assert world.log[-1] == "db:on_stop"
 
 

@@ -489,7 +489,7 @@ class Twins:
 
 
 @given(st.lists(st.integers(0, 2**32), max_size=15), st.none() | ANY_STEP)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_what_is_written_can_be_read_and_nothing_else(seeds: list[int], step: Save | None) -> None:
     """Pitfall 47, for marks, truncations and runs in any order."""
     twins = Twins()

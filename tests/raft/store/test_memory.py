@@ -63,7 +63,7 @@ class Lost:
 
 
 @given(STEPS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_content_is_that_of_plain_bytes(steps: list[tuple[Any, ...]]) -> None:
     """Zeros at the end are kept without keeping them; nobody may notice."""
     files, descriptor = a_file()

@@ -108,13 +108,13 @@ def read_mark(mark: Mark, body: bytes) -> Mark:
 
 
 @given(MARKS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_mark_comes_back_from_its_header_and_body(mark: Mark) -> None:
     assert read_mark(mark, records.encode_mark(mark)) == mark
 
 
 @given(MARKS, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_mark_with_a_changed_byte_is_a_mark_or_a_value_error(
     mark: Mark, data: st.DataObject
 ) -> None:

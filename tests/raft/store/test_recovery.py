@@ -49,7 +49,7 @@ def three_batches(*, ids_from: int = 1) -> tuple[Slot, list[int]]:
 
 
 @given(st.binary(max_size=300), st.integers(0, 4), st.integers(0, 70_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_last_byte_in_use_is_found_behind_any_number_of_zeros(
     data: bytes, blocks: int, zeros: int
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_header_that_says_something_else_than_the_body_is_damage() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_decoding_is_total(data: bytes) -> None:
     try:
         decode_run(data)
@@ -112,7 +112,7 @@ def test_decoding_is_total(data: bytes) -> None:
 
 
 @given(U64, U64, st.lists(st.tuples(U64, U64, U64, st.binary(max_size=20)), min_size=1, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_numbers_of_64_bits_fit(
     term: int, first: int, commands: list[tuple[int, int, int, bytes]]
 ) -> None:
@@ -121,7 +121,7 @@ def test_any_numbers_of_64_bits_fit(
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_decoding_a_run_with_a_changed_byte_is_total(data: st.DataObject) -> None:
     run = encode_run(COMMAND, 1, 1, time_ms=9, wall_ms=9, commands=[(1, 2, 1, b"abcdef")] * 3)
     body = bytearray(run.body)
@@ -142,7 +142,7 @@ def a_config_run(data: bytes) -> Run:
 
 
 @given(configurations(), U64, U64)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_configuration_comes_back(configuration: Configuration, term: int, first: int) -> None:
     run = encode_configuration_run(term, first, configuration, 5, 6)
     assert (run.kind, run.term, run.first, run.count) == (CONFIG, term, first, 1)
@@ -219,7 +219,7 @@ def test_only_a_config_run_of_one_command_is_read_as_a_configuration() -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_reading_a_configuration_is_total(data: bytes) -> None:
     try:
         read_configuration(a_config_run(data))
@@ -228,7 +228,7 @@ def test_reading_a_configuration_is_total(data: bytes) -> None:
 
 
 @given(configurations(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_reading_a_configuration_with_a_changed_byte_is_total(
     configuration: Configuration, data: st.DataObject
 ) -> None:

@@ -102,7 +102,7 @@ def test_size_and_crc_are_those_of_the_file() -> None:
 
 
 @given(st.lists(st.integers(0, len(LARGE)), max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_file_does_not_depend_on_how_the_machine_cuts_its_bytes(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(LARGE)]
     store = a_store()
@@ -456,7 +456,7 @@ HEAD_BYTES = len(RAW) - len(LARGE) - 3 * 20 - END_FRAME_BYTES
 
 
 @given(st.integers(0, len(RAW) + 50), st.integers(0, 300_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_bytes_of_the_file_can_be_read(offset: int, count: int) -> None:
     assert RAW_STORE.read_raw(RAW_META, offset, count) == RAW[offset : offset + count]
 
