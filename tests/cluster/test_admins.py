@@ -298,7 +298,7 @@ def test_a_read_that_raises_is_rejected_and_harms_nobody(every: list[Wire]) -> N
         reply = wire.one("fragile", pb.Request(read=body))
         assert reply.code == pb.REJECTED, describe(reply)
         assert "ZeroDivisionError" in reply.response.errMsg
-        assert wire.one("fragile", write("OK")).code == pb.OK
+        assert wire.done("fragile", write("OK")).code == pb.OK
 
 
 def test_a_machine_that_cannot_be_had_takes_no_other_group_down(
@@ -324,7 +324,7 @@ def test_a_machine_that_cannot_be_had_takes_no_other_group_down(
             assert reply.code in (pb.NO_LEADER, pb.READ_ONLY, pb.UNAVAILABLE), describe(reply)
     for wire in every:
         assert "no.such.module:Machine is not declared" in why_of(wire, "absent")["text"]
-        assert wire.one("kv", put("k")).code == pb.OK
+        assert wire.done("kv", put("k")).code == pb.OK
     assert three.leader("kv").worker_of("kv").is_alive()
 
 
@@ -363,14 +363,14 @@ def test_a_stuck_worker_is_described_from_its_last_report(
         assert "kv" in status_of(wire)["groups"]
         why_of(wire, "kv")
         # Others on this node notice nothing; and who waits for this worker hears in time.
-        assert wire.one("stock", write("ADD", "plums", b"1")).code == pb.OK
+        assert wire.done("stock", write("ADD", "plums", b"1")).code == pb.OK
         begun = time.monotonic()
         reply = wire.one("kv", put("k", timeout_ms=300))
         assert reply.code == pb.TIMEOUT, describe(reply)
         assert reply.maybe_applied, "the router cannot know"
         assert time.monotonic() - begun < 3
     wait_until(lambda: metadata_of(wire, "kv")["age_ms"] < 300, "it is asked again")
-    assert wire.one("kv", put("k")).code == pb.OK
+    assert wire.done("kv", put("k")).code == pb.OK
 
 
 def test_a_dead_worker_is_named_until_it_is_back(three: Cluster, make_wire: MakeWire) -> None:
@@ -390,7 +390,7 @@ def test_a_dead_worker_is_named_until_it_is_back(three: Cluster, make_wire: Make
         found = why_of(wire, "kv")
         assert found["reason"] == "worker_down"
         # The group lives on: this node forwards.
-        assert wire.one("kv", put("k")).code == pb.OK
+        assert wire.done("kv", put("k")).code == pb.OK
     wait_until(lambda: metadata_of(wire, "kv")["worker"]["restarts"] >= 1, "it is restarted")
     three.wait_equal("kv")
 
@@ -492,8 +492,8 @@ def test_what_was_forwarded_to_a_node_that_stands_still_is_answered_in_time(
 def test_a_machine_that_raises_is_quarantined_and_the_rest_goes_on(
     three: Cluster, every: list[Wire]
 ) -> None:
-    assert every[0].one("fragile", write("OK")).code == pb.OK
-    reply = every[0].one("fragile", write("BREAK"))
+    assert every[0].done("fragile", write("OK")).code == pb.OK
+    reply = every[0].done("fragile", write("BREAK"))
     assert reply.code == pb.INTERNAL, describe(reply)
     assert reply.maybe_applied
     assert "ZeroDivisionError" in reply.response.errMsg
@@ -518,7 +518,7 @@ def test_a_machine_that_raises_is_quarantined_and_the_rest_goes_on(
             lambda wire=wire: wire.one("fragile", get("k")).code == pb.INTERNAL,  # type: ignore[misc]
             "and reads",
         )
-        assert wire.one("kv", put("k")).code == pb.OK
+        assert wire.done("kv", put("k")).code == pb.OK
         assert why_of(wire, "kv")["ok"]
     # Consensus goes on: it leads, and its log is intact.
     leader = three.leader("fragile")

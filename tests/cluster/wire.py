@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from tests.cluster.conftest import CLUSTERS
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import Cluster, wait_until
 from transport import polyraft_pb2 as pb
 
 REPLY_S_MAX: Final = 10.0
@@ -157,6 +157,17 @@ class Wire:
 
     def one(self, group: str, request: pb.Request, deadline_s: float = REPLY_S_MAX) -> pb.Reply:
         return self.call(group, request, deadline_s=deadline_s).replies[0]
+
+    def done(self, group: str, request: pb.Request) -> pb.Reply:
+        """The answer once somebody leads: who stood still may cost an election later yet."""
+
+        def led() -> pb.Reply | None:
+            reply = self.one(group, request)
+            return None if reply.code == pb.NO_LEADER and not reply.maybe_applied else reply
+
+        reply = wait_until(led, f"somebody leads {group}")
+        assert reply is not None
+        return reply
 
     def ask(self, group: str, command: str, value: str = "", **options: str) -> dict[str, Any]:
         """The JSON of an Admin that must succeed."""
