@@ -29,10 +29,8 @@ import itertools
 import os
 from dataclasses import dataclass
 
-from google_crc32c import value as crc32c
-
 from raft.store import records
-from raft.store.errors import WalDamaged
+from raft.store.errors import ForeignWal, WalDamaged
 from raft.store.files import Files, read_whole
 from raft.store.reader import SegmentReader, Stop, used_bytes
 from raft.store.records import Commit, Header, Record, SegmentInfo, TableRow
@@ -61,10 +59,11 @@ class Recovered:
 class _Recovery:
     """One pass over the segments, oldest first."""
 
-    def __init__(self, files: Files, directory: str, slot: int) -> None:
+    def __init__(self, files: Files, directory: str, slot: int, incarnation: int | None) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
+        self._incarnation = incarnation
         self._result = Recovered({}, [])
         self._replays: dict[int, Replay] = {}
 
@@ -173,7 +172,7 @@ class _Recovery:
             frame.header.entries,
             commit.groups,
         )
-        headers_crc = crc32c(b"".join([record.raw for record in found]))
+        headers_crc = records.crc_of_headers([record.raw for record in found])
         seen = (
             result.batch + 1,
             result.segment_id,
@@ -198,6 +197,8 @@ class _Recovery:
             info = records.decode_segment(found[0].body)
         except ValueError as error:
             raise WalDamaged(path, 0, (), str(error)) from error
+        if self._incarnation not in (None, info.incarnation):
+            raise ForeignWal(path, info.incarnation, self._incarnation)
         if result.number == 0 and info.previous_id != 0:
             raise WalDamaged(path, 0, (), "the segments before it are missing")
         said = (info.number, info.slot, info.previous_id, info.sealed_bytes, info.batch)
@@ -243,9 +244,10 @@ class _Recovery:
             self._result.groups[group] = replay.result()
 
 
-def recover(files: Files, directory: str, slot: int) -> Recovered:
+def recover(files: Files, directory: str, slot: int, incarnation: int | None) -> Recovered:
     """Read all segments in ``directory``.  Changes nothing.
 
-    Raises WalDamaged and UnknownFormat, and OSError when the disk does not give the bytes.
+    ``incarnation``: of the disk that it must have been written for; None for who only looks.
+    Raises WalDamaged, ForeignWal, UnknownFormat, and OSError when the disk does not give the bytes.
     """
-    return _Recovery(files, directory, slot).run()
+    return _Recovery(files, directory, slot, incarnation).run()

@@ -182,6 +182,7 @@ class Wal:
         lock: FileLock,
         *,
         slot: int,
+        incarnation: int,
         random_id: Callable[[], int],
         segment_bytes_first: int,
         segment_bytes_max: int,
@@ -192,6 +193,7 @@ class Wal:
         self._directory = directory
         self._lock = lock
         self._slot = slot
+        self._incarnation = incarnation
         self._random_id = random_id
         self._segment_bytes_max = segment_bytes_max
         self._next_size = segment_bytes_first
@@ -236,6 +238,7 @@ class Wal:
         directory: str,
         *,
         slot: int,
+        incarnation: int,
         random_id: Callable[[], int],
         segment_bytes_first: int = SEGMENT_BYTES_FIRST,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
@@ -243,14 +246,16 @@ class Wal:
     ) -> tuple[Wal, dict[int, RecoveredGroup]]:
         """Lock, recover, and begin a new segment.
 
-        Raises LockHeld (wait and try again), WalDamaged, UnknownFormat, WalPoisoned, OSError.
-        ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for measurements alone.
+        Raises LockHeld (wait and try again), WalDamaged, ForeignWal, UnknownFormat, WalPoisoned,
+        OSError.  ``incarnation``: of the disk in node.json; a log written for another one is
+        refused.  ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for
+        measurements alone.
         """
         make_directory(files, directory)
         lock = FileLock(files, os.path.join(directory, LOCK_FILE))
         try:
             lock.write({**me(), "slot": slot})
-            found = recover(files, directory, slot)
+            found = recover(files, directory, slot, incarnation)
             _settle(files, directory, found)
         except BaseException:
             lock.close()
@@ -260,6 +265,7 @@ class Wal:
             directory,
             lock,
             slot=slot,
+            incarnation=incarnation,
             random_id=random_id,
             segment_bytes_first=segment_bytes_first,
             segment_bytes_max=segment_bytes_max,
@@ -515,8 +521,9 @@ class Wal:
             headers.insert(0, header)
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
+        crc = records.crc_of_headers(headers)
         commit = records.encode_commit(
-            Commit(self._batch, self._segment_id, self._chain, crc32c(b"".join(headers)), touched)
+            Commit(self._batch, self._segment_id, self._chain, crc, touched)
         )
         frame = encode_header(
             records.COMMIT, 0, 0, len(headers), 0, self._batch, 0, 0, len(commit), crc32c(commit)
@@ -543,7 +550,14 @@ class Wal:
         assert 0 < segment_id < 1 << 64, segment_id
         number = self._number + 1
         info = SegmentInfo(
-            number, segment_id, self._segment_id, self._used, self._batch, self._slot, table
+            number,
+            segment_id,
+            self._segment_id,
+            self._used,
+            self._batch,
+            self._slot,
+            table,
+            self._incarnation,
         )
         body = records.encode_segment(info)
         header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))

@@ -10,7 +10,7 @@ from raft.messages import HardState, Save
 from raft.store.errors import UnknownFormat, WalDamaged
 from raft.store.memory import MemoryFiles
 from raft.store.recovery import Recovered, recover
-from tests.raft.store.kit import DIRECTORY, N2, Slot, a_slot, keeps, run_of
+from tests.raft.store.kit import DIRECTORY, INCARNATION, N2, Slot, a_slot, keeps, run_of
 
 
 def a_history() -> tuple[dict[str, bytes], str, int]:
@@ -40,7 +40,7 @@ def read(segments: dict[str, bytes]) -> Recovered:
         files.mkdir(directory)
     for name, data in segments.items():
         files.put(f"{DIRECTORY}/{name}", data)
-    return recover(files, DIRECTORY, 0)
+    return recover(files, DIRECTORY, 0, INCARNATION)
 
 
 def hurt(data: bytes, rng: random.Random) -> bytes:

@@ -20,6 +20,7 @@ from raft.store.replay import RecoveredGroup, Replay
 from raft.store.wal import Wal
 from tests.raft.store.kit import (
     DIRECTORY,
+    INCARNATION,
     N1,
     N2,
     Slot,
@@ -310,7 +311,7 @@ def test_a_log_without_a_mark_takes_none_of_nothing(mark: Mark) -> None:
     forge(slot.wal, Save(2, mark=mark))
     slot.write()
     with pytest.raises(WalDamaged):
-        recover(slot.files, DIRECTORY, 0)
+        recover(slot.files, DIRECTORY, 0, INCARNATION)
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -319,7 +320,7 @@ def test_what_no_writer_writes_is_damage(what: str) -> None:
     forge(slot.wal, WRONG[what]())
     slot.write()
     with pytest.raises(WalDamaged) as caught:
-        recover(slot.files, DIRECTORY, 0)
+        recover(slot.files, DIRECTORY, 0, INCARNATION)
     assert caught.value.group == 7
 
 
@@ -342,7 +343,7 @@ def test_a_mark_that_is_no_msgpack_is_damage() -> None:
     wal._record(wal._groups[7], records.SNAPSHOT, body=b"\xc1", first=3, term=1)
     slot.write()
     with pytest.raises(WalDamaged):
-        recover(slot.files, DIRECTORY, 0)
+        recover(slot.files, DIRECTORY, 0, INCARNATION)
 
 
 def test_a_mark_with_a_part_of_a_newer_version_is_refused_and_never_cut() -> None:

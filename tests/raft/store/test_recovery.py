@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from raft.messages import HardState, Run, Save
 from raft.store import records
-from raft.store.errors import UnknownFormat, WalDamaged
+from raft.store.errors import ForeignWal, UnknownFormat, WalDamaged
 from raft.store.memory import MemoryFiles
 from raft.store.reader import used_bytes
 from raft.store.recovery import recover
 from raft.store.segments import segment_name
 from raft.store.wal import Wal
-from tests.raft.store.kit import DIRECTORY, N1, N2, Slot, a_slot, run_of
+from tests.raft.store.kit import DIRECTORY, INCARNATION, N1, N2, Slot, a_slot, run_of
 
 
 def image(slot: Slot) -> dict[str, bytes]:
@@ -285,7 +285,36 @@ def test_a_segment_of_another_slot_or_time_is_refused() -> None:
         a_disk({**segments, second: others[second]}).open()
     slot = a_disk(segments)
     with pytest.raises(WalDamaged, match="slot"):
-        Wal.open(slot.files, DIRECTORY, slot=5, random_id=lambda: 1)
+        Wal.open(slot.files, DIRECTORY, slot=5, incarnation=INCARNATION, random_id=lambda: 1)
+
+
+def test_the_log_of_another_disk_is_never_voted_with() -> None:
+    """Somebody copies a node's directory to another one: its votes are not that one's."""
+    slot = a_disk(many_segments())
+    with pytest.raises(ForeignWal, match="d15c, and this is 000000000000beef") as caught:
+        Wal.open(slot.files, DIRECTORY, slot=0, incarnation=0xBEEF, random_id=lambda: 1)
+    assert (caught.value.file, caught.value.written_for) == (slot.path(1), INCARNATION)
+    assert slot.open()[7].runs, "and nothing was changed"
+
+
+def test_a_single_segment_of_another_disk_is_never_voted_with() -> None:
+    """Also a last one, which would fit in every other respect."""
+    segments = many_segments()
+    slot = a_disk(segments)
+    *_, last = segments
+    data = segments[last]
+    header = records.decode_header(data, 0)
+    assert header is not None
+    info = records.decode_segment(data[64 : 64 + header.length])
+    info.incarnation = 0xBEEF
+    body = records.encode_segment(info)
+    raw = records.encode_header(
+        records.SEGMENT, 0, 0, 0, 0, header.gseq, 0, 0, len(body), crc32c(body)
+    )
+    assert len(body) == header.length
+    slot.files.put(slot.path(header.gseq), raw + body + data[64 + len(body) :])
+    with pytest.raises(ForeignWal, match=last):
+        slot.open()
 
 
 def test_damage_is_refused_every_time_and_the_disk_stays_as_it_was() -> None:
@@ -352,7 +381,7 @@ def with_right_commit(data: bytes, start: int) -> bytes:
     assert frame is not None
     body = data[at + 64 : at + 64 + frame.length]
     commit = records.decode_commit(body)
-    commit.headers_crc = crc32c(data[start : start + 64])
+    commit.headers_crc = records.crc_of_headers([data[start : start + 64]])
     new = records.encode_commit(commit)
     head = records.encode_header(
         records.COMMIT, 0, 0, frame.entries, 0, frame.gseq, 0, 0, len(new), crc32c(new)
@@ -387,7 +416,7 @@ class Script:
 def test_records_are_taken_in_the_order_of_gseq() -> None:
     script = Script()
     script.write((4, 2, b"second"), (3, 1, b"first"), (5, 3, b"third"))
-    groups = recover(script.slot.files, DIRECTORY, 0).groups
+    groups = recover(script.slot.files, DIRECTORY, 0, INCARNATION).groups
     assert [run.body for run in groups[7].runs] == [b"first", b"second", b"third"]
 
 
@@ -395,7 +424,7 @@ def test_a_record_written_forward_again_counts_once() -> None:
     script = Script()
     script.write((3, 1, b"first"), (4, 2, b"second"))
     script.write((3, 1, b"first"), (5, 3, b"third"))
-    groups = recover(script.slot.files, DIRECTORY, 0).groups
+    groups = recover(script.slot.files, DIRECTORY, 0, INCARNATION).groups
     assert [run.body for run in groups[7].runs] == [b"first", b"second", b"third"]
 
 
@@ -403,7 +432,7 @@ def test_a_hole_in_gseq_is_refused() -> None:
     script = Script()
     script.write((3, 1, b"first"), (5, 2, b"third"))
     with pytest.raises(WalDamaged, match="record 5 of the group follows record 3") as caught:
-        recover(script.slot.files, DIRECTORY, 0)
+        recover(script.slot.files, DIRECTORY, 0, INCARNATION)
     assert caught.value.group == 7
 
 
@@ -411,7 +440,7 @@ def test_a_hole_in_the_log_is_refused() -> None:
     script = Script()
     script.write((3, 1, b"first"), (4, 3, b"third"))
     with pytest.raises(WalDamaged, match="run of 1 from 3 behind index 1"):
-        recover(script.slot.files, DIRECTORY, 0)
+        recover(script.slot.files, DIRECTORY, 0, INCARNATION)
 
 
 def test_a_segments_table_that_contradicts_the_records_before_it_is_refused() -> None:
