@@ -95,7 +95,7 @@ class GroupRebuild:
         self._well_ms: int | None = None  # since when; None: it has never failed
         self._last_source = _NOBODY
         self._is_rebuilding = False  # the machine is at it, and will say how it ended
-        self._moved_ms = 0  # when bytes of what was asked for last came
+        self._moved_ms = -PAUSE_MS_MAX  # when bytes of what was asked for last came
         self._received: SnapshotMeta | None = None  # all of it, for the next moment that fits
         self.counts = {"attempts": 0, "rebuilt": 0}
 
