@@ -25,7 +25,7 @@ if it is allowed to ask the leader for an index.
 holds; it stands still without a leader, so expiry may be late, never early.
 
 Parts of it have files of their own: :mod:`actors.clients`, :mod:`actors.group_admin`,
-:mod:`actors.snapshots`.
+:mod:`actors.snapshots`, :mod:`actors.rebuild`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ from actors.group_messages import (
 )
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
+from actors.rebuild import TIMER as REBUILD_TIMER
+from actors.rebuild import GroupRebuild
 from actors.runtime import Actor, Clock, Effects, StartTimer, Stop, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, SnapshotSettings
 from actors.snapshots import TIMERS as SNAPSHOT_TIMERS
@@ -145,6 +147,7 @@ class GroupActor(Actor):
         self.snapshots = GroupSnapshots(
             group, self.core, self.clients, snapshots or SnapshotSettings(), clock
         )
+        self.rebuild = GroupRebuild(self)
         self.admin = GroupAdmin(self)
         self._led = False
         self._is_retired = False
@@ -157,14 +160,15 @@ class GroupActor(Actor):
             machines.Described: self._on_described,
             machines.Quarantined: self._on_quarantined,
             machines.Restored: self._on_restored,
+            machines.Rebuilt: self._on_rebuilt,
             machines.SnapshotView: self.snapshots.on_view,
             SnapshotWritten: self.snapshots.on_written,
             SnapshotFailed: self.snapshots.on_failed,
             ChunkRead: self.snapshots.on_chunk_read,
             ChunkFailed: self.snapshots.on_chunk_failed,
             SnapshotLost: self.snapshots.on_lost,
-            ChunkStored: self.snapshots.on_stored,
-            SnapshotReceived: self.snapshots.on_stored,
+            ChunkStored: self.rebuild.on_stored,
+            SnapshotReceived: self.rebuild.on_stored,
             TimerFired: self._on_timer,
             LinkClosed: self._on_link_closed,
             ClockAnomaly: self._on_clock_anomaly,
@@ -365,6 +369,8 @@ class GroupActor(Actor):
     def _on_timer(self, message: TimerFired) -> list[object] | None:
         if message.key in SNAPSHOT_TIMERS:
             return self.snapshots.on_timer(message.key)
+        if message.key == REBUILD_TIMER:
+            return self.rebuild.on_timer() + self._on_changed()
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:
@@ -414,7 +420,7 @@ class GroupActor(Actor):
         text = f"the machine is quarantined: {message.error}"
         for messages in appended.values():
             self.clients.finish_all(messages, protocol.INTERNAL, text, maybe_applied=True)
-        return self._on_changed()
+        return self.rebuild.on_quarantined(message) + self._on_changed()
 
     def _refuse_gathered(self) -> None:
         """Commands that are not in the log yet: nobody would ever apply and answer them."""
@@ -429,6 +435,15 @@ class GroupActor(Actor):
         self._machine_error = None
         self._applied_index = max(self._applied_index, message.meta.index)
         self.snapshots.on_restored(message)
+        self.rebuild.on_well(message.meta)
+        return self._on_changed()
+
+    def _on_rebuilt(self, message: machines.Rebuilt) -> list[object]:
+        self._machine_error = None
+        self._applied_index = message.index
+        if message.snapshot is not None:
+            self.snapshots.on_restored(machines.Restored(message.snapshot))
+        self.rebuild.on_well(message.snapshot)
         return self._on_changed()
 
     # ------------------------------------------------------------------ the turn's end
@@ -442,7 +457,7 @@ class GroupActor(Actor):
             self._start_reads(now)
         if self._draining or self._machine_error is not None:
             self._maybe_offer_leadership()
-        effects: list[object] = []
+        effects: list[object] = self.rebuild.end_turn() if self.rebuild.is_dirty else []
         while True:
             if self._gathered and not self._holds_commands:
                 self._propose(now)
@@ -481,6 +496,8 @@ class GroupActor(Actor):
             effects += self.snapshots.note_handed(output.apply)
         if output.send_chunks:
             effects += self.snapshots.send(output.send_chunks)
+        if output.take_snapshot and self._machine_error is None:
+            effects += self.snapshots.take_for_peer()
         if output.received:
             effects += self.snapshots.receive(output.received)
         for token, index in output.reads:
@@ -639,7 +656,7 @@ class GroupActor(Actor):
             "leader": self.clients.leader_node,
             "state": self._state,
             "current": self._is_current(),
-            "error": self._machine_error,
+            "error": self.rebuild.error,
         }
 
     def _is_current(self) -> bool:
@@ -686,7 +703,11 @@ class GroupActor(Actor):
             "snapshot_index": self.snapshots.index,
             "peers": peers,
             "digest": None if digest is None else digest.hex(),
-            "counts": {**self.counts, "snapshots": dict(self.snapshots.counts)},
+            "counts": {
+                **self.counts,
+                "snapshots": dict(self.snapshots.counts),
+                "rebuilds": dict(self.rebuild.counts),
+            },
         }
         return [GroupDescribed(message.key, self.group, description)]
 

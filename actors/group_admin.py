@@ -11,9 +11,9 @@ that passes meanwhile says so.
 **Leading and not able to serve.**  A leader that is about to stop, or whose machine is quarantined,
 gives leadership to somebody else by itself.  In a group in which all machines fail alike that would
 go round and round, so a quarantined one does it rarely; three of them take turns in the time of
-one pause and then stay.  Each time it is somebody else's turn: two that are quarantined must not
-have it from each other for ever.  An offer that came to nothing, as while nobody has answered a
-leader that is new, is made again soon.
+one pause and then stay.  Each time it is somebody else's turn, who asks for a snapshot for a
+quarantined machine comes last: two of them must not have it from each other for ever.  An offer
+that came to nothing, as while nobody has answered a leader that is new, is made again soon.
 """
 
 from __future__ import annotations
@@ -226,11 +226,13 @@ class GroupAdmin:
 
     def _take_heir(self) -> Replica | None:
         core = self._group.core
-        others = sorted(core.configuration.voters - {core.me})
+        others = core.configuration.voters - {core.me}
         if not others:
             return None
+        lost = {peer.replica for peer in core.progress() if peer.wants_snapshot}
+        heirs = sorted(others - lost or others)
         self._next_heir += 1
-        return others[self._next_heir % len(others)]
+        return heirs[self._next_heir % len(heirs)]
 
     def _on_handed_over(self, decision: Decision) -> None:
         self._hands_over = False

@@ -14,8 +14,11 @@ raises.
 
 **Quarantine.**  An exception of the machine, or a kind of run that this version does not know,
 ends applying: skipping an entry would make this replica differ from the others without anybody
-noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.  Only a
-snapshot that replaces the whole state ends a quarantine.
+noticing (pitfall 18).  The group actor is told and goes on voting and acknowledging.  Only what
+replaces the whole state ends a quarantine: a snapshot, or a :class:`Rebuild` that brings the
+machine, from a snapshot or from nothing, to all that it was ever told to apply.  The object that
+failed may be half changed, so each attempt is made on a new one.  When there is an attempt, and
+from what, is decided elsewhere (:mod:`actors.rebuild`).
 
 **Snapshots.**  Taken between two runs, never within one: a snapshot stands for a border of the
 log.  The machine hands over a view and applying goes on; writing it out is somebody else's work
@@ -105,6 +108,15 @@ class Restore:
 
 
 @dataclass(slots=True)
+class Rebuild:
+    """If quarantined: begin anew as ``snapshot``, or as nothing (None), and apply ``runs``, which
+    follow on it and end where what was told before this ends."""
+
+    snapshot: SnapshotMeta | None
+    runs: list[Run]
+
+
+@dataclass(slots=True)
 class RestoreEnded:
     """From the process: what :class:`RunRestore` asked for is done, or failed."""
 
@@ -144,10 +156,14 @@ class Described:
 
 @dataclass(slots=True)
 class Quarantined:
-    """The machine failed at ``index``; it applies nothing more until it is restored."""
+    """The machine failed at ``index``; it applies nothing more until it is restored or rebuilt.
+
+    ``snapshot``: what it could not be restored from, if it is that.
+    """
 
     index: int
     error: str
+    snapshot: SnapshotMeta | None = None
 
 
 @dataclass(slots=True)
@@ -167,6 +183,14 @@ class Restored:
     """The machine is this snapshot now, and no longer quarantined."""
 
     meta: SnapshotMeta
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """A :class:`Rebuild` has succeeded: all its runs are applied, up to ``index``."""
+
+    index: int
+    snapshot: SnapshotMeta | None
 
 
 @dataclass(slots=True)
@@ -222,6 +246,8 @@ class MachineActor(Actor):
     large ones cannot fill the way out, which they share with everybody's.
 
     ``open_snapshot``: the machine's bytes of a snapshot; raises when it is missing or damaged.
+
+    ``make_machine``: another one like ``machine`` in its first moment; called where it will run.
     """
 
     def __init__(
@@ -233,6 +259,7 @@ class MachineActor(Actor):
         clock: Clock,
         may_answer: Callable[[], bool] = lambda: True,
         open_snapshot: Callable[[SnapshotMeta], Iterator[bytes]] | None = None,
+        make_machine: Callable[[], Machine] | None = None,
     ) -> None:
         super().__init__(name)
         self.machine = machine
@@ -243,9 +270,12 @@ class MachineActor(Actor):
         self._clock = clock
         self._may_answer = may_answer
         self._open_snapshot = open_snapshot
+        self._make_machine = make_machine or type(machine)
+        self._leads: Leadership | None = None  # as last told; a new machine must hear of it
+        self._rebuild: Rebuild | None = None  # under way: ``error`` stands until it is done
         self._time_ms = 0  # log time at the applied index, while that is a border between runs
-        # While quarantined: empty, or a snapshot that may end it is first.
-        self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore] = deque()
+        # While quarantined: empty, or what may end it is first.
+        self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore | Rebuild] = deque()
         self._restoring: SnapshotMeta | None = None  # the machine is not ours to call meanwhile
         self._held_hooks: list[tuple[Callable[[Any], None], object]] = []  # for afterwards
         self._views_wanted: list[Any] = []  # keys
@@ -265,6 +295,7 @@ class MachineActor(Actor):
             Leadership: self._on_leadership,
             TakeSnapshot: self._on_take_snapshot,
             Restore: self._on_restore,
+            Rebuild: self._on_restore,
             RestoreEnded: self._on_restore_ended,
             _Continue: self._on_continue,
             TimerFired: self._on_timer,
@@ -339,6 +370,8 @@ class MachineActor(Actor):
         """The next chunk of the open run, or open the next one; entries that were applied."""
         progress = self._progress or self._begin(effects)
         count = 0 if progress is None else self._apply_chunk(progress, effects)
+        if self._rebuild is not None and self._restoring is None:
+            self._maybe_end_rebuild(effects)
         if self._waiting:
             self._wake_queries()
         return count
@@ -353,6 +386,9 @@ class MachineActor(Actor):
         item = self._queue.popleft()
         if isinstance(item, Restore):
             self._begin_restore(item.meta, effects)
+            return None
+        if isinstance(item, Rebuild):
+            self._begin_rebuild(item, effects)
             return None
         run, requests = item
         assert run.first == self.applied_index + 1, (
@@ -440,10 +476,13 @@ class MachineActor(Actor):
 
         return emit
 
-    def _quarantine(self, index: int, error: str) -> list[object]:
+    def _quarantine(
+        self, index: int, error: str, snapshot: SnapshotMeta | None = None
+    ) -> list[object]:
         self.error = error
         self._progress = None
-        while self._queue and not isinstance(self._queue[0], Restore):
+        self._rebuild = None
+        while self._queue and not isinstance(self._queue[0], Restore | Rebuild):
             self._queue.popleft()
         queries = [each[2] for each in self._waiting] + list(self._due)
         if self._serving is not None:
@@ -451,7 +490,7 @@ class MachineActor(Actor):
         self._waiting, self._serving = [], None
         self._due.clear()
         effects: list[object] = [self._unanswered(query) for query in queries]
-        effects.append(self._tell(Quarantined(index, error)))
+        effects.append(self._tell(Quarantined(index, error, snapshot)))
         return effects
 
     # ------------------------------------------------------------------ snapshots
@@ -478,9 +517,9 @@ class MachineActor(Actor):
 
     @property
     def _is_to_be_restored(self) -> bool:
-        return self._restoring is not None or bool(self._queue)
+        return self._restoring is not None or self._rebuild is not None or bool(self._queue)
 
-    def _on_restore(self, message: Restore) -> list[object]:
+    def _on_restore(self, message: Restore | Rebuild) -> list[object]:
         self._queue.append(message)
         return self._begin_work()
 
@@ -488,6 +527,47 @@ class MachineActor(Actor):
         known = self.applied_index
         if meta.index < known or (meta.index == known and self.error is None):
             return  # pitfall 38: older than what is here
+        if self.error is None or self._replace_machine(meta.index, effects):
+            self._start_restore(meta, effects)
+
+    def _begin_rebuild(self, rebuild: Rebuild, effects: list[object]) -> None:
+        snapshot = rebuild.snapshot
+        index = 0 if snapshot is None else snapshot.index
+        if self.error is None or not self._replace_machine(index, effects):
+            return
+        self._rebuild = rebuild
+        self.applied_index, self._time_ms = 0, 0
+        if snapshot is None:
+            self._apply_again(rebuild)
+            self._call_held_hooks()
+        else:
+            self._start_restore(snapshot, effects)
+
+    def _replace_machine(self, index: int, effects: list[object]) -> bool:
+        """The one that failed may be half changed."""
+        try:
+            self.machine = self._make_machine()
+        except Exception as error:  # noqa: BLE001 - of the machine: it stays quarantined
+            text = f"no new machine could be made: {_text_of(error)}"
+            effects += self._quarantine(index, text)
+            return False
+        if self._leads is not None and self._leads.leads:
+            self._held_hooks.append((self.machine.on_leader_start, self._leads.term))
+        return True
+
+    def _apply_again(self, rebuild: Rebuild) -> None:
+        self._queue.extendleft((run, None) for run in reversed(rebuild.runs))
+
+    def _maybe_end_rebuild(self, effects: list[object]) -> None:
+        rebuild = self._rebuild
+        assert rebuild is not None
+        if rebuild.runs and self.applied_index < rebuild.runs[-1].last:
+            return
+        self._rebuild = None
+        self.error = None
+        effects.append(self._tell(Rebuilt(self.applied_index, rebuild.snapshot)))
+
+    def _start_restore(self, meta: SnapshotMeta, effects: list[object]) -> None:
         self._restoring = meta
         machine, open_snapshot = self.machine, self._open_snapshot
         assert open_snapshot is not None, "nothing was ever told to be restored without a store"
@@ -515,20 +595,28 @@ class MachineActor(Actor):
     def _end_restore(self, error: Exception | None, effects: list[object]) -> None:
         meta, self._restoring = self._restoring, None
         assert meta is not None
+        rebuild = self._rebuild
         if error is None:
             self.applied_index = meta.index
             self._time_ms = meta.time_ms
-            self.error = None
-            effects.append(self._tell(Restored(meta)))
+            if rebuild is None:
+                self.error = None
+                effects.append(self._tell(Restored(meta)))
+            else:
+                self._apply_again(rebuild)
+                self._maybe_end_rebuild(effects)
             self._tell_members(meta.configuration)
         else:
             self._tell_machine(self.machine.on_error, error)
             text = f"the snapshot at index {meta.index} could not be restored: {_text_of(error)}"
-            effects += self._quarantine(meta.index, text)
+            effects += self._quarantine(meta.index, text, meta)
+        self._call_held_hooks()
+        self._wake_queries()
+
+    def _call_held_hooks(self) -> None:
         hooks, self._held_hooks = self._held_hooks, []
         for hook, value in hooks:
             self._tell_machine(hook, value)
-        self._wake_queries()
 
     # ------------------------------------------------------------------ reading
 
@@ -593,6 +681,7 @@ class MachineActor(Actor):
         return [self._tell(described)]
 
     def _on_leadership(self, message: Leadership) -> list[object]:
+        self._leads = message
         hook = self.machine.on_leader_start if message.leads else self.machine.on_leader_stop
         self._tell_machine(hook, message.term)
         return []

@@ -155,6 +155,7 @@ def open_replica(
         around.clock,
         around.may_answer,
         store.read,
+        lambda: make_machine_of(group, placed, around.machines),
     )
     return Opened(actor, machine_actor, store)
 

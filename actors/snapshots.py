@@ -197,6 +197,12 @@ class GroupSnapshots:
             return []
         return self._ask_for_view()
 
+    def take_for_peer(self) -> list[object]:
+        """Somebody needs one that is newer than any there is; said again until there is one."""
+        if not self._may_begin or self._clock.now_ms() < self._not_before_ms:
+            return []
+        return self._ask_for_view()
+
     def ask(self, pending: Pending) -> None:
         """doSnapshot: take one now, or have the one that is under way."""
         if len(self._waiting) >= WAITING_MAX:
@@ -309,6 +315,18 @@ class GroupSnapshots:
         self._restoring.append(snapshot)
         return [Tell(machine_name(self._group), Restore(snapshot), control=True)]
 
+    def note_restoring(self, snapshot: SnapshotMeta) -> None:
+        """The machine is told to become it, by somebody else (:mod:`actors.rebuild`)."""
+        if snapshot not in self._restoring:
+            self._restoring.append(snapshot)
+
+    def adopt(self, snapshot: SnapshotMeta) -> None:
+        """One that was received stands for the log from now on, as if it were taken here."""
+        self._is_lost = False
+        taken = SnapshotTaken(snapshot, self._compact_to(snapshot.index))
+        self._core.step(taken, self._clock.now_ms())
+        self._want_keep()
+
     def on_restored(self, message: Restored) -> None:
         self._counted_bytes = self._handed_bytes
         index = message.meta.index
@@ -384,7 +402,9 @@ class GroupSnapshots:
         if type(message) is SnapshotReceived:
             self.counts["received"] += 1
             self._want_keep()
-        elif message.snapshot.index <= self._core.commit_index:
+        elif message.snapshot.index <= self._core.commit_index and not self._core.wants(
+            message.snapshot
+        ):
             return  # a chunk that came twice, of what is installed by now
         self._core.step(message, self._clock.now_ms())
 

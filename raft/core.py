@@ -17,6 +17,7 @@ between two of them:
 4. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew behind
    the newest snapshot (or what the machine has of its own).
 5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again.
+   So is ``take_snapshot`` of one that is to travel; it is said again.
 6. ``reads`` may be served once everything up to their index is applied (pitfall 31).
 7. ``decisions`` answer who asked for a change of members or of the leader.
 
@@ -67,9 +68,11 @@ from raft.messages import (
     SendChunk,
     SnapshotChunk,
     SnapshotLost,
+    SnapshotNeeded,
     SnapshotReceived,
     SnapshotReply,
     SnapshotTaken,
+    SnapshotWanted,
     Tick,
     TimeoutNow,
     Transfer,
@@ -90,7 +93,7 @@ _PEER_KINDS: Final[frozenset[type]] = frozenset(PEER_MESSAGES)
 # sender has become a member (thesis 4.2.2), and it is the sender who counts. Answers are counted
 # here, so they count from members only (pitfall 21), and a leader serves members only.
 _ANSWERS: Final[frozenset[type]] = frozenset(
-    (PreVoteReply, VoteReply, AppendReply, HeartbeatReply, SnapshotReply, ReadIndex)
+    (PreVoteReply, VoteReply, AppendReply, HeartbeatReply, SnapshotReply, SnapshotWanted, ReadIndex)
 )
 
 
@@ -136,6 +139,7 @@ class Core(MembershipRules, SnapshotRules):
         changed = seen != self._seen
         reads, failed = self._reads, self._reads_failed
         received, decisions = self._received, self._decisions
+        take_snapshot = self._take_wanted
         if not (
             messages
             or save
@@ -147,13 +151,25 @@ class Core(MembershipRules, SnapshotRules):
             or chunks
             or received
             or decisions
+            or take_snapshot
         ):
             return None
         self._seen = seen
         self._reads, self._reads_failed = [], []
         self._received, self._decisions = [], []
+        self._take_wanted = False
         return Output(
-            messages, save, apply, reads, failed, changed, restore, chunks, received, decisions
+            messages,
+            save,
+            apply,
+            reads,
+            failed,
+            changed,
+            restore,
+            chunks,
+            received,
+            decisions,
+            take_snapshot,
         )
 
     def _flush_leadership(self) -> list[SendChunk]:
@@ -354,6 +370,8 @@ class Core(MembershipRules, SnapshotRules):
             )
         self._raise_commit(message.commit)
         self._outbox.promise_term(HeartbeatReply(self.me, message.sender, self.term, message.round))
+        if self._needed_index:
+            self._ask_for_snapshot()
 
     def _on_link_closed(self, message: LinkClosed) -> None:
         """The leader's node has reset the connection, as a killed process does."""
@@ -612,6 +630,7 @@ _EVERYBODY: Final[dict[type, Handler]] = {
     ResetPeers: Core._on_reset_peers,
     SnapshotTaken: Core._on_snapshot_taken,
     SnapshotLost: Core._on_snapshot_lost,
+    SnapshotNeeded: Core._on_snapshot_needed,
 }
 _NOT_LEADING: Final[dict[type, Handler]] = {
     **_EVERYBODY,
@@ -656,6 +675,7 @@ HANDLERS: Final[dict[int, dict[type, Handler]]] = {
         LinkClosed: Core._on_link_closed_leader,
         ReadIndex: Core._on_read_index,
         SnapshotReply: Core._on_snapshot_reply,
+        SnapshotWanted: Core._on_snapshot_wanted,
         ClockAnomaly: Core._on_clock_anomaly,
         Reconfigure: Core._on_reconfigure,
         Transfer: Core._on_transfer,
@@ -673,6 +693,7 @@ _NOT_LEADING_IGNORED: Final[dict[type, str]] = {
     AppendReply: _NOT_SENT,
     HeartbeatReply: _NOT_SENT,
     SnapshotReply: _NOT_SENT,
+    SnapshotWanted: _NOT_LED,
     ReadIndex: _NOT_LED,
 }
 _STANDING_IGNORED: Final[dict[type, str]] = {

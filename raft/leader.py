@@ -14,7 +14,7 @@ again there.
 **Snapshots** (paper 7). A peer that lacks what the log has no longer gets a snapshot, chunk by
 chunk: one is on its way, the answer asks for the next. A chunk that stays unanswered is sent again.
 Only so many peers at a time (pitfall 43); the log behind the snapshots that travel is kept
-(pitfall 40).
+(pitfall 40). A peer whose machine is lost gets one beside its appends (:mod:`raft.rebuild`).
 
 **Rounds** are in :mod:`raft.reads`, with what they are good for.
 
@@ -44,6 +44,7 @@ from raft.messages import (
     SendChunk,
     SnapshotMeta,
     SnapshotReply,
+    SnapshotWanted,
     TimeoutNow,
 )
 from raft.outbox import Outbox
@@ -219,6 +220,7 @@ class Leadership:
         if now >= min(self._heartbeat_due_ms, self._watch_due_ms):
             self._watch_due_ms = now + self._settings.heartbeat_ms
             self._forget_departed(now)
+            self._forget_wants(now)
             self._send_chunks_again(now)
         if now >= self._heartbeat_due_ms:
             self._round_wanted = True
@@ -365,7 +367,7 @@ class Leadership:
         for peer in self._peers:
             if peer.next < next_index and not peer.is_paused:
                 self._replicate(peer, commit, now)
-            if peer.state == SNAPSHOT and not peer.chunk_sent:
+            if not peer.chunk_sent and peer.gets_snapshot:
                 self._want_chunk(peer, now)
 
     def _start_round(self, commit: int, now: int) -> None:
@@ -439,7 +441,7 @@ class Leadership:
             return
         if peer.chunk_sent and message.offset == peer.offset:
             return  # doubled, late, or nothing could be kept: the chunk is sent again in its time
-        peer.quiet_ms = now
+        peer.chunk_ms = now
         if message.offset > peer.reached:
             peer.reached = message.offset
             peer.moved_ms = now
@@ -455,7 +457,26 @@ class Leadership:
             self.snapshot = None
         for peer in self._peers:
             if peer.snapshot == snapshot:
-                peer.become_snapshot()
+                peer.drop_snapshot()
+
+    def on_snapshot_wanted(self, message: SnapshotWanted, now: int) -> bool:
+        """Its machine is lost; False if there is no snapshot that would help it."""
+        peer = self.progress[message.sender]
+        peer.active_ms = now
+        peer.wants_index = message.index
+        peer.wants_until_ms = now + self._settings.election_timeout_ms
+        if peer.state == SNAPSHOT:
+            return True  # it gets one anyway, of more than its log has ever had
+        if peer.snapshot is not None and peer.snapshot.index < message.index:
+            peer.drop_snapshot()  # it has come so far by itself, and no further
+        return self.snapshot is not None and self.snapshot.index >= message.index
+
+    def _forget_wants(self, now: int) -> None:
+        for peer in self._peers:
+            if peer.wants_index and now >= peer.wants_until_ms:
+                peer.wants_index = 0
+                if peer.state != SNAPSHOT:
+                    peer.drop_snapshot()
 
     def take_chunks(self) -> list[SendChunk]:
         chunks, self._chunks = self._chunks, []
@@ -477,6 +498,7 @@ class Leadership:
                 peer.snapshot.index
                 for peer in self._peers
                 if peer.snapshot is not None
+                and peer.state == SNAPSHOT
                 and now - peer.active_ms < timeout_ms
                 and now - peer.moved_ms < patience_ms
             ),
@@ -485,13 +507,17 @@ class Leadership:
 
     def _want_chunk(self, peer: Progress, now: int) -> None:
         if peer.snapshot is None:
-            if self.snapshot is None or self._is_busy_with_snapshots(now):
+            if self.snapshot is None:
+                return
+            if peer.state != SNAPSHOT and self.snapshot.index < peer.wants_index:
+                return  # the next one
+            if self._is_busy_with_snapshots(now):
                 return
             peer.snapshot = self.snapshot
             peer.offset = peer.reached = 0
             peer.moved_ms = now
         peer.chunk_sent = True
-        peer.quiet_ms = now
+        peer.chunk_ms = now
         self._chunks.append(SendChunk(peer.replica, self._term, peer.snapshot, peer.offset))
 
     def _is_busy_with_snapshots(self, now: int) -> bool:
@@ -505,5 +531,5 @@ class Leadership:
     def _send_chunks_again(self, now: int) -> None:
         again_ms = CHUNK_AGAIN_HEARTBEATS * self._settings.heartbeat_ms
         for peer in self._peers:
-            if peer.state == SNAPSHOT and peer.chunk_sent and now - peer.quiet_ms >= again_ms:
+            if peer.gets_snapshot and peer.chunk_sent and now - peer.chunk_ms >= again_ms:
                 peer.chunk_sent = False

@@ -171,7 +171,8 @@ class MembershipRules(State):
         self._become_follower(self.term)
 
     def _furthest_voter(self, leadership: Leadership) -> Replica | None:
-        """The voter that needs least to lead, among those that are heard."""
+        """The voter that needs least to lead, among those that are heard: best one that has a
+        machine to serve with."""
         silence_ms = self._settings.election_timeout_ms
         candidates = [
             peer
@@ -179,7 +180,11 @@ class MembershipRules(State):
             if peer.state == REPLICATE
             and not leadership.is_silent(peer.replica, self._now, silence_ms)
         ]
-        best = max(candidates, key=lambda peer: (peer.match, peer.replica), default=None)
+        best = max(
+            candidates,
+            key=lambda peer: (peer.wants_index == 0, peer.match, peer.replica),
+            default=None,
+        )
         return None if best is None else best.replica
 
     # ------------------------------------------------------------------ transfer

@@ -259,6 +259,19 @@ class SnapshotReply:
     offset: int
 
 
+@dataclass(slots=True)
+class SnapshotWanted:
+    """A replica whose machine is lost asks its leader for a snapshot of ``index`` at least.
+
+    Its log lacks nothing. Repeated with every answer to a heartbeat for as long as it holds.
+    """
+
+    sender: Replica
+    to: Replica
+    term: int
+    index: int
+
+
 PeerMessage = (
     PreVote
     | PreVoteReply
@@ -273,6 +286,7 @@ PeerMessage = (
     | ReadIndexReply
     | SnapshotChunk
     | SnapshotReply
+    | SnapshotWanted
 )
 PEER_MESSAGES: tuple[type, ...] = (
     PreVote,
@@ -288,6 +302,7 @@ PEER_MESSAGES: tuple[type, ...] = (
     ReadIndexReply,
     SnapshotChunk,
     SnapshotReply,
+    SnapshotWanted,
 )
 
 
@@ -411,6 +426,17 @@ class SnapshotReceived:
     snapshot: SnapshotMeta
 
 
+@dataclass(slots=True)
+class SnapshotNeeded:
+    """The machine is lost: a snapshot of ``index`` at least would help it; 0: no longer.
+
+    ``index`` is not below the newest snapshot of this replica. What comes of it is the driver's to
+    take (:mod:`raft.rebuild`): the log and the votes stay as they are.
+    """
+
+    index: int
+
+
 LocalMessage = (
     Tick
     | Propose
@@ -425,6 +451,7 @@ LocalMessage = (
     | SnapshotLost
     | ChunkStored
     | SnapshotReceived
+    | SnapshotNeeded
 )
 LOCAL_MESSAGES: tuple[type, ...] = (
     Tick,
@@ -440,6 +467,7 @@ LOCAL_MESSAGES: tuple[type, ...] = (
     SnapshotLost,
     ChunkStored,
     SnapshotReceived,
+    SnapshotNeeded,
 )
 Message = PeerMessage | LocalMessage
 
@@ -535,3 +563,4 @@ class Output:
     send_chunks: list[SendChunk] = field(default_factory=list)
     received: list[SnapshotChunk] = field(default_factory=list)  # of the leader, to be kept
     decisions: list[Decision] = field(default_factory=list)
+    take_snapshot: bool = False  # somebody waits for a newer one than there is; said again

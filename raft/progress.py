@@ -116,6 +116,7 @@ class Progress:
     __slots__ = (
         "active_ms",
         "catch_up",
+        "chunk_ms",
         "chunk_sent",
         "commit_told",
         "departs_ms",
@@ -131,6 +132,8 @@ class Progress:
         "snapshot",
         "state",
         "votes",
+        "wants_index",
+        "wants_until_ms",
         "window",
     )
 
@@ -153,12 +156,16 @@ class Progress:
         self.active_ms = now
         # Since when something is outstanding and no answer has come.
         self.quiet_ms = now
-        # SNAPSHOT only: which one it gets, how many of its bytes it has, whether a chunk is on its
-        # way.
+        # Its machine is lost: in any state it gets a snapshot of this index at least, beside what
+        # else it gets, for as long as it goes on asking (:mod:`raft.rebuild`). 0: it is well.
+        self.wants_index = 0
+        self.wants_until_ms = now
+        # Which snapshot it gets, how many of its bytes it has, whether a chunk is on its way.
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
         self.reached = 0  # the most it has ever had of it
         self.chunk_sent = False
+        self.chunk_ms = now  # since when a chunk is unanswered
         self.moved_ms = now  # when it last came nearer to having the snapshot
         # On its way to vote.
         self.catch_up: CatchUp | None = None
@@ -167,6 +174,10 @@ class Progress:
         self.window = Window(
             messages_max=settings.inflight_messages_max, bytes_max=settings.inflight_bytes_max
         )
+
+    @property
+    def gets_snapshot(self) -> bool:
+        return self.state == SNAPSHOT or self.wants_index > 0
 
     @property
     def is_paused(self) -> bool:
@@ -184,17 +195,22 @@ class Progress:
         self.next = self.match + 1
         self.window.clear()
 
+    def drop_snapshot(self) -> None:
+        """It gets another one, or none; what it has of this one, it says when it gets it again."""
+        self.snapshot = None
+        self.chunk_sent = False
+
     def become_probe(self) -> None:
         """Start again behind what is known to agree: what was on its way may be lost."""
         self.state = PROBE
-        self.snapshot = None
+        self.drop_snapshot()
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()
 
     def become_replicate(self) -> None:
         self.state = REPLICATE
-        self.snapshot = None
+        self.drop_snapshot()
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()

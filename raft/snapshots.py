@@ -34,11 +34,11 @@ from raft.messages import (
     SnapshotTaken,
 )
 from raft.reads import NEVER_MS
+from raft.rebuild import RebuildRules
 from raft.roles import FOLLOWER
-from raft.state import State
 
 
-class SnapshotRules(State):
+class SnapshotRules(RebuildRules):
     """Handlers of everything about snapshots."""
 
     __slots__ = ()
@@ -50,6 +50,7 @@ class SnapshotRules(State):
         leadership = self._leadership
         # The same index again counts where the file of the last one got lost.
         is_lost = leadership is not None and leadership.snapshot is None
+        is_lost = is_lost or 0 < self._needed_index <= snapshot.index
         if self.snapshot is not None and snapshot.index < self.snapshot.index + (not is_lost):
             self._ignore("a newer snapshot is here")
             return
@@ -72,6 +73,8 @@ class SnapshotRules(State):
         term = log.term_at(base)
         assert term is not None
         self.snapshot = snapshot
+        if self._needed_index <= snapshot.index:
+            self._needed_index = 0
         mark = Mark(snapshot, base, term, resets=False)
         number = self._outbox.record_mark(mark, safe_index=self._handed_index)
         self._compactions.append((number, base))
@@ -97,6 +100,10 @@ class SnapshotRules(State):
     def _on_snapshot_chunk(self, message: SnapshotChunk) -> None:
         self._follow(message.sender)
         snapshot = message.snapshot
+        if self.wants(snapshot):
+            self._check_wanted(snapshot)
+            self._received.append(message)
+            return
         if snapshot.index <= self.commit_index:
             if self.log.term_at(snapshot.index) not in (None, snapshot.term):
                 raise Contradiction(
@@ -151,6 +158,7 @@ class SnapshotRules(State):
         self._history.reset(snapshot.index, snapshot.configuration)
         self._configuration_changed()
         self.snapshot = snapshot
+        self._needed_index = 0  # it is above what was needed, which is in the log
         self.commit_index = snapshot.index
         self._compactions.clear()
         mark = Mark(snapshot, snapshot.index, snapshot.term, resets=True)

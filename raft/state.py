@@ -99,6 +99,7 @@ class State:
         "_ignored",
         "_leadership",
         "_make_run",
+        "_needed_index",
         "_now",
         "_outbox",
         "_override",
@@ -112,6 +113,7 @@ class State:
         "_settings",
         "_started_ms",
         "_stepped_ms",
+        "_take_wanted",
         "_timer",
         "_uncommitted_bytes",
         "commit_index",
@@ -178,6 +180,10 @@ class State:
         # (save, index) of marks: once the save is durable the log up to the index may go.
         self._compactions: list[tuple[int, int]] = []
         self._received: list[SnapshotChunk] = []
+        # Of the least snapshot that helps a lost machine, 0: it is well (:mod:`raft.rebuild`); and
+        # whether another one waits for a newer snapshot than this leader has.
+        self._needed_index = 0
+        self._take_wanted = False
         self._settings = settings
         self._make_run = make_run
         self._now = now

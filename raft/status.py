@@ -23,6 +23,7 @@ class PeerStatus:
     inflight_bytes: int
     departs: bool  # it is no member any more, and is told so
     active_ms: int  # when it was last heard of, on the core's clock
+    wants_snapshot: bool = False  # its machine is lost
 
     @classmethod
     def of(cls, progress: Progress) -> PeerStatus:
@@ -36,6 +37,7 @@ class PeerStatus:
             inflight_bytes=progress.window.bytes,
             departs=progress.departs_ms is not None,
             active_ms=progress.active_ms,
+            wants_snapshot=progress.wants_index > 0,
         )
 
     @property

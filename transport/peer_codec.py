@@ -36,6 +36,7 @@ from raft.messages import (
     SnapshotChunk,
     SnapshotMeta,
     SnapshotReply,
+    SnapshotWanted,
     TimeoutNow,
     Vote,
     VoteReply,
@@ -55,6 +56,7 @@ READ_INDEX: Final = 10
 READ_INDEX_REPLY: Final = 11
 SNAPSHOT_CHUNK: Final = 12
 SNAPSHOT_REPLY: Final = 13
+SNAPSHOT_WANTED: Final = 14
 
 RUN_FIELDS: Final = 6  # kind, term, first, count, crc, body
 MEMBER_FIELDS: Final = 3  # node, incarnation, part
@@ -76,6 +78,7 @@ LANES: Final[dict[type, int]] = {
     ReadIndexReply: LANE_CONTROL,
     SnapshotChunk: LANE_BULK,
     SnapshotReply: LANE_CONTROL,
+    SnapshotWanted: LANE_CONTROL,
 }
 
 
@@ -148,6 +151,7 @@ _ENCODERS: dict[type, Callable[[Any], list[Any]]] = {
     ReadIndexReply: lambda m: [READ_INDEX_REPLY, m.term, m.token, m.index],
     SnapshotChunk: _encode_snapshot_chunk,
     SnapshotReply: lambda m: [SNAPSHOT_REPLY, m.term, m.index, m.snapshot_term, m.offset],
+    SnapshotWanted: lambda m: [SNAPSHOT_WANTED, m.term, m.index],
 }
 
 # ----------------------------------------------------------------------------------------- decoders
@@ -248,5 +252,6 @@ _DECODERS: dict[int, tuple[_Decoder, int, _Shape]] = {
     SNAPSHOT_REPLY: _row(
         lambda f, s, t: SnapshotReply(s, t, f[1], f[2], f[3], f[4]), int, int, int, int
     ),
+    SNAPSHOT_WANTED: _row(lambda f, s, t: SnapshotWanted(s, t, f[1], f[2]), int, int),
 }
 assert len(_DECODERS) == len(_ENCODERS) == len(LANES)

@@ -22,6 +22,7 @@ and answered, as ``(what, node, ...)``.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -228,6 +229,7 @@ class Node:
             actor_name(GROUP),
             cluster.clock,
             open_snapshot=self.store.read,
+            make_machine=lambda: cluster.remake_machine(self.name),
         )
         self.group = GroupActor(
             group=GROUP,
@@ -422,6 +424,7 @@ class Cluster:
         self.in_flight: list[PeerMessage] = []
         self.sent: dict[int, Sent] = {}
         self._machines = machines or {}
+        self._as_new = copy.deepcopy(self._machines)
         self._cut: set[tuple[str, str]] = set()
         self._token = 0
         self._leaders: dict[int, str] = {}  # by term
@@ -437,6 +440,10 @@ class Cluster:
 
     def make_machine(self, name: str) -> Machine:
         return self._machines.get(name) or KeyValueMachine()
+
+    def remake_machine(self, name: str) -> Machine:
+        """Another one, in place of one that has failed."""
+        return copy.deepcopy(self._as_new.get(name)) or KeyValueMachine()
 
     def up(self) -> list[Node]:
         return [node for node in self.nodes.values() if node.is_up]

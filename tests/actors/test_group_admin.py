@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -249,10 +250,15 @@ def test_a_replica_that_stops_hands_everything_to_who_leads_now() -> None:
 
 
 class Fragile(KeyValueMachine):
+    """Fails at the key "poison", and cannot be rebuilt from anybody's snapshot either."""
+
     def apply_batch(self, requests: Any, contexts: Any) -> list[Response]:
         if any(request.key == "poison" for request in requests):
             raise ValueError("poison")
         return super().apply_batch(requests, contexts)
+
+    def restore(self, reader: Iterator[bytes], version: int) -> None:
+        raise ValueError("poison")
 
 
 def test_a_leader_whose_machine_failed_lets_somebody_lead_who_can_serve() -> None:

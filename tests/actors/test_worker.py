@@ -612,7 +612,7 @@ def test_while_it_is_being_restored_a_group_is_starting() -> None:
     assert told[-1]["state"] == "running"
 
 
-def test_a_missing_snapshot_quarantines_one_group_and_its_log_lives_on() -> None:
+def test_in_place_of_a_missing_snapshot_the_whole_log_is_applied_again() -> None:
     bench = with_snapshot(KV, OTHER)
     (name,) = bench.files.listdir("/data/groups/7/snapshots")
     bench.files.unlink(f"/data/groups/7/snapshots/{name}")
@@ -621,10 +621,12 @@ def test_a_missing_snapshot_quarantines_one_group_and_its_log_lives_on() -> None
     again.join()
     again.work()
     states = {group: actor.summary()["state"] for group, actor in again.worker._groups.items()}
-    assert states == {KV: "quarantined", OTHER: "running"}
+    assert states == {KV: "running", OTHER: "running"}
+    assert again.worker._groups[KV].rebuild.counts == {"attempts": 1, "rebuilt": 1}
+    assert again.worker._groups[KV].snapshots.index > 2, "and a new one is taken"
     again.request(*write(1), *write(2, OTHER))
     again.sync()
-    assert again.replies() == {1: protocol.READ_ONLY, 2: protocol.OK}
+    assert again.replies() == {1: protocol.OK, 2: protocol.OK}
 
 
 def test_a_catalog_that_was_restored_is_told_whole() -> None:

@@ -304,7 +304,7 @@ def test_an_answer_that_says_nothing_new_brings_no_chunk() -> None:
         each.flush(now)
         assert len(each.leadership.take_chunks()) == chunks
         assert peer.active_ms == now, "it is a sign of life all the same"
-    assert (peer.moved_ms, peer.quiet_ms) == (700, 700)
+    assert (peer.moved_ms, peer.chunk_ms) == (700, 700)
 
 
 def test_a_receiver_that_has_less_than_before_gets_it_from_there() -> None:

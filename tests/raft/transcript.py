@@ -96,6 +96,7 @@ from raft.messages import (
     SnapshotLost,
     SnapshotMeta,
     SnapshotReply,
+    SnapshotWanted,
     TimeoutNow,
     Transfer,
     Vote,
@@ -188,6 +189,7 @@ SHOW: dict[type, Callable[..., str]] = {
     ReadIndexReply: lambda message: f"read={message.token} index={message.index}",
     SnapshotChunk: lambda each: show_piece(each.snapshot, each.offset, len(each.data)),
     SnapshotReply: lambda each: f"{each.index}/{each.snapshot_term} has={each.offset}",
+    SnapshotWanted: lambda each: f"{each.index}",
 }
 
 

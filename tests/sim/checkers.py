@@ -278,6 +278,7 @@ class GroupChecker:
                 "restored",
                 "chunks sent",
                 "quarantined",
+                "rebuilt",
                 "resets",
                 "runs lost",
             ),
@@ -584,6 +585,10 @@ class GroupChecker:
     def note_quarantined(self, node: str, index: int) -> None:
         self.counts["quarantined"] += 1
         self._note(f"{node} has a machine of {self.group} that fails at {index}")
+
+    def note_rebuilt(self, node: str, index: int) -> None:
+        self.counts["rebuilt"] += 1
+        self._note(f"{node} has a new machine of {self.group} at {index}")
 
     # ------------------------------------------------------------------ snapshots
 

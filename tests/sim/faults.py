@@ -167,8 +167,8 @@ def _slow_apply(simulation: Simulation, rng: random.Random) -> None:
 
 
 def _machine_fails(simulation: Simulation, rng: random.Random) -> None:
-    """Machines of one process raise for a while.  Those that are quarantined for it stay so until
-    the process is restarted; perhaps somebody does that afterwards."""
+    """Machines of one process raise for a while, also those that are made in their place; perhaps
+    somebody restarts the process afterwards."""
     slot = _any_slot(simulation, rng)
     if slot is None:
         return
@@ -184,6 +184,14 @@ def _machine_fails(simulation: Simulation, rng: random.Random) -> None:
             slot.drain()
 
     simulation.later(rng, 2_000, end)
+
+
+def _machine_fails_once(simulation: Simulation, rng: random.Random) -> None:
+    """One apply raises on one replica, and would not if it were tried again."""
+    slot = _any_slot(simulation, rng)
+    if slot is not None:
+        slot.troubles.apply_once = True
+        simulation.note(slot.where, "its next apply fails")
 
 
 # --------------------------------------------------------------------------- disks
@@ -480,6 +488,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "clock-drift": Fault((500, 4_000), _clock_drift),
     "slow-apply": Fault((1_000, 5_000), _slow_apply),
     "machine-fails": Fault((500, 5_000), _machine_fails),
+    "machine-fails-once": Fault((300, 4_000), _machine_fails_once),
     "disk-error": Fault((1_000, 6_000), _disk_error),
     "disk-full": Fault((2_000, 8_000), _disk_full),
     "disk-stall": Fault((300, 5_000), _disk_stall),

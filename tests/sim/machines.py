@@ -3,7 +3,8 @@
 **Failing.**  While a process is in a bad way (:attr:`Troubles.calls`), what its machines are called
 for raises: an apply in the middle of its commands, a snapshot when it is asked for or while it is
 written, a restore when it has read half.  That alone, and a snapshot that has decayed, explains a
-quarantine; any other is a fault of ours.
+quarantine; any other is a fault of ours.  A machine that is made in place of one that has failed is
+in the same process, and as badly off.
 
 **Blocking.**  A machine may have a thread: then it is called some time after it was told, what it
 says arrives later still, and the process may die in between.  One job is out at a time, as in
@@ -23,6 +24,7 @@ from actors.runtime import Scheduler
 from actors.runtime.cell import Cell
 from actors.runtime.dispatcher import Job, Result, ThreadDispatcher, run_job
 from actors.runtime.supervisor import RestartSpec
+from raft.messages import SnapshotMeta
 from tests.sim.checkers import GroupChecker
 from tests.sim.clock import ProcessClock
 
@@ -47,9 +49,10 @@ class Troubles:
 
     calls: frozenset[str] = frozenset()
     apply_us: int = 0
+    apply_once: bool = False  # the next apply raises, and no other
 
     def end(self) -> None:
-        self.calls, self.apply_us = frozenset(), 0
+        self.calls, self.apply_us, self.apply_once = frozenset(), 0, False
 
     def strike(self, call: str) -> None:
         if call in self.calls:
@@ -70,8 +73,11 @@ class TroubledMachine(KeyValueMachine):
     ) -> list[Response]:
         troubles = self._troubles
         self._clock.spent_us += troubles.apply_us * len(requests)
-        if APPLY in troubles.calls:
+        if APPLY in troubles.calls or troubles.apply_once:
             super().apply_batch(requests[: len(requests) // 2], contexts)
+        if troubles.apply_once:
+            troubles.apply_once = False
+            raise MachineFailure("in apply, this once")
         troubles.strike(APPLY)
         return super().apply_batch(requests, contexts)
 
@@ -139,12 +145,20 @@ class WatchedMachine(MachineActor):
             self.checker.note_restored(self.node, meta)
             self.note_digest()
 
-    def _quarantine(self, index: int, error: str) -> list[object]:
+    def _maybe_end_rebuild(self, effects: list[object]) -> None:
+        super()._maybe_end_rebuild(effects)
+        if self._rebuild is None:
+            self.checker.note_rebuilt(self.node, self.applied_index)
+            self.note_digest()
+
+    def _quarantine(
+        self, index: int, error: str, snapshot: SnapshotMeta | None = None
+    ) -> list[object]:
         assert MachineFailure.__name__ in error or self.has_decayed(), (
             f"the machine of {self.node} is quarantined at {index} for no reason: {error}"
         )
         self.checker.note_quarantined(self.node, index)
-        return super()._quarantine(index, error)
+        return super()._quarantine(index, error, snapshot)
 
 
 class MachineThread:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.rebuild import PAUSE_MS_MAX
 from actors.snapshots import FAILED_PAUSE_MS
 from raft.configuration import Configuration
 from raft.messages import Replica
@@ -87,7 +88,6 @@ class Simulation:
         self._faults_seen: Counter[str] = Counter()
         self.disaster: Disaster | None = None  # at most one in a history
         self._undecided = 0
-        self._idle = 0  # replicas whose machine is quarantined at the end
         self._configurations: dict[int, Configuration] = {}
         replicas = {
             name: Replica(name, INCARNATION_FIRST + at) for at, name in enumerate(plan.nodes)
@@ -208,8 +208,8 @@ class Simulation:
         return all(self._can_do_without(slot.host.me, group) for group in slot.plans)
 
     def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
-        """The same of one replica alone, whose machine may be quarantined for good then: it votes
-        and acknowledges, and serves nobody."""
+        """The same of one replica alone, whose machine may be quarantined then, and is rebuilt by
+        what the others have."""
         return slot.is_sound(group) and self._can_do_without(slot.host.me, group)
 
     def _can_do_without(self, replica: Replica, group: int) -> bool:
@@ -278,8 +278,6 @@ class Simulation:
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
-                if slot.is_up and slot.is_quarantined:
-                    slot.die("its machine has failed: an operator restarts it")
             host.restart()
 
     def _await_reset(self) -> None:
@@ -325,11 +323,12 @@ class Simulation:
 
     def _pause_us(self) -> int:
         """How long a leader whose machine is quarantined may be one: somebody has made it that,
-        and it gives leadership away no more often.  How long one that could not write a snapshot
-        lets those who need it wait."""
+        and it gives leadership away no more often.  How long a machine that has failed again and
+        again waits for the next two attempts to rebuild it: one of them asks the leader.  How long
+        one that could not write a snapshot lets those who need it wait."""
         slots = self._slots_up()
         if any(slot.is_quarantined for slot in slots):
-            return HAND_OVER_AGAIN_MS * MS
+            return (HAND_OVER_AGAIN_MS + 2 * PAUSE_MS_MAX) * MS
         actors = [actor for slot in slots for actor in slot.groups.values()]
         has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
         return FAILED_PAUSE_MS * MS if has_failed else 0
@@ -365,8 +364,6 @@ class Simulation:
         for slot in members:
             core, machine = slot.groups[group].core, slot.machines[group]
             if machine.error is not None:
-                if slot.has_decayed(group):
-                    continue  # nobody rebuilds it
                 return f"the machine of {slot.where} has failed: {machine.error}"
             at = (core.last_index, core.commit_index, core.durable_index, machine.applied_index)
             if set(at) != {checker.committed_index}:
@@ -389,19 +386,17 @@ class Simulation:
     def _judge(self) -> None:
         for group, checker in self.checkers.items():
             members = self._members_left(group, checker)
-            serving = [slot for slot in members if slot.machines[group].error is None]
             states = {
                 slot.where: (
                     slot.machines[group].applied_index,
                     slot.machines[group].machine.digest(),
                     slot.groups[group].core.term,
                 )
-                for slot in serving
+                for slot in members
             }
             voters = checker.configuration.voters
-            left = sum(slot.host.me in voters for slot in serving)
-            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters serve"
-            self._idle += len(members) - len(serving)
+            left = sum(slot.host.me in voters for slot in members)
+            assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters are left"
             check_equal(group, states)
             check_log_time(checker.committed)
             ledger = self.ledgers[group]
@@ -429,7 +424,6 @@ class Simulation:
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
         found["reads of two leaders"] += self.reader.count
-        found["quarantined at the end"] += self._idle
         found["undecided"] += self._undecided
         return found
 

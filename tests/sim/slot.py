@@ -360,13 +360,18 @@ class Slot:
         group, name, clock = plan.group, machine_name(plan.group), self.clock
         if plan.blocking:
             clock = self.scheduler.thread_clocks[name] = ProcessClock(self.host.clock)
+
+        def make() -> TroubledMachine:
+            return TroubledMachine(self.troubles, clock, blocking=plan.blocking)
+
         machine = WatchedMachine(
             name,
             group,
-            TroubledMachine(self.troubles, clock, blocking=plan.blocking),
+            make(),
             actor_name(group),
             clock,
             open_snapshot=store.read,
+            make_machine=make,
         )
         machine.node, machine.checker = self.host.name, checker
         machine.has_decayed = lambda: self.has_decayed(group)

@@ -27,6 +27,7 @@ from raft.messages import (
     SnapshotChunk,
     SnapshotMeta,
     SnapshotReply,
+    SnapshotWanted,
     TimeoutNow,
     Vote,
     VoteReply,
@@ -60,6 +61,7 @@ SAMPLES: list[PeerMessage] = [
     SnapshotChunk(A, B, 5, SNAPSHOT, 990, b"0123456789"),
     SnapshotChunk(A, B, 5, SNAPSHOT, 1_000, b""),
     SnapshotReply(A, B, 5, 90, 4, 1_000),
+    SnapshotWanted(A, B, 5, 90),
 ]
 
 

@@ -105,6 +105,11 @@ def _index_of_what_is_handed_out() -> list[Change]:
     return [(GroupSnapshots, "on_view", ahead)]
 
 
+def _half_changed_machine() -> list[Change]:
+    """As long as there is no snapshot, nothing else makes it begin anew."""
+    return [(MachineActor, "_replace_machine", lambda *_: True)]
+
+
 def _not_synced() -> list[Change]:
     sync = MemoryFiles.fsync
 
@@ -150,6 +155,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "log-of-another-history": Mutant(
         "keeps a log that ends otherwise than the snapshot (pitfall 42)", _log_of_another_history
+    ),
+    "half-changed-machine": Mutant(
+        "applies the log again to a machine that has failed (pitfall 18)", _half_changed_machine
     ),
     "index-ahead": Mutant(
         "a snapshot stands for more than it holds (pitfall 42)", _index_of_what_is_handed_out
