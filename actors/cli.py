@@ -58,6 +58,12 @@ def _parser() -> _Parser:
         "--group", metavar="NAME=MACHINE", action="append", dest="groups", help="created if missing"
     )
     add("--groups-per-worker", metavar="COUNT", help="groups that share one process (default 1)")
+    add(
+        "--disk-soft-limit-bytes",
+        metavar="BYTES",
+        help="take no writes while less is free where the log is (default 256 MiB; 0: never)",
+    )
+    add("--disk-reserve-bytes", metavar="BYTES", help="kept for each log (default 4 MiB)")
     add("--join", metavar="ADDRESS", help="join a running cluster (not in this version)")
     add("--raft", metavar="KEY=VALUE", action="append", help="one key of the [raft] table")
     add("--insecure", action="store_true", default=None, help="allow addresses others can reach")

@@ -40,7 +40,7 @@ from actors.config_values import (
 )
 from actors.ports import PORTS_PER_NODE
 from actors.raft_keys import raft_settings
-from actors.settings import GROUPS_DECLARED_MAX, MEMBERS_MAX, SnapshotSettings
+from actors.settings import GROUPS_DECLARED_MAX, MEMBERS_MAX, DiskSettings, SnapshotSettings
 from raft.settings import RaftSettings
 from transport.addresses import TcpAddress
 
@@ -61,6 +61,8 @@ VALUES = (
     "advertise_peer",
     "advertise_events",
     "groups_per_worker",
+    "disk_soft_limit_bytes",
+    "disk_reserve_bytes",
     "join",
     "insecure",
     "log_level",
@@ -68,6 +70,8 @@ VALUES = (
 )
 TABLES = ("members", "groups", "raft")
 KEYS = VALUES + TABLES
+
+DISK_BYTES_MAX = 1 << 50
 
 Source = Mapping[str, Given]  # key of KEYS -> what one place says
 
@@ -92,6 +96,7 @@ class NodeConfig:
     sync: bool = True  # False only for benchmarks: nothing is durable then
     raft: RaftSettings = field(default_factory=RaftSettings)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
+    disk: DiskSettings = field(default_factory=DiskSettings)
     log_level: str = "info"
     runtime_dir: Path | None = None  # None: where the user's runtime files belong
     notices: tuple[str, ...] = ()  # to be logged once at start
@@ -109,6 +114,8 @@ class NodeConfig:
         for settings in (self.raft, self.snapshots):
             for item in fields(settings):
                 line += ["--raft", f"{item.name}={getattr(settings, item.name)}"]
+        for item in fields(self.disk):
+            line += [f"--{item.name.replace('_', '-')}", str(getattr(self.disk, item.name))]
         if self.runtime_dir is not None:
             line += ["--runtime-dir", str(self.runtime_dir)]
         line += ["--insecure"] if self.insecure else []
@@ -206,7 +213,7 @@ def dev_configs(
     assert len(ports) == PORTS_PER_NODE * count, f"{len(ports)} ports for {count} nodes"
     for place in (line, file):
         for key in place:
-            if key not in ("groups", "raft", "groups_per_worker", "log_level", "runtime_dir"):
+            if key not in ("groups", "raft", *_Common.__annotations__, *_DISK):
                 raise ConfigError(f"{place[key].where}: cannot be given together with --dev")
     addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
     members = {f"n{i + 1}": addresses[3 * i + 1] for i in range(count)}
@@ -245,10 +252,14 @@ def _needed(given: Source, key: str) -> Given:
     return given[key]
 
 
+_DISK = tuple(field.name for field in fields(DiskSettings))
+
+
 class _Common(TypedDict, total=False):
     """What means the same for one node and for ``--dev``."""
 
     groups_per_worker: int
+    disk: DiskSettings
     log_level: str
     runtime_dir: Path
 
@@ -257,6 +268,8 @@ def _common(given: Source) -> _Common:
     common: _Common = {}
     if "groups_per_worker" in given:
         common["groups_per_worker"] = integer(given["groups_per_worker"], 1, GROUPS_DECLARED_MAX)
+    disk = {key: integer(given[key], 0, DISK_BYTES_MAX) for key in _DISK if key in given}
+    common["disk"] = DiskSettings(**disk)
     if "log_level" in given:
         common["log_level"] = one_of(given["log_level"], LOG_LEVELS)
     if "runtime_dir" in given:

@@ -41,6 +41,7 @@ from actors.group_messages import (
     ChunkFailed,
     ChunkRead,
     DescribeGroup,
+    DiskRoom,
     Drain,
     GroupDescribed,
     PeerMessages,
@@ -139,6 +140,7 @@ class GroupActor(Actor):
         self._timer_ms: int | None = None
         self._draining = False
         self._machine_error: str | None = None
+        self._disk_full: str | None = None  # why no writes are taken
         self._applied_index = 0
         self._summary: dict[str, Any] = {}
         self.counts = {"proposals": 0, "commands": 0, "reads": 0, "timeouts": 0, "busy": 0}
@@ -174,6 +176,7 @@ class GroupActor(Actor):
             ClockAnomaly: self._on_clock_anomaly,
             DescribeGroup: self._on_describe,
             Drain: self._on_drain,
+            DiskRoom: self._on_disk_room,
         }
 
     def on_start(self) -> Effects:
@@ -260,6 +263,8 @@ class GroupActor(Actor):
     def _append_refusal(self, size_bytes: int) -> tuple[int, str] | None:
         if self._machine_error is not None:
             return protocol.READ_ONLY, f"the machine is quarantined: {self._machine_error}"
+        if self._disk_full is not None:
+            return protocol.READ_ONLY, self._disk_full
         if (
             self.core.uncommitted_bytes + self._gathered_bytes + size_bytes
             > GROUP_UNCOMMITTED_BYTES_MAX
@@ -381,6 +386,10 @@ class GroupActor(Actor):
     def _on_drain(self, message: Drain) -> None:
         self._draining = True
 
+    def _on_disk_room(self, message: DiskRoom) -> list[object]:
+        self._disk_full = message.refusal
+        return self._on_changed()
+
     def _retire(self, error: Exception) -> list[object]:
         """Stop for good: what others say cannot be borne here.
 
@@ -455,7 +464,7 @@ class GroupActor(Actor):
         now = self._clock.now_ms()
         if self._reads_gathered:
             self._start_reads(now)
-        if self._draining or self._machine_error is not None:
+        if self._draining or self._machine_error is not None or self._disk_full is not None:
             self._maybe_offer_leadership()
         effects: list[object] = self.rebuild.end_turn() if self.rebuild.is_dirty else []
         while True:
@@ -586,7 +595,7 @@ class GroupActor(Actor):
         ]
 
     def _maybe_offer_leadership(self) -> None:
-        """To somebody who can serve: this node stops, or its machine is quarantined."""
+        """To somebody who can serve: this node stops, its machine is quarantined, its disk full."""
         if not self.core.is_leader or (self._draining and self._appended):
             return  # writes that are in the log are answered first
         self.admin.offer_leadership(stopping=self._draining)
@@ -645,6 +654,8 @@ class GroupActor(Actor):
     def _state(self) -> str:
         if self._machine_error is not None:
             return "quarantined"
+        if self._disk_full is not None:
+            return "read_only"
         return "starting" if self.snapshots.is_restoring(self._applied_index) else "running"
 
     def summary(self) -> dict[str, Any]:
@@ -656,7 +667,7 @@ class GroupActor(Actor):
             "leader": self.clients.leader_node,
             "state": self._state,
             "current": self._is_current(),
-            "error": self.rebuild.error,
+            "error": self.rebuild.error or self._disk_full,
         }
 
     def _is_current(self) -> bool:

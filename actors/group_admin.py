@@ -8,12 +8,13 @@ A change of the leader or of the members is a message to the core, answered by a
 :class:`~raft.messages.Decision`, perhaps much later.  Until then it may yet take effect: a deadline
 that passes meanwhile says so.
 
-**Leading and not able to serve.**  A leader that is about to stop, or whose machine is quarantined,
-gives leadership to somebody else by itself.  In a group in which all machines fail alike that would
-go round and round, so a quarantined one does it rarely; three of them take turns in the time of
-one pause and then stay.  Each time it is somebody else's turn, who asks for a snapshot for a
-quarantined machine comes last: two of them must not have it from each other for ever.  An offer
-that came to nothing, as while nobody has answered a leader that is new, is made again soon.
+**Leading and not able to serve.**  A leader that is about to stop, whose machine is quarantined or
+whose disk is full, gives leadership to somebody else by itself.  In a group in which all machines
+fail alike, or all disks are full, that would go round and round, so one that is quarantined or
+full does it rarely; three of them take turns in the time of one pause and then stay.  Each time it
+is somebody else's turn, who asks for a snapshot for a quarantined machine comes last: two of them
+must not have it from each other for ever.  An offer that came to nothing, as while nobody has
+answered a leader that is new, is made again soon.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from transport.protocol import AdminOperation
 if TYPE_CHECKING:
     from actors.group import GroupActor
 
-HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader whose machine is quarantined
+HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader that goes on and cannot serve
 
 SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
 

@@ -38,6 +38,13 @@ class Drain:
 
 
 @dataclass(slots=True)
+class DiskRoom:
+    """``refusal``: why no write may be taken, as clients are told; None: there is room again."""
+
+    refusal: str | None
+
+
+@dataclass(slots=True)
 class DescribeGroup:
     """Say everything that ``metadata`` shows; ``key`` comes back with it."""
 

@@ -39,7 +39,8 @@ from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
 from actors.machines.registry import DECLARED
-from actors.process import start_logging
+from actors.placing import Placing
+from actors.process import DAMAGED, start_logging
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -54,6 +55,7 @@ from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files, make_directory
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.placement import PlacedGroup, Placement
+from raft.store.space import is_full_error
 from transport import frames, links, protocol
 from transport.addresses import AddressError, runtime_socket_path
 
@@ -90,6 +92,7 @@ class Node:
         self._clock = MonotonicClock()
         self._data = str(config.data)
         self._placement = Placement.load(files, self._data)
+        self._placing = Placing(self._placement, loop, self._reconcile)
         if identity.cluster is not None and SYSTEM_GROUP_ID not in self._placement.groups:
             raise NodeRefused(
                 f"{self._data}/placement is gone, though this node belongs to a cluster; "
@@ -104,6 +107,7 @@ class Node:
         self._workers: dict[int, ChildProcess] = {}
         self._reported: set[int] = set()  # slots that have said HELLO, or failed, once
         self._damaged: dict[int, str] = {}
+        self._ended_by: dict[int, str] = {}  # slots whose worker is down, with its last words
         self._formation: Formation | None = None
         self._forming: str | None = None
         self._nodes: dict[str, dict[str, Any]] = {}
@@ -174,9 +178,14 @@ class Node:
             self._fail(f"internal error: {task.exception()!r}")
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback raised: a bug of ours, after which nothing here can be relied on."""
-        log.critical("%s", context.get("message"), exc_info=context.get("exception"))
-        self._fail(f"internal error: {context.get('exception')!r}")
+        """A callback raised: a bug of ours, after which nothing here can be relied on; or the disk
+        of DATA fails, and so does the node."""
+        error = context.get("exception")
+        if isinstance(error, OSError | StoreError):
+            self._fail(str(error))
+            return
+        log.critical("%s", context.get("message"), exc_info=error)
+        self._fail(f"internal error: {error!r}")
 
     def _fail(self, reason: str) -> None:
         """Give up: one line, exit code 1."""
@@ -226,7 +235,13 @@ class Node:
     def _on_children_changed(self) -> None:
         if self._ended.done():
             return  # the lock may be gone already; who comes next ends what it finds in the file
-        self._lock.set_children([each.as_child() for each in self._children() if each.pid])
+        try:
+            self._lock.set_children([each.as_child() for each in self._children() if each.pid])
+        except OSError as error:
+            if not is_full_error(error):
+                raise
+            # Only a next life of this node would miss it; the children end with us by themselves.
+            log.warning("the children cannot be written down: %s", error)
         self._send_state()
 
     def _on_child_end(self, child: ChildProcess, words: str) -> None:
@@ -237,7 +252,8 @@ class Node:
             return
         assert child.slot is not None
         if words:
-            self._damaged[child.slot] = words
+            is_damage = words.startswith(DAMAGED)
+            (self._damaged if is_damage else self._ended_by)[child.slot] = words
         self._reported.add(child.slot)
         self._maybe_ready()
 
@@ -254,6 +270,7 @@ class Node:
             client_address=config.advertise_client,
             raft=config.raft,
             snapshots=config.snapshots,
+            disk=config.disk,
             sync=config.sync,
             log_level=config.log_level,
             machines=frozenset(config.groups.values()),
@@ -386,6 +403,7 @@ class Node:
             "processes": processes,
             "forming": self._forming,
             "damaged": {str(slot): words for slot, words in self._damaged.items()},
+            "ended": {str(slot): words for slot, words in self._ended_by.items()},
         }
         self._send(wire.STATE, state)
 
@@ -466,8 +484,9 @@ class Node:
         if not up:
             return
         self._damaged.pop(slot, None)
+        self._ended_by.pop(slot, None)
         self._reported.add(slot)
-        self._mark_born(groups)
+        self._placing.mark_born(groups)
         if any(
             group not in groups and not placed.options.get("born")
             for group, placed in self._placement.in_slot(slot).items()
@@ -476,17 +495,6 @@ class Node:
             self._send(wire.RELOAD, slot)
         self._send_state()
         self._maybe_ready()
-
-    def _mark_born(self, groups: list[int]) -> None:
-        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
-        placed = self._placement.groups
-        born = {
-            group: replace(placed[group], options={**placed[group].options, "born": True})
-            for group in groups
-            if group in placed and not placed[group].options.get("born")
-        }
-        if born:
-            self._placement.replace({**placed, **born})
 
     def _on_catalog(self, frame: list[Any]) -> None:
         table = frame[3]
@@ -520,7 +528,8 @@ class Node:
                 tuple(Replica(node, incarnation) for node, incarnation in group["members"]),
                 {DECLARED: True} if group["machine"] in declared else {},
             )
-        self._placement.replace(placed)
+        if not self._placing.place(placed):
+            return
         for slot in sorted(slots):
             if slot in self._workers:
                 self._send(wire.RELOAD, slot)

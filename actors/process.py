@@ -12,7 +12,11 @@ import os
 import sys
 import threading
 from multiprocessing import parent_process
+from multiprocessing.connection import Connection
 from typing import Any, Final
+
+from raft.store.errors import DamagedDocument, StoreError, UnknownFormat, WalDamaged
+from raft.store.space import is_full_error
 
 log = logging.getLogger("polyraft")
 
@@ -20,10 +24,37 @@ EXIT_STORE: Final = 3  # the disk refuses: damaged, poisoned, or another process
 EXIT_CRASH: Final = 4  # a bug of ours
 EXIT_ADDRESS: Final = 5  # an address cannot be bound
 
+# The last words of a worker begin with what it was, for its node to tell apart.
+DAMAGED: Final = "damaged"  # another start will find the same
+FULL: Final = "full"
+FAILED: Final = "failed"  # a disk that errs, a lock that is held: another start may do
+
 
 def end_process(code: int) -> None:
     logging.shutdown()
     os._exit(code)
+
+
+def end_by(error: BaseException, said: Connection | None, who: str) -> None:
+    """The one way out of a process whose store has failed, wherever that was found out.
+
+    Nothing is answered, acknowledged or voted any more (pitfall 44).  What no disk can do is a bug
+    of ours.
+    """
+    if not isinstance(error, StoreError | OSError):
+        log.critical("%s: %r", who, error, exc_info=error)
+        end_process(EXIT_CRASH)
+        return
+    log.critical("%s: %s", who, error)
+    if said is not None:
+        said.send_bytes(f"{_kind_of(error)}: {error}".encode())
+    end_process(EXIT_STORE)
+
+
+def _kind_of(error: StoreError | OSError) -> str:
+    if isinstance(error, WalDamaged | UnknownFormat | DamagedDocument):
+        return DAMAGED
+    return FULL if is_full_error(error) else FAILED
 
 
 def end_with_parent() -> None:
@@ -36,6 +67,12 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def failure_in(context: dict[str, Any]) -> BaseException:
+    """What a callback has raised, from what an event loop tells its exception handler."""
+    error = context.get("exception")
+    return error if isinstance(error, BaseException) else RuntimeError(str(context))
 
 
 def end_on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -95,6 +95,18 @@ class SnapshotSettings:
                 raise ValueError(f"{name} must not be negative")
 
 
+@dataclass(slots=True, frozen=True)
+class DiskSettings:
+    """How much room a worker's log wants to have.  Operators may set both, by the same names."""
+
+    # Refuse, with READ_ONLY, while fewer bytes are free on the file system of the log.  Four of the
+    # largest segments: the one made ahead, and three for what is in flight, snapshots and the
+    # logs of other workers, while somebody finds out.  0: never.
+    disk_soft_limit_bytes: int = 256 * MIB
+    # Kept for the log of each worker, in a file of zeros: four of the least segments.
+    disk_reserve_bytes: int = 4 * MIB
+
+
 # --------------------------------------------------------------------------- between processes
 
 # Drop and count, per peer and lane; Raft resends.

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from actors import wire
 from actors.neighbours import Neighbours
+from actors.process import FULL
 from actors.routing import Pending, Route, Routing
 from actors.version import VERSION
 from transport import protocol
@@ -45,6 +46,7 @@ class Shown(Protocol):
 
 ADMIN_BYTES_MAX: Final = 64 << 10
 UNKNOWN_GROUP_MS_MAX: Final = 700  # for the catalog's word on it: an Admin is answered in a second
+STALL_SHOWN_MS: Final = 1_000  # a sync takes milliseconds; so long is worth a word
 ASK_MS: Final = 400  # how long workers may take before their last report stands in
 QUESTIONS_MAX: Final = (
     1_000  # Admins that wait for workers; then answered from last reports at once
@@ -202,6 +204,7 @@ class Status:
             "worker": self._worker_of(route),
             "error": summary.get("error"),
             "age_ms": None if report.at_ms is None else router.now_ms() - report.at_ms,
+            "disk": known.get("disk"),
             "digest": known.get("digest"),
             "counts": known.get("counts"),
         }
@@ -310,7 +313,25 @@ class Status:
             for node in route.members
             if node != router.node and not self._router.neighbours.is_up(node)
         ]
-        return (*self._reason_of(route, len(silent)), silent)
+        reason, text = self._reason_of(route, len(silent))
+        stall = self._stall_of(route)
+        return reason, f"{text}; {stall}" if stall else text, silent
+
+    def _stall_of(self, route: Route) -> str:
+        """Whose disk keeps the group waiting, whatever else is wrong with it."""
+        report = self._reports.get(route.group)
+        disk = None if report is None else report.description.get("disk")
+        if report is None or disk is None or report.at_ms is None:
+            return ""
+        more_ms = self._router.now_ms() - report.at_ms
+        sync_ms, look_ms = (disk[key] for key in ("sync_ms", "look_ms"))
+        if sync_ms is not None and sync_ms >= STALL_SHOWN_MS:
+            what, since_ms = "finished a sync", sync_ms + more_ms
+        elif look_ms is not None and look_ms >= STALL_SHOWN_MS:
+            what, since_ms = "said how full it is", look_ms + more_ms
+        else:
+            return ""
+        return f"the disk of {self._router.node} has not {what} for {since_ms // 1_000} s"
 
     def _reason_unknown(self, group: str) -> tuple[str, str, list[dict[str, Any]]]:
         if not group:
@@ -327,7 +348,13 @@ class Status:
             return "damaged", error or damaged or "the replica's log is damaged"
         if state == "quarantined":
             return "quarantined", f"the state machine failed: {error}"
+        if state == "read_only":
+            return "disk_full", str(error)
         if route.slot is not None and state == "down":
+            words = self.state.get("ended", {}).get(str(route.slot))
+            if words is not None and words.startswith(FULL):
+                return "disk_full", words
+            error = error or words
             return "worker_down", error or f"the worker of slot {route.slot} does not run"
         leader = route.leader
         reachable = len(route.members) - silent_count

@@ -45,7 +45,8 @@ IDENTITY: Final = 12
 GROUPS: Final = 13
 # N -> R, control.  [[node, {"peer", "client", "events"}] ...]: where nodes are reached, complete
 NODES: Final = 14
-# N -> R, control.  {"processes": [...], "forming": text | nil, "damaged": {slot: text}}
+# N -> R, control.  {"processes": [...], "forming": text | nil, "damaged": {slot: text},
+# "ended": {slot: text}}: the last words of workers that are down
 STATE: Final = 15
 # N -> R, as a client of its own node.  number, group name, RequestBatch
 REQUEST: Final = 16

@@ -45,6 +45,7 @@ from actors.disk import DiskThread
 from actors.group import GroupActor
 from actors.group_messages import (
     DescribeGroup,
+    DiskRoom,
     Drain,
     GroupDescribed,
     HandBacks,
@@ -62,10 +63,10 @@ from actors.group_messages import (
 from actors.machine import Emitted, MachineActor, RunRestore
 from actors.process import (
     EXIT_CRASH,
-    EXIT_STORE,
-    end_on_error,
+    end_by,
     end_process,
     end_with_parent,
+    failure_in,
     start_logging,
 )
 from actors.replica import (
@@ -83,9 +84,11 @@ from actors.settings import (
     GROUP_MAILBOX_MESSAGES_MAX,
     LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
+    DiskSettings,
     SnapshotSettings,
 )
 from actors.snapshot_files import SnapshotThreads
+from actors.space import DiskSpace
 from raft.messages import (
     Append,
     ClockAnomaly,
@@ -96,11 +99,12 @@ from raft.messages import (
     SnapshotChunk,
 )
 from raft.settings import RaftSettings
-from raft.store.errors import LockHeld, StoreError, WalPoisoned
+from raft.store.errors import LockHeld
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
 from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
+from raft.store.space import Room
 from raft.store.wal import Batch, RecoveredGroup, Wal
 from transport import links, peer_codec, protocol
 from transport.frames import GATHER_BYTES_MAX, LANE_BULK, FrameError, pack_link, unpack_link
@@ -130,6 +134,7 @@ class WorkerArguments:
     sync: bool
     log_level: str
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
+    disk: DiskSettings = field(default_factory=DiskSettings)
     machines: frozenset[str] = frozenset()  # kinds that this node's own configuration names
 
 
@@ -207,6 +212,7 @@ class Worker:
     async def run(self) -> None:
         self._open_wal()
         self._disk = DiskThread(self._on_disk_done, self._loop)
+        self._space.start(self._post, self._on_room)
         self._load_groups()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._scheduler.run_turn()
@@ -229,18 +235,22 @@ class Worker:
     def _open_wal(self) -> None:
         """Wait for the lock, then recover.  Who holds it is named while we wait."""
         directory = os.path.join(self._arguments.data, "wal", str(self._arguments.slot))
+        self._space = DiskSpace(self._files, directory, self._arguments.disk, self._clock)
         deadline_ms = self._clock.now_ms() + LOCK_WAIT_MS_MAX
         named = False
         while True:
             try:
-                self._wal, self._recovered = Wal.open(
-                    self._files,
-                    directory,
-                    slot=self._arguments.slot,
-                    incarnation=self._arguments.incarnation,
-                    random_id=lambda: secrets.randbits(64),
-                    sync=self._arguments.sync,
+                self._wal, self._recovered = self._space.open(
+                    lambda: Wal.open(
+                        self._files,
+                        directory,
+                        slot=self._arguments.slot,
+                        incarnation=self._arguments.incarnation,
+                        random_id=lambda: secrets.randbits(64),
+                        sync=self._arguments.sync,
+                    )
                 )
+                self._wal.segment_bytes_max = self._space.room.segment_bytes_max
                 return
             except LockHeld as error:
                 if self._clock.now_ms() >= deadline_ms:
@@ -282,13 +292,15 @@ class Worker:
             blocking=machine.blocking,
         )
         self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+        if self._space.refusal is not None:
+            self._scheduler.tell(actor_name(group), DiskRoom(self._space.refusal), control=True)
 
     @property
     def _around(self) -> Surroundings:
         arguments = self._arguments
         return Surroundings(
             me=self._me,
-            files=self._files,
+            files=self._space.files_of_snapshots(arguments.data),
             data=arguments.data,
             client_address=arguments.client_address,
             clock=self._clock,
@@ -397,16 +409,17 @@ class Worker:
         batch = self._wal.take_batch()
         if batch is not None:
             self._being_born, self._unborn = self._unborn, set()
+            self._space.sync_since_ms = self._clock.now_ms()
             self._disk.submit(batch)
             prepare = self._wal.prepare_next_segment()
             if prepare is not None:
-                self._disk.prepare(prepare)
+                self._disk.prepare(self._space.prepared(prepare))
 
     def _on_disk_done(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None:
             # Final, whatever it was: what the disk holds is unknown now (pitfall 44).
-            log.critical("slot %d: the WAL failed: %s", self._arguments.slot, error)
-            end_process(EXIT_STORE if isinstance(error, WalPoisoned | OSError) else EXIT_CRASH)
+            raise error
+        self._space.sync_since_ms = None
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
         if self._being_born:
@@ -416,6 +429,14 @@ class Worker:
             self._being_born = set()
             self._ask_for_turn()
         self._write()
+
+    def _on_room(self, room: Room) -> None:
+        self._wal.segment_bytes_max = room.segment_bytes_max
+        if self._space.take(room):
+            log.warning("slot %d: %s", self._arguments.slot, self._space.refusal or "there is room")
+            for group in self._groups:
+                message = DiskRoom(self._space.refusal)
+                self._scheduler.tell(actor_name(group), message, control=True)
 
     # ------------------------------------------------------------------ carriers
 
@@ -488,7 +509,8 @@ class Worker:
         describing = self._described.get(effect.key)
         if describing is None:
             return
-        describing.rows.append([effect.group, effect.description])
+        description = {**effect.description, "disk": self._space.describe()}
+        describing.rows.append([effect.group, description])
         describing.missing -= 1
         if describing.missing == 0:
             self._finish_describing(effect.key)
@@ -629,8 +651,11 @@ class Worker:
                     control.setdefault(group, []).append(message)
         for group, messages in control.items():
             self._scheduler.tell(actor_name(group), PeerMessages(messages), control=True)
-        if bulk and self._wal.gathered_bytes > WAL_BEHIND_BYTES_MAX:
-            # Our disk hangs or is far behind; the leader sends again what it does not hear of.
+        if bulk and (
+            self._wal.gathered_bytes > WAL_BEHIND_BYTES_MAX
+            or (self._space.room.is_short and self._space.drops(items, self._wal))
+        ):
+            # Our disk is full, or far behind; the leader sends again what it does not hear of.
             self.counts["appends_dropped"] += sum(map(len, bulk.values()))
             return
         for group, messages in bulk.items():
@@ -695,11 +720,11 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     start_logging(arguments.log_level, f"{arguments.node} worker {arguments.slot}")
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.set_exception_handler(end_on_error)
+    who = f"slot {arguments.slot}"
+    # Poison may be met in any turn, before the disk thread's news of it arrives.
+    loop.set_exception_handler(lambda _, context: end_by(failure_in(context), said, who))
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except StoreError as error:
-        log.critical("slot %d: %s", arguments.slot, error)
-        said.send_bytes(str(error).encode())
-        end_process(EXIT_STORE)
+    except Exception as error:  # noqa: BLE001 - the store has failed, or we have: this ends us
+        end_by(error, said, who)
     end_process(0)

@@ -368,6 +368,8 @@ def test_what_only_one_node_can_be_told_does_not_go_with_dev() -> None:
         "groups",
         "raft",
         "groups_per_worker",
+        "disk_soft_limit_bytes",
+        "disk_reserve_bytes",
         "log_level",
         "runtime_dir",
     }:

@@ -67,8 +67,9 @@ class FileLock:
         assert self._descriptor is not None, "lock is closed"
         data = json.dumps(content).encode()
         assert len(data) <= CONTENT_BYTES_MAX, len(data)
-        self._files.truncate(self._descriptor, 0)
+        # In place first: a full disk has no room for what is freed and then asked for again.
         self._files.pwrite(self._descriptor, data, 0)
+        self._files.truncate(self._descriptor, len(data))
 
     def close(self) -> None:
         """Let go.  The file stays: removing it would let two processes lock two files."""

@@ -11,7 +11,10 @@ Stands in for :class:`raft.store.files.Files` in tests and in the simulator.  Wh
 * a sync that fails leaves the pages *clean*: readers go on seeing what never reached the disk, and
   a second sync has nothing to do (pitfall 44);
 * :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations;
-* ``limit_bytes`` is how much there is room for, and what is beyond fails with ENOSPC;
+* ``limit_bytes`` is how much there is room for: a write beyond it arrives in part and fails with
+  ENOSPC; names and what is written in place take none;
+* :meth:`MemoryFiles.hang` lets chosen operations wait until :meth:`MemoryFiles.go_on`, for whom
+  threads do their work;
 * :meth:`MemoryFiles.fail` lets chosen operations fail, :meth:`MemoryFiles.decay` lets a bit flip.
 
 The randomness is the caller's, so a seed replays a history.
@@ -25,12 +28,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from raft.store.files import Files
+from raft.store.files import Files, named
 
 SECTOR_BYTES = 512
+FREE_BYTES_WITHOUT_LIMIT = 1 << 50
 _ZEROS = bytes(1 << 20)  # in one piece, as a segment is filled
 # What changes the disk, or asks it to keep something: what ``lose_power_after`` counts.
 CHANGES = frozenset(
@@ -165,12 +170,14 @@ class MemoryFiles(Files):
     """See the top of this file.  ``operations``: (name, path, ...) of everything done, in order."""
 
     __slots__ = (
+        "_change_fails",
         "_descriptors",
         "_directories",
         "_dirty",
         "_durable_directories",
         "_durable_names",
         "_failures",
+        "_hanging",
         "_names",
         "_next_descriptor",
         "_off",
@@ -182,6 +189,7 @@ class MemoryFiles(Files):
     )
 
     def __init__(self, *, recording: bool = True, limit_bytes: int | None = None) -> None:
+        super().__init__()
         self.operations: list[tuple[str | int, ...]] = []
         self.recording = recording
         self.limit_bytes = limit_bytes  # of all files together; None: there is room for ever
@@ -196,6 +204,8 @@ class MemoryFiles(Files):
         self._descriptors: dict[int, tuple[_Inode, str]] = {}
         self._next_descriptor = 1_000
         self._failures: list[tuple[str, int, str, int]] = []
+        self._hanging: dict[tuple[str, str], threading.Event] = {}
+        self._change_fails: tuple[int, int] | None = None  # (changes before it, errno)
         self._power_left: int | None = None
         self._off = False
 
@@ -205,9 +215,28 @@ class MemoryFiles(Files):
         """Let the next ``times`` operations of this name on a path ending so raise this errno."""
         self._failures.append((operation, error, path, times))
 
+    def fail_change(self, count: int, error: int) -> None:
+        """Let the change after the next ``count`` raise this errno; of a write, half arrives."""
+        self._change_fails = (count, error)
+
+    @property
+    def change_is_to_fail(self) -> bool:
+        return self._change_fails is not None
+
     def repair(self) -> None:
         """No more injected failures."""
         self._failures.clear()
+        self._change_fails = None
+
+    def hang(self, operation: str, *, path: str = "") -> None:
+        """Let operations of this name, on a path ending so, wait for :meth:`go_on`."""
+        self._hanging[operation, path] = threading.Event()
+
+    def go_on(self) -> None:
+        """What hangs is carried out."""
+        hanging, self._hanging = self._hanging, {}
+        for gate in hanging.values():
+            gate.set()
 
     def lose_power_after(self, count: int) -> None:
         """Go off at the change after the next ``count``; a write under way may still arrive."""
@@ -315,6 +344,12 @@ class MemoryFiles(Files):
             self._dirty[inode] = None
             inode.pending.append((offset, data))
             raise
+        except OSError:
+            half = data[: len(data) // 2]
+            self._dirty[inode] = None
+            inode.pending.append((offset, half))
+            inode.data.write(offset, half)
+            raise
         room = len(data)
         if self.limit_bytes is not None and offset + len(data) > inode.data.size:
             end = inode.data.size + max(0, self.limit_bytes - self.used_bytes)
@@ -325,7 +360,7 @@ class MemoryFiles(Files):
             inode.pending.append((offset, written))
             inode.data.write(offset, written)
         if room < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            raise named(OSError(errno.ENOSPC, ""), "pwrite", path)
 
     def fdatasync(self, descriptor: int) -> None:
         self._sync("fdatasync", descriptor)
@@ -354,6 +389,12 @@ class MemoryFiles(Files):
 
     def size(self, descriptor: int) -> int:
         return self._inode(descriptor)[0].data.size
+
+    def free_bytes(self, path: str) -> int:
+        self._begin("statvfs", path)
+        if self.limit_bytes is None:
+            return FREE_BYTES_WITHOUT_LIMIT
+        return max(0, self.limit_bytes - self.used_bytes)
 
     def flock(self, descriptor: int) -> bool:
         inode, path = self._inode(descriptor)
@@ -418,13 +459,22 @@ class MemoryFiles(Files):
             if self._power_left < 0:
                 self._off = True
                 raise PowerLoss
+        if operation in CHANGES and self._change_fails is not None:
+            left, error = self._change_fails
+            self._change_fails = (left - 1, error) if left else None
+            if not left:
+                raise named(OSError(error, ""), operation, path)
         for position, (name, error, suffix, times) in enumerate(self._failures):
             if name == operation and path.endswith(suffix):
                 if times > 1:
                     self._failures[position] = (name, error, suffix, times - 1)
                 else:
                     del self._failures[position]
-                raise OSError(error, os.strerror(error), path)
+                raise named(OSError(error, ""), operation, path)
+        for (name, suffix), gate in self._hanging.items():
+            if name == operation and path.endswith(suffix):
+                gate.wait()
+                break
         if self.recording:
             self.operations.append((operation, path, *details))
 

@@ -195,7 +195,7 @@ class Wal:
         self._slot = slot
         self._incarnation = incarnation
         self._random_id = random_id
-        self._segment_bytes_max = segment_bytes_max
+        self.segment_bytes_max = segment_bytes_max  # the owner may lower it while room is scarce
         self._next_size = segment_bytes_first
         self._sync = sync
         self._groups: dict[int, _Group] = {}
@@ -563,8 +563,9 @@ class Wal:
         header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
         bytes_min = HEADER_BYTES + records.padded(len(body)) + bytes_rest
         job, self._job = self._job, None
-        opening = _Opening(number, segment_id, bytes_min, max(self._next_size, bytes_min), job)
-        self._next_size = min(2 * self._next_size, self._segment_bytes_max)
+        size = max(self._next_segment_bytes, bytes_min)
+        opening = _Opening(number, segment_id, bytes_min, size, job)
+        self._next_size = 2 * self._next_segment_bytes
         self._number, self._segment_id, self._used = number, segment_id, 0
         return opening, header, body
 
@@ -634,9 +635,32 @@ class Wal:
         if segment is None or 2 * self._used < segment.size:
             return None
         self._job = SegmentJob(
-            self._files, self._directory, self._number + 1, self._next_size, sync=self._sync
+            self._files,
+            self._directory,
+            self._number + 1,
+            self._next_segment_bytes,
+            sync=self._sync,
         )
         return self._job
+
+    @property
+    def _next_segment_bytes(self) -> int:
+        return min(self._next_size, self.segment_bytes_max)
+
+    @property
+    def segment_room_bytes(self) -> int:
+        """What the segment in use takes beyond all that is gathered and under way."""
+        batch, segment = self._in_flight, self._segment
+        assert segment is not None, "the WAL is closed"
+        size, used = segment.size, self._used
+        if batch is not None:
+            if batch.opens is not None:
+                # Its thread is about to make it, or take the one that was made ahead.
+                size, used = batch.opens.size, 0
+                if batch.opens.job is not None:
+                    size = min(size, batch.opens.job.size)
+            used += batch.bytes
+        return size - used - self._gathered
 
     def statistics(self) -> dict[str, Any]:
         segment = self._segment

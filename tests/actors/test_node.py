@@ -397,7 +397,7 @@ def test_ready_is_said_once_when_all_slots_have_reported_or_failed(
     assert capsys.readouterr().out == ""
     again.frame(kinds.WORKER, 0, 100, True, [SYSTEM_GROUP_ID])
     assert capsys.readouterr().out == ""
-    again.node._on_child_end(again.node._workers[1], "the log is damaged")
+    again.node._on_child_end(again.node._workers[1], "damaged: at 184")
     line = capsys.readouterr().out
     assert line.startswith("ready node=n1 client=tcp://10.1.1.1:7001 peer=")
     assert line.count("\n") == 1
@@ -409,8 +409,11 @@ def test_ready_is_said_once_when_all_slots_have_reported_or_failed(
 def test_a_worker_s_last_words_are_shown_until_it_is_back() -> None:
     bench = formed()
     bench.catalog(5)
-    bench.node._on_child_end(bench.node._workers[1], "damaged at 184")
-    bench.node._send_state()
-    assert bench.link.of(kinds.STATE)[-1][0]["damaged"] == {"1": "damaged at 184"}
-    bench.frame(kinds.WORKER, 1, 100, True, [5])
-    assert bench.link.of(kinds.STATE)[-1][0]["damaged"] == {}
+    for words, key in (("damaged: at 184", "damaged"), ("failed: fsync", "ended")):
+        bench.node._on_child_end(bench.node._workers[1], words)
+        bench.node._send_state()
+        state = bench.link.of(kinds.STATE)[-1][0]
+        other = {"damaged": "ended", "ended": "damaged"}[key]
+        assert (state[key], state[other]) == ({"1": words}, {})
+        bench.frame(kinds.WORKER, 1, 100, True, [5])
+        assert bench.link.of(kinds.STATE)[-1][0][key] == {}

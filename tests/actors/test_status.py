@@ -354,3 +354,55 @@ def test_an_unknown_group_is_said_not_to_exist_only_with_a_current_catalog(bench
     assert bench.why("nowhere")["reason"] == "electing"
     bench.routing.catalog_is_current = True
     assert bench.why("nowhere")["reason"] == "no_such_group"
+
+
+# --------------------------------------------------------------------------- disks
+
+
+def test_a_full_disk_is_the_reason_and_its_text_says_what_to_do(bench: Bench) -> None:
+    error = "the disk is full: /data has 5 bytes free, less than 10; make room there"
+    bench.routing.by_group[KV].summary = summary(leader="n2", state="read_only", error=error)
+    told = bench.why()
+    assert (told["ok"], told["reason"], told["text"]) == (False, "disk_full", error)
+
+
+def test_a_worker_that_found_no_room_to_start_is_down_for_a_full_disk(bench: Bench) -> None:
+    bench.routing.on_worker_lost(bench.workers[1])
+    for words, reason in (("full: no space left", "disk_full"), ("failed: fsync", "worker_down")):
+        bench.status.state["ended"] = {"1": words}
+        told = bench.why()
+        assert (told["ok"], told["reason"], told["text"]) == (False, reason, words)
+        bench.send("metadata", "kv")
+        assert bench.answer()["state"] == "down", "nothing is damaged"
+
+
+@pytest.mark.parametrize(
+    ("sync_ms", "look_ms", "text"),
+    [
+        (3_100, None, "; the disk of n1 has not finished a sync for 3 s"),
+        (900, 4_000, "; the disk of n1 has not said how full it is for 4 s"),
+        (900, 900, ""),
+    ],
+)
+def test_a_disk_that_keeps_everybody_waiting_is_named(
+    bench: Bench, sync_ms: int, look_ms: int | None, text: str
+) -> None:
+    disk = {"sync_ms": sync_ms, "look_ms": look_ms}
+    bench.send("metadata", group="kv")
+    bench.describe(1, g7={"disk": disk})
+    assert bench.answer()["disk"] == disk
+    bench.send("why", group="kv")
+    bench.describe(1, g7={"disk": disk})
+    told = bench.answer()
+    assert told["ok"]
+    assert told["text"] == "n2 leads in term 4" + text
+
+
+def test_a_disk_that_hangs_and_takes_its_worker_along_is_named_with_the_time_since(
+    bench: Bench,
+) -> None:
+    bench.send("metadata", group="kv")
+    bench.describe(1, g7={"disk": {"sync_ms": 3_100, "look_ms": None}})
+    bench.answer()
+    bench.clock.advance(2_000)
+    assert bench.why()["text"].endswith("; the disk of n1 has not finished a sync for 5 s")

