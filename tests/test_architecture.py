@@ -358,6 +358,7 @@ class Ban:
 
 COMMAND_LINES = (
     "actors/cli.py",
+    "actors/ctl_wal.py",
     "actors/demo.py",
     "actors/dev.py",
     "actors/node.py",

@@ -124,6 +124,14 @@ def open_segment(files: Files, directory: str, number: int) -> SegmentReader:
     return SegmentReader(path, read_whole(files, path))
 
 
+def last_in_use(files: Files, directory: str, numbers: list[int]) -> int:
+    """The number of the last segment that was written to; 0: none was."""
+    for number in reversed(numbers):
+        if open_segment(files, directory, number).used:
+            return number
+    return 0
+
+
 def batches_of(reader: SegmentReader, batch: int, *, is_last: bool) -> Iterator[SeenBatch]:
     """All batches of a segment, with what is between them.
 
@@ -202,6 +210,7 @@ class SeenGroup:
     records: int = 0
     bytes: int = 0
     is_known: bool = True
+    segments: set[int] = field(default_factory=set)  # numbers of those that hold something of it
     run_bytes: dict[int, int] = field(default_factory=dict)  # by first index
     single_bytes: dict[int, int] = field(default_factory=dict)  # by kind: the newest one's
 
@@ -244,19 +253,13 @@ class Survey:
     def run(self) -> Survey:
         """Raises OSError when the disk does not give the bytes."""
         numbers = segment_numbers(self._files, self.directory)
-        last_used = self._last_used(numbers)
+        last_used = last_in_use(self._files, self.directory, numbers)
         for number in numbers:
             self._segment(number, is_last=number >= last_used)
         for group, seen in self.groups.items():
             self._end_group(group, seen)
         self._hold_against_recovery()
         return self
-
-    def _last_used(self, numbers: list[int]) -> int:
-        for number in reversed(numbers):
-            if open_segment(self._files, self.directory, number).used:
-                return number
-        return 0
 
     def _segment(self, number: int, *, is_last: bool) -> None:
         reader = open_segment(self._files, self.directory, number)
@@ -289,6 +292,7 @@ class Survey:
         size_bytes = HEADER_BYTES + padded(header.length)
         seen.records += 1
         seen.bytes += size_bytes
+        seen.segments.add(segment.number)
         if header.generation < seen.replay.generation or not seen.is_known:
             return
         if header.kind == records.RUN:
