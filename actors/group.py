@@ -34,10 +34,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors import machine as machines
+from actors.backups import TIMER as BACKUPS_TIMER
+from actors.backups import GroupBackups
 from actors.catalog import SYSTEM_GROUP
 from actors.clients import Clients, Gathered, Pending
 from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
 from actors.group_messages import (
+    BackupChunk,
     ChunkFailed,
     ChunkRead,
     DescribeGroup,
@@ -145,6 +148,7 @@ class GroupActor(Actor):
         self.snapshots = GroupSnapshots(
             group, self.core, self.clients, snapshots or SnapshotSettings(), clock
         )
+        self.backups = GroupBackups(self)
         self.admin = GroupAdmin(self)
         self._led = False
         self._is_retired = False
@@ -162,6 +166,7 @@ class GroupActor(Actor):
             SnapshotFailed: self.snapshots.on_failed,
             ChunkRead: self.snapshots.on_chunk_read,
             ChunkFailed: self.snapshots.on_chunk_failed,
+            BackupChunk: self.backups.on_chunk,
             SnapshotLost: self.snapshots.on_lost,
             ChunkStored: self.snapshots.on_stored,
             SnapshotReceived: self.snapshots.on_stored,
@@ -185,6 +190,14 @@ class GroupActor(Actor):
     def pending_count(self) -> int:
         """Client messages that were accepted and are not answered yet."""
         return self.clients.pending_count
+
+    @property
+    def machine_error(self) -> str | None:
+        return self._machine_error
+
+    @property
+    def applied_index(self) -> int:
+        return self._applied_index
 
     @property
     def is_drained(self) -> bool:
@@ -365,6 +378,9 @@ class GroupActor(Actor):
     def _on_timer(self, message: TimerFired) -> list[object] | None:
         if message.key in SNAPSHOT_TIMERS:
             return self.snapshots.on_timer(message.key)
+        if message.key == BACKUPS_TIMER:
+            self.backups.on_timer()
+            return None
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:
@@ -451,6 +467,8 @@ class GroupActor(Actor):
             if output is None:
                 break
             self._carry_out(output, effects)
+        if self.backups.is_dirty:
+            effects += self.backups.end_turn()
         if self.snapshots.is_dirty:
             effects += self.snapshots.end_turn()
         if self.is_system and self._summary.get("current") != self._is_current():
@@ -554,6 +572,11 @@ class GroupActor(Actor):
             self.core.step(Read(self._read_token, mode), now)
 
     def _query(self, token: int, index: int) -> list[object]:
+        pending_all = self._reads_pending.pop(token, ())
+        for pending in pending_all:
+            if not (pending.answered or pending.reads):
+                # The index alone was asked for, and the machine knows nothing of it.
+                self.clients.finish_json(pending, {"index": index})
         return [
             Tell(
                 self._machine,
@@ -564,7 +587,7 @@ class GroupActor(Actor):
                 ),
                 control=True,
             )
-            for pending in self._reads_pending.pop(token, ())
+            for pending in pending_all
             if not pending.answered
         ]
 
