@@ -15,17 +15,14 @@ first index of their run) -> answered when their run is applied, when the leader
 never spans two runs.  While leadership is being transferred, commands stay gathered: they are
 proposed if it fails, and handed back, to go to the new leader, if it succeeds.
 
-**Bookkeeping of a read.**  ``_reads_gathered`` -> ``_reads_pending`` (by ReadIndex token) ->
-query of the machine -> answered.  Reads that lose their leader were never accepted: they are
-handed back.  One that is good by the lease is asked for again, without it, if the lease is over
-when the machine's answer comes (pitfall 33).  Any replica serves STALE reads, and linearizable ones
-if it is allowed to ask the leader for an index.
+**Reads** have a bookkeeping of their own (:mod:`actors.reads`).  Any replica serves STALE reads,
+and linearizable ones if it is allowed to ask the leader for an index.
 
 **Log time** advances on the leader by its own monotonic clock, from the highest that its log
 holds; it stands still without a leader, so expiry may be late, never early.
 
 Parts of it have files of their own: :mod:`actors.clients`, :mod:`actors.group_admin`,
-:mod:`actors.snapshots`.
+:mod:`actors.reads`, :mod:`actors.snapshots`, :mod:`actors.backups`.
 """
 
 from __future__ import annotations
@@ -59,6 +56,7 @@ from actors.group_messages import (
 )
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
+from actors.reads import GroupReads
 from actors.runtime import Actor, Clock, Effects, StartTimer, Stop, Tell, TimerFired
 from actors.settings import GROUP_UNCOMMITTED_BYTES_MAX, SnapshotSettings
 from actors.snapshots import TIMERS as SNAPSHOT_TIMERS
@@ -75,7 +73,6 @@ from raft.messages import (
     Output,
     Persisted,
     Propose,
-    Read,
     Run,
     SnapshotLost,
     SnapshotReceived,
@@ -94,8 +91,6 @@ PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
 
 MakeRun = Callable[..., Run]  # as the core calls it
-
-LINEARIZABLE, LEASE, STALE = protocol.LINEARIZABLE, protocol.LEASE, protocol.STALE
 
 
 class GroupActor(Actor):
@@ -134,9 +129,6 @@ class GroupActor(Actor):
         self._gathered_bytes = 0
         self._appended: dict[int, list[Pending]] = {}
         self._requests: dict[int, list[WriteRequest]] = {}  # parsed commands of our own runs
-        self._reads_gathered: dict[int, list[Pending]] = {}  # by consistency
-        self._reads_pending: dict[int, list[Pending]] = {}
-        self._read_token = first_token
         self._timer_ms: int | None = None
         self._draining = False
         self._machine_error: str | None = None
@@ -145,6 +137,7 @@ class GroupActor(Actor):
         self.counts = {"proposals": 0, "commands": 0, "reads": 0, "timeouts": 0, "busy": 0}
         self.core = core_factory(self._make_run)
         self.clients = Clients(self.core, client_address)
+        self.reads = GroupReads(self.core, self.clients, clock, self._machine, first_token)
         self.snapshots = GroupSnapshots(
             group, self.core, self.clients, snapshots or SnapshotSettings(), clock
         )
@@ -157,7 +150,7 @@ class GroupActor(Actor):
             PeerMessages: self._on_peer_messages,
             Persisted: self._on_persisted,
             machines.Applied: self._on_applied,
-            machines.Answered: self._on_answered,
+            machines.Answered: self.reads.on_answered,
             machines.Described: self._on_described,
             machines.Quarantined: self._on_quarantined,
             machines.Restored: self._on_restored,
@@ -325,17 +318,15 @@ class GroupActor(Actor):
     ) -> None:
         core = self.core
         asks_leader = core.settings.follower_reads and core.leader is not None
-        if decoded.consistency == STALE or asks_leader:
+        if decoded.consistency == protocol.STALE or asks_leader:
             self._accept_reads(token, decoded, now, remaining_ms)
         else:
             self.clients.hand_back(token)
 
     def gather_reads(self, pending: Pending, requests: list[Any], consistency: int) -> None:
         """Reads of a message that is not admitted yet."""
-        pending.reads = requests
-        self._reads_gathered.setdefault(consistency, []).append(pending)
         self.counts["reads"] += len(requests)
-        self.clients.admit(pending)
+        self.reads.gather(pending, requests, consistency)
 
     def _accept_session(
         self, token: int, decoded: SessionOperation, now: int, remaining_ms: int
@@ -411,17 +402,6 @@ class GroupActor(Actor):
             if not pending.answered:
                 self.clients.finish_writes(pending, message.first, message.responses)
 
-    def _on_answered(self, message: machines.Answered) -> None:
-        pending: Pending = message.key
-        if pending.answered:
-            return
-        if pending.by_lease and self._clock.now_ms() >= self.core.lease_until_ms:
-            # It was over before the answer could leave, and somebody else may lead.
-            pending.by_lease = False
-            self._reads_gathered.setdefault(LINEARIZABLE, []).append(pending)
-            return
-        self.clients.finish_reads(pending, message)
-
     def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
         self._refuse_gathered()
@@ -454,8 +434,8 @@ class GroupActor(Actor):
             return []
         core = self.core
         now = self._clock.now_ms()
-        if self._reads_gathered:
-            self._start_reads(now)
+        if self.reads.is_dirty:
+            self.reads.start(now)
         if self._draining or self._machine_error is not None:
             self._maybe_offer_leadership()
         effects: list[object] = []
@@ -502,11 +482,9 @@ class GroupActor(Actor):
         if output.received:
             effects += self.snapshots.receive(output.received)
         for token, index in output.reads:
-            effects += self._query(token, index)
+            effects += self.reads.query(token, index)
         for token in output.reads_failed:
-            for pending in self._reads_pending.pop(token, ()):
-                if not pending.answered:
-                    self.clients.unaccept(pending)
+            self.reads.fail(token)
         for decision in output.decisions:
             self.admin.on_decision(decision)
         if output.changed or output.restore is not None:
@@ -553,43 +531,6 @@ class GroupActor(Actor):
             self.counts["commands"] += run.count
             first += run.count
         core.step(Propose(runs), now)
-
-    def _start_reads(self, now: int) -> None:
-        """One token for all reads of the same consistency."""
-        gathered, self._reads_gathered = self._reads_gathered, {}
-        by_lease = gathered.pop(LEASE, None)
-        if by_lease is not None:
-            core = self.core
-            if core.is_leader and now < core.lease_until_ms:
-                for pending in by_lease:
-                    pending.by_lease = True
-                gathered[LEASE] = by_lease
-            else:
-                gathered.setdefault(LINEARIZABLE, []).extend(by_lease)
-        for mode, reads in gathered.items():
-            self._read_token += 1
-            self._reads_pending[self._read_token] = reads
-            self.core.step(Read(self._read_token, mode), now)
-
-    def _query(self, token: int, index: int) -> list[object]:
-        pending_all = self._reads_pending.pop(token, ())
-        for pending in pending_all:
-            if not (pending.answered or pending.reads):
-                # The index alone was asked for, and the machine knows nothing of it.
-                self.clients.finish_json(pending, {"index": index})
-        return [
-            Tell(
-                self._machine,
-                machines.Query(
-                    pending,
-                    max(index, pending.min_index),
-                    pending.reads,
-                ),
-                control=True,
-            )
-            for pending in pending_all
-            if not pending.answered
-        ]
 
     def _maybe_offer_leadership(self) -> None:
         """To somebody who can serve: this node stops, or its machine is quarantined."""
@@ -706,6 +647,7 @@ class GroupActor(Actor):
             "applied_index": message.applied_index,
             "first_index": core.first_index,
             "last_index": core.last_index,
+            "last_term": core.log.term_at(core.last_index),
             "snapshot_index": self.snapshots.index,
             "peers": peers,
             "digest": None if digest is None else digest.hex(),
