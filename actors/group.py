@@ -15,17 +15,14 @@ first index of their run) -> answered when their run is applied, when the leader
 never spans two runs.  While leadership is being transferred, commands stay gathered: they are
 proposed if it fails, and handed back, to go to the new leader, if it succeeds.
 
-**Bookkeeping of a read.**  ``_reads_gathered`` -> ``_reads_pending`` (by ReadIndex token) ->
-query of the machine -> answered.  Reads that lose their leader were never accepted: they are
-handed back.  One that is good by the lease is asked for again, without it, if the lease is over
-when the machine's answer comes (pitfall 33).  Any replica serves STALE reads, and linearizable ones
-if it is allowed to ask the leader for an index.
+**Reads** have a bookkeeping of their own (:mod:`actors.reads`).  Any replica serves STALE reads,
+and linearizable ones if it is allowed to ask the leader for an index.
 
 **Log time** advances on the leader by its own monotonic clock, from the highest that its log
 holds; it stands still without a leader, so expiry may be late, never early.
 
 Parts of it have files of their own: :mod:`actors.clients`, :mod:`actors.group_admin`,
-:mod:`actors.snapshots`, :mod:`actors.rebuild`.
+:mod:`actors.reads`, :mod:`actors.snapshots`, :mod:`actors.backups`, :mod:`actors.rebuild`.
 """
 
 from __future__ import annotations
@@ -34,10 +31,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors import machine as machines
+from actors.backups import TIMER as BACKUPS_TIMER
+from actors.backups import GroupBackups
 from actors.catalog import SYSTEM_GROUP
 from actors.clients import Clients, Gathered, Pending
 from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
 from actors.group_messages import (
+    BackupChunk,
     ChunkFailed,
     ChunkRead,
     DescribeGroup,
@@ -57,6 +57,7 @@ from actors.group_messages import (
 )
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
+from actors.reads import GroupReads
 from actors.rebuild import TIMER as REBUILD_TIMER
 from actors.rebuild import GroupRebuild
 from actors.runtime import Actor, Clock, Effects, StartTimer, Stop, Tell, TimerFired
@@ -75,7 +76,6 @@ from raft.messages import (
     Output,
     Persisted,
     Propose,
-    Read,
     Run,
     SnapshotLost,
     SnapshotReceived,
@@ -94,8 +94,6 @@ PENDING_MESSAGES_MAX = 200_000  # client messages without an answer in one group
 COMMAND_OVERHEAD_BYTES = 16  # of the array around each command in a run
 
 MakeRun = Callable[..., Run]  # as the core calls it
-
-LINEARIZABLE, LEASE, STALE = protocol.LINEARIZABLE, protocol.LEASE, protocol.STALE
 
 
 class GroupActor(Actor):
@@ -134,9 +132,6 @@ class GroupActor(Actor):
         self._gathered_bytes = 0
         self._appended: dict[int, list[Pending]] = {}
         self._requests: dict[int, list[WriteRequest]] = {}  # parsed commands of our own runs
-        self._reads_gathered: dict[int, list[Pending]] = {}  # by consistency
-        self._reads_pending: dict[int, list[Pending]] = {}
-        self._read_token = first_token
         self._timer_ms: int | None = None
         self._draining = False
         self._machine_error: str | None = None
@@ -146,10 +141,12 @@ class GroupActor(Actor):
         self.counts = {"proposals": 0, "commands": 0, "reads": 0, "timeouts": 0, "busy": 0}
         self.core = core_factory(self._make_run)
         self.clients = Clients(self.core, client_address)
+        self.reads = GroupReads(self.core, self.clients, clock, self._machine, first_token)
         self.snapshots = GroupSnapshots(
             group, self.core, self.clients, snapshots or SnapshotSettings(), clock
         )
         self.rebuild = GroupRebuild(self)
+        self.backups = GroupBackups(self)
         self.admin = GroupAdmin(self)
         self._led = False
         self._is_retired = False
@@ -158,7 +155,7 @@ class GroupActor(Actor):
             PeerMessages: self._on_peer_messages,
             Persisted: self._on_persisted,
             machines.Applied: self._on_applied,
-            machines.Answered: self._on_answered,
+            machines.Answered: self.reads.on_answered,
             machines.Described: self._on_described,
             machines.Quarantined: self._on_quarantined,
             machines.Restored: self._on_restored,
@@ -168,6 +165,7 @@ class GroupActor(Actor):
             SnapshotFailed: self.snapshots.on_failed,
             ChunkRead: self.snapshots.on_chunk_read,
             ChunkFailed: self.snapshots.on_chunk_failed,
+            BackupChunk: self.backups.on_chunk,
             SnapshotLost: self.snapshots.on_lost,
             ChunkStored: self.rebuild.on_stored,
             SnapshotReceived: self.rebuild.on_stored,
@@ -192,6 +190,14 @@ class GroupActor(Actor):
     def pending_count(self) -> int:
         """Client messages that were accepted and are not answered yet."""
         return self.clients.pending_count
+
+    @property
+    def machine_error(self) -> str | None:
+        return self._machine_error
+
+    @property
+    def applied_index(self) -> int:
+        return self._applied_index
 
     @property
     def is_drained(self) -> bool:
@@ -321,17 +327,15 @@ class GroupActor(Actor):
     ) -> None:
         core = self.core
         asks_leader = core.settings.follower_reads and core.leader is not None
-        if decoded.consistency == STALE or asks_leader:
+        if decoded.consistency == protocol.STALE or asks_leader:
             self._accept_reads(token, decoded, now, remaining_ms)
         else:
             self.clients.hand_back(token)
 
     def gather_reads(self, pending: Pending, requests: list[Any], consistency: int) -> None:
         """Reads of a message that is not admitted yet."""
-        pending.reads = requests
-        self._reads_gathered.setdefault(consistency, []).append(pending)
         self.counts["reads"] += len(requests)
-        self.clients.admit(pending)
+        self.reads.gather(pending, requests, consistency)
 
     def _accept_session(
         self, token: int, decoded: SessionOperation, now: int, remaining_ms: int
@@ -376,6 +380,9 @@ class GroupActor(Actor):
             return self.snapshots.on_timer(message.key)
         if message.key == REBUILD_TIMER:
             return self.rebuild.on_timer() + self._on_changed()
+        if message.key == BACKUPS_TIMER:
+            self.backups.on_timer()
+            return None
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:
@@ -409,17 +416,6 @@ class GroupActor(Actor):
         for pending in self._appended.pop(message.first, ()):
             if not pending.answered:
                 self.clients.finish_writes(pending, message.first, message.responses)
-
-    def _on_answered(self, message: machines.Answered) -> None:
-        pending: Pending = message.key
-        if pending.answered:
-            return
-        if pending.by_lease and self._clock.now_ms() >= self.core.lease_until_ms:
-            # It was over before the answer could leave, and somebody else may lead.
-            pending.by_lease = False
-            self._reads_gathered.setdefault(LINEARIZABLE, []).append(pending)
-            return
-        self.clients.finish_reads(pending, message)
 
     def _on_quarantined(self, message: machines.Quarantined) -> list[object]:
         self._machine_error = message.error
@@ -462,8 +458,8 @@ class GroupActor(Actor):
             return []
         core = self.core
         now = self._clock.now_ms()
-        if self._reads_gathered:
-            self._start_reads(now)
+        if self.reads.is_dirty:
+            self.reads.start(now)
         if self._draining or self._machine_error is not None or self._disk_full is not None:
             self._maybe_offer_leadership()
         effects: list[object] = self.rebuild.end_turn() if self.rebuild.is_dirty else []
@@ -475,6 +471,8 @@ class GroupActor(Actor):
             if output is None:
                 break
             self._carry_out(output, effects)
+        if self.backups.is_dirty:
+            effects += self.backups.end_turn()
         if self.snapshots.is_dirty:
             effects += self.snapshots.end_turn()
         if self.is_system and self._summary.get("current") != self._is_current():
@@ -510,11 +508,9 @@ class GroupActor(Actor):
         if output.received:
             effects += self.snapshots.receive(output.received)
         for token, index in output.reads:
-            effects += self._query(token, index)
+            effects += self.reads.query(token, index)
         for token in output.reads_failed:
-            for pending in self._reads_pending.pop(token, ()):
-                if not pending.answered:
-                    self.clients.unaccept(pending)
+            self.reads.fail(token)
         for decision in output.decisions:
             self.admin.on_decision(decision)
         if output.changed or output.restore is not None:
@@ -561,38 +557,6 @@ class GroupActor(Actor):
             self.counts["commands"] += run.count
             first += run.count
         core.step(Propose(runs), now)
-
-    def _start_reads(self, now: int) -> None:
-        """One token for all reads of the same consistency."""
-        gathered, self._reads_gathered = self._reads_gathered, {}
-        by_lease = gathered.pop(LEASE, None)
-        if by_lease is not None:
-            core = self.core
-            if core.is_leader and now < core.lease_until_ms:
-                for pending in by_lease:
-                    pending.by_lease = True
-                gathered[LEASE] = by_lease
-            else:
-                gathered.setdefault(LINEARIZABLE, []).extend(by_lease)
-        for mode, reads in gathered.items():
-            self._read_token += 1
-            self._reads_pending[self._read_token] = reads
-            self.core.step(Read(self._read_token, mode), now)
-
-    def _query(self, token: int, index: int) -> list[object]:
-        return [
-            Tell(
-                self._machine,
-                machines.Query(
-                    pending,
-                    max(index, pending.min_index),
-                    pending.reads,
-                ),
-                control=True,
-            )
-            for pending in self._reads_pending.pop(token, ())
-            if not pending.answered
-        ]
 
     def _maybe_offer_leadership(self) -> None:
         """To somebody who can serve: this node stops, its machine is quarantined, its disk full."""
@@ -711,6 +675,7 @@ class GroupActor(Actor):
             "applied_index": message.applied_index,
             "first_index": core.first_index,
             "last_index": core.last_index,
+            "last_term": core.log.term_at(core.last_index),
             "snapshot_index": self.snapshots.index,
             "peers": peers,
             "digest": None if digest is None else digest.hex(),

@@ -166,16 +166,34 @@ class GroupAdmin:
         group.core.step(ResetPeers(token, replicas, force), group.now_ms())
 
     def _do_snapshot(self, pending: Pending, admin: AdminOperation) -> None:
+        if self._is_meant(pending, admin):
+            self._group.snapshots.ask(pending)
+
+    def _is_meant(self, pending: Pending, admin: AdminOperation) -> bool:
+        """Each replica has its own snapshots: let the router ask the one that is named."""
         group = self._group
-        if admin.value not in ("", group.core.me.node):
-            # Each replica takes its own: let the router ask the one that is meant.
-            if _of_node(group.core.configuration.members, admin.value) is None:
-                text = f"{admin.value[:64]!r} is no member of group {group.group_name}"
-                self._refuse(pending, protocol.BAD_REQUEST, text)
-                return
+        if admin.value in ("", group.core.me.node):
+            return True
+        if _of_node(group.core.configuration.members, admin.value) is None:
+            text = f"{admin.value[:64]!r} is no member of group {group.group_name}"
+            self._refuse(pending, protocol.BAD_REQUEST, text)
+        else:
             group.clients.hand_back(pending.token, admin.value)
-            return
-        group.snapshots.ask(pending)
+        return False
+
+    # ------------------------------------------------------------------ backups
+
+    def _read_index(self, pending: Pending, admin: AdminOperation) -> None:
+        """An index that covers all that was answered to anybody before this was asked."""
+        self._group.gather_reads(pending, [], protocol.LINEARIZABLE)
+
+    def _backup_begin(self, pending: Pending, admin: AdminOperation) -> None:
+        if self._is_meant(pending, admin):
+            self._group.backups.begin(pending, admin)
+
+    def _backup_read(self, pending: Pending, admin: AdminOperation) -> None:
+        if self._is_meant(pending, admin):
+            self._group.backups.read(pending, admin)
 
     # ------------------------------------------------------------------ decisions
 
@@ -264,6 +282,9 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "createGroup": (SYSTEM_LEADER, GroupAdmin._create_group),
     "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
     "transferLeader": (LEADER, GroupAdmin._transfer_leader),
+    "readIndex": (LEADER, GroupAdmin._read_index),
+    "backupBegin": (ANYWHERE, GroupAdmin._backup_begin),
+    "backupRead": (ANYWHERE, GroupAdmin._backup_read),
     "doSnapshot": (ANYWHERE, GroupAdmin._do_snapshot),
     "resetPeers": (ANYWHERE, GroupAdmin._reset_peers),
 }

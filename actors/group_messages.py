@@ -78,6 +78,17 @@ class ChunkRead:
 
 
 @dataclass(slots=True)
+class BackupChunk:
+    """Bytes of a snapshot for who backs it up; ``key`` says for whom. Or why there are none."""
+
+    key: Any
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+    error: str | None = None
+
+
+@dataclass(slots=True)
 class ChunkFailed:
     """A received chunk could not be stored: the leader sends it again, in its own time."""
 
@@ -175,6 +186,17 @@ class StoreChunk:
     snapshot: SnapshotMeta
     offset: int
     data: bytes
+
+
+@dataclass(slots=True)
+class ReadBackup:
+    """-> BackupChunk"""
+
+    group: int
+    key: Any
+    snapshot: SnapshotMeta
+    offset: int
+    bytes_max: int
 
 
 @dataclass(slots=True)

@@ -24,9 +24,11 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from actors.group_messages import (
+    BackupChunk,
     ChunkFailed,
     ChunkRead,
     KeepSnapshots,
+    ReadBackup,
     ReadChunk,
     SnapshotFailed,
     SnapshotWritten,
@@ -103,6 +105,16 @@ def _store(store: SnapshotStore, effect: StoreChunk) -> object:
     return ChunkStored(snapshot, 0)
 
 
+def _read_backup(store: SnapshotStore, effect: ReadBackup) -> object:
+    snapshot, offset = effect.snapshot, effect.offset
+    try:
+        data = store.read_raw(snapshot, offset, effect.bytes_max)
+    except (OSError, StoreError) as error:
+        log.error("group %d: a snapshot cannot be backed up: %s", effect.group, error)
+        return BackupChunk(effect.key, snapshot, offset, b"", str(error))
+    return BackupChunk(effect.key, snapshot, offset, data)
+
+
 def _keep(store: SnapshotStore, effect: KeepSnapshots) -> None:
     try:
         store.keep(effect.snapshots)
@@ -113,6 +125,7 @@ def _keep(store: SnapshotStore, effect: KeepSnapshots) -> None:
 _WORK: Final[dict[type, Callable[[SnapshotStore, Any], object]]] = {
     WriteSnapshot: _write,
     ReadChunk: _read,
+    ReadBackup: _read_backup,
     StoreChunk: _store,
     KeepSnapshots: _keep,
 }

@@ -22,6 +22,7 @@ That is decided at the end of a turn, when the core's output, in which that reco
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,7 +103,9 @@ class GroupSnapshots:
         "_view_wanted",
         "_waiting",
         "counts",
+        "held",
         "is_dirty",
+        "on_fail",
     )
 
     def __init__(
@@ -135,6 +138,9 @@ class GroupSnapshots:
         self._keep_wanted = False  # there may be files that nobody needs
         self._reading: dict[Replica, _Reading] = {}
         self._storing = 0
+        # Of backups (actors/backups.py): what must stay, and who hears of an attempt that failed.
+        self.held: list[SnapshotMeta] = []
+        self.on_fail: Callable[[str], None] | None = None
         self.counts = {"taken": 0, "failed": 0, "received": 0, "chunks_dropped": 0}
 
     # ------------------------------------------------------------------ life
@@ -168,6 +174,16 @@ class GroupSnapshots:
         """Of the newest snapshot; 0: there is none."""
         snapshot = self._core.snapshot
         return 0 if snapshot is None else snapshot.index
+
+    @property
+    def is_lost(self) -> bool:
+        """The newest one cannot be read."""
+        return self._is_lost
+
+    @property
+    def has_none(self) -> bool:
+        """The machine has no snapshots."""
+        return self._has_none
 
     def is_restoring(self, applied_index: int) -> bool:
         return applied_index < self._restoring_index
@@ -210,6 +226,10 @@ class GroupSnapshots:
             return
         self._clients.admit(pending)
         self._waiting.append(pending)
+        self.want_one()
+
+    def want_one(self) -> None:
+        """At the end of this turn, unless one is under way."""
         if self._state == _IDLE:
             self._view_wanted = self.is_dirty = True
 
@@ -273,6 +293,8 @@ class GroupSnapshots:
         self._counted_bytes = self._handed_bytes
         waiting, self._waiting = self._waiting, []
         self._clients.finish_all(waiting, protocol.REJECTED, error, maybe_applied=False)
+        if self.on_fail is not None:
+            self.on_fail(error)
         if not self._is_lost:
             return []
         # Whoever waits for it may be needed for anything new to be committed.
@@ -422,6 +444,10 @@ class GroupSnapshots:
             self._mark_number = 0
             self._want_keep()
 
+    def let_go(self) -> None:
+        """Something that was held is no longer."""
+        self._want_keep()
+
     def _want_keep(self) -> None:
         self._keep_wanted = self.is_dirty = True
 
@@ -434,7 +460,7 @@ class GroupSnapshots:
             self._keep_wanted = False
             core = self._core
             newest = [] if core.snapshot is None else [core.snapshot]
-            needed = newest + core.snapshots_in_use + self._restoring
+            needed = newest + core.snapshots_in_use + self._restoring + self.held
             effects.append(KeepSnapshots(self._group, needed))
         self.is_dirty = self._keep_wanted or self._view_wanted
         return effects

@@ -199,6 +199,7 @@ class Status:
             "applied_index": known.get("applied_index"),
             "first_index": known.get("first_index"),
             "last_index": known.get("last_index"),
+            "last_term": known.get("last_term"),
             "snapshot_index": known.get("snapshot_index"),
             "peers": known.get("peers", {}),
             "worker": self._worker_of(route),

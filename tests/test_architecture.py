@@ -358,6 +358,10 @@ class Ban:
 
 COMMAND_LINES = (
     "actors/cli.py",
+    "actors/ctl_backup.py",
+    "actors/ctl_recover.py",
+    "actors/ctl_restore.py",
+    "actors/ctl_wal.py",
     "actors/demo.py",
     "actors/dev.py",
     "actors/node.py",

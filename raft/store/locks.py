@@ -97,3 +97,33 @@ def _describe(content: dict[str, Any]) -> str:
         return "another process"
     start = content.get("start")
     return f"process {pid}" if start is None else f"process {pid} (start time {start})"
+
+
+class QuietLock:
+    """The same lock, for who only looks: nothing is written, no file is created.
+
+    No lock file: nobody has ever run there, and there is nothing to hold.
+    """
+
+    __slots__ = ("_descriptor", "_files")
+
+    def __init__(self, files: Files, path: str) -> None:
+        """Raises LockHeld."""
+        self._files = files
+        self._descriptor: int | None = None
+        if not files.exists(path):
+            return
+        descriptor = files.open(path)
+        try:
+            if not files.flock(descriptor):
+                content = _parse(files.pread(descriptor, CONTENT_BYTES_MAX, 0))
+                raise LockHeld(path, _describe(content))
+        except BaseException:
+            files.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            self._files.close(self._descriptor)
+            self._descriptor = None

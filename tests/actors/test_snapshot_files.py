@@ -16,6 +16,7 @@ from actors.group_messages import (
     ChunkFailed,
     ChunkRead,
     KeepSnapshots,
+    ReadBackup,
     ReadChunk,
     SnapshotFailed,
     SnapshotWritten,
@@ -252,4 +253,5 @@ def test_a_bug_comes_to_the_loop_which_ends_the_process() -> None:
 
 
 def test_every_effect_has_its_work() -> None:
-    assert set(snapshot_files.EFFECTS) == {WriteSnapshot, ReadChunk, StoreChunk, KeepSnapshots}
+    wanted = {WriteSnapshot, ReadChunk, ReadBackup, StoreChunk, KeepSnapshots}
+    assert set(snapshot_files.EFFECTS) == wanted

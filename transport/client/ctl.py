@@ -37,10 +37,17 @@ EVENT_BYTES_MAX = 1 << 20
 
 Options = argparse.Namespace
 Command = Callable[[Client, Options], int]
+OfflineCommand = Callable[[Options], int]  # on files, without a cluster
+Commands = argparse._SubParsersAction  # what a command is added to
+Extend = Callable[["Commands[argparse.ArgumentParser]"], None]
 
 
 class CtlError(Exception):
     """The command failed for a reason that is no reply; the text is for the operator."""
+
+
+class UsageError(CtlError):
+    """What was named on the command line is not there."""
 
 
 # -- showing -------------------------------------------------------------------------------------
@@ -367,8 +374,8 @@ def show_event(topic: bytes, payload: bytes, *, as_json: bool) -> None:
 # -- the command line ----------------------------------------------------------------------------
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+def make_parser(extend: Extend | None = None) -> argparse.ArgumentParser:
+    """The command line; ``extend`` adds the commands that are kept elsewhere."""
     parser = argparse.ArgumentParser(prog="ctl", description="Ask and change a cluster.")
     parser.add_argument("--connect", metavar="A[,B]", help="client addresses; or POLYRAFT_CONNECT")
     parser.add_argument("--timeout-ms", type=int, default=10_000, metavar="MS")
@@ -399,6 +406,8 @@ def make_parser() -> argparse.ArgumentParser:
     create = _add(changes, "create", do_group_create, "name")
     create.add_argument("--machine", required=True, metavar="KIND", help="e.g. kv")
     _add(changes, "delete", do_group_delete, "name")
+    if extend is not None:
+        extend(commands)
     return parser
 
 
@@ -425,10 +434,29 @@ def _add(
     return command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def add_offline(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    run: OfflineCommand,
+    *arguments: str,
+    text: str,
+) -> argparse.ArgumentParser:
+    """A command that needs no cluster; :func:`add_command` is for the others."""
+    command = _add(commands, name, lambda client, options: 0, *arguments, text=text)
+    command.set_defaults(run_offline=run)
+    return command
+
+
+add_command = _add
+
+
+def main(argv: Sequence[str] | None = None, extend: Extend | None = None) -> int:
     """Run one command; the exit code."""
-    parser = make_parser()
+    parser = make_parser(extend)
     options = parser.parse_args(argv)
+    run_offline: OfflineCommand | None = getattr(options, "run_offline", None)
+    if run_offline is not None:
+        return _guarded(options, lambda: run_offline(options))
     connect = options.connect or os.environ.get("POLYRAFT_CONNECT", "")
     if not connect:
         parser.error("--connect is needed")
@@ -440,21 +468,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     options.addresses = [part.strip() for part in connect.split(",") if part.strip()]
     with client:
-        try:
-            code: int = options.run(client, options)
-            sys.stdout.flush()
-        except (PolyraftError, CtlError) as error:
-            print(f"ctl: {error}", file=sys.stderr)
-            return EXIT_FAILED
-        except BrokenPipeError:
-            # Who read our output has gone, as `head` does; Python must not complain of it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_FAILED
-        except KeyboardInterrupt:
-            if options.command == "watch":
-                return 0
-            print("ctl: interrupted", file=sys.stderr)
-            return EXIT_FAILED
+        return _guarded(options, lambda: int(options.run(client, options)))
+
+
+def _guarded(options: Options, run: Callable[[], int]) -> int:
+    """What goes wrong is one line on stderr."""
+    try:
+        code = run()
+        sys.stdout.flush()
+    except (PolyraftError, CtlError) as error:
+        print(f"ctl: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except BrokenPipeError:
+        # Who read our output has gone, as `head` does; Python must not complain of it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        if options.command == "watch":
+            return 0
+        print("ctl: interrupted", file=sys.stderr)
+        return EXIT_FAILED
     return code
 
 
