@@ -40,6 +40,7 @@ from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
 from actors.machines.registry import DECLARED
 from actors.process import start_logging
+from actors.rebirths import Answered, Rebirths, Ways
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -116,6 +117,11 @@ class Node:
         self._ended = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._router = self._child("router", None, router_process, self._router_arguments())
+        self._rebirths = Rebirths(
+            Replica(config.id, identity.incarnation),
+            self._placement,
+            Ways(self._ask, self._later, self._reload, self._send_state),
+        )
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             wire.WELCOME: self._on_welcome,
             wire.WORKER: self._on_worker,
@@ -123,6 +129,7 @@ class Node:
             wire.CATALOG: self._on_catalog,
             wire.REPLY: self._on_reply,
             wire.DRAINED: self._on_drained,
+            wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
     # ------------------------------------------------------------------ life
@@ -139,6 +146,7 @@ class Node:
                 "--members differ from those that formed this cluster (%s), which stay", names
             )
         self._mark_declared()
+        self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
                 self._config.id, self._identity.incarnation, self._config.members
@@ -386,6 +394,8 @@ class Node:
             "processes": processes,
             "forming": self._forming,
             "damaged": {str(slot): words for slot, words in self._damaged.items()},
+            "rebirths": self._rebirths.state(),
+            "rebirths_counts": dict(self._rebirths.counts),
         }
         self._send(wire.STATE, state)
 
@@ -467,26 +477,14 @@ class Node:
             return
         self._damaged.pop(slot, None)
         self._reported.add(slot)
-        self._mark_born(groups)
         if any(
-            group not in groups and not placed.options.get("born")
+            group not in groups and not placed.is_born
             for group, placed in self._placement.in_slot(slot).items()
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
             self._send(wire.RELOAD, slot)
         self._send_state()
         self._maybe_ready()
-
-    def _mark_born(self, groups: list[int]) -> None:
-        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
-        placed = self._placement.groups
-        born = {
-            group: replace(placed[group], options={**placed[group].options, "born": True})
-            for group in groups
-            if group in placed and not placed[group].options.get("born")
-        }
-        if born:
-            self._placement.replace({**placed, **born})
 
     def _on_catalog(self, frame: list[Any]) -> None:
         table = frame[3]
@@ -543,7 +541,7 @@ class Node:
     async def _declare_one(self, command: str, value: str, options: Mapping[str, str]) -> None:
         batch = protocol.encode_admin(command, value, options, timeout_ms=DECLARE_TIMEOUT_MS)
         while not self._stopping:
-            code, text = await self._request(SYSTEM_GROUP, batch)
+            code, text, _ = await self._request(SYSTEM_GROUP, batch)
             if code == protocol.OK:
                 return
             if code == protocol.REJECTED:
@@ -552,18 +550,31 @@ class Node:
             log.debug("%s %s: %s; trying again", command, value, text)
             await asyncio.sleep(DECLARE_RETRY_MS / 1_000)
 
-    async def _request(self, group: str, batch: bytes) -> tuple[int, str]:
-        """A request as a client of our own router: (code, reason)."""
+    async def _request(self, group: str, batch: bytes) -> tuple[int, str, bytes]:
+        """A request as a client of our own router: (code, reason, data)."""
         if self._link is None or not self._router_epoch:
-            return protocol.NO_LEADER, "no router"
+            return protocol.NO_LEADER, "no router", b""
         self._request_number += 1
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._requests[self._request_number] = future
         self._send(wire.REQUEST, self._request_number, group, batch)
         try:
-            return protocol.first_reply(await future)[:2]
+            return protocol.first_reply(await future)
         except ConnectionResetError as error:
-            return protocol.UNAVAILABLE, str(error)
+            return protocol.UNAVAILABLE, str(error), b""
+
+    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        async def ask() -> None:
+            answered(*await self._request(group, batch))
+
+        if not self._stopping:
+            self._task(ask())
+
+    def _reload(self, slot: int) -> None:
+        self._send(wire.RELOAD, slot)
+
+    def _later(self, ms: int, what: Callable[[], None]) -> None:
+        self._loop.call_later(ms / 1_000, what)
 
     def _on_reply(self, frame: list[Any]) -> None:
         future = self._requests.pop(frame[3], None)

@@ -159,7 +159,7 @@ class WatchedGroup(GroupActor):
         self._table[ChangeMembers] = self._on_change_members
 
     def _on_change_members(self, message: ChangeMembers) -> None:
-        token = self.admin._expect(message.on_decision)
+        token = self.admin.expect(message.on_decision)
         self.core.step(Reconfigure(token, message.voters, message.learners), self.now_ms())
 
     def end_turn(self) -> list[object]:
