@@ -28,6 +28,7 @@ from actors.catalog import ADDRESSES
 from actors.clients import Pending
 from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
+from actors.replacing import REPLACE, Replacing
 from raft.messages import Decision, Replica, ResetPeers, Transfer
 from transport import protocol
 from transport.addresses import AddressError, parse_tcp
@@ -42,7 +43,10 @@ HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader that goes
 SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
 
 # Asked by node processes, never by clients.
-RIGHTS_NEEDED: Final[Mapping[str, int]] = {"registerNode": protocol.RIGHT_NODE}
+RIGHTS_NEEDED: Final[Mapping[str, int]] = {
+    "registerNode": protocol.RIGHT_NODE,
+    REPLACE: protocol.RIGHT_NODE,
+}
 
 Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
 
@@ -165,6 +169,9 @@ class GroupAdmin:
         replicas = frozenset(voter for voter in voters.values() if voter is not None)
         group.core.step(ResetPeers(token, replicas, force), group.now_ms())
 
+    def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
+        Replacing(self._group).accept(pending, admin.value, admin.options)
+
     def _do_snapshot(self, pending: Pending, admin: AdminOperation) -> None:
         if self._is_meant(pending, admin):
             self._group.snapshots.ask(pending)
@@ -212,9 +219,9 @@ class GroupAdmin:
             code = protocol.INTERNAL if decision.unknown else protocol.REJECTED
             clients.finish_all([pending], code, decision.error, maybe_applied=decision.unknown)
 
-        return self._expect(decide)
+        return self.expect(decide)
 
-    def _expect(self, decide: Callable[[Decision], None]) -> int:
+    def expect(self, decide: Callable[[Decision], None]) -> int:
         self._token += 1
         self._decisions[self._token] = decide
         return self._token
@@ -241,7 +248,7 @@ class GroupAdmin:
             heir = self._take_heir()
         self._not_before_ms = now + HAND_OVER_AGAIN_MS
         self._hands_over = True
-        self._transfer(self._expect(self._on_handed_over), heir)
+        self._transfer(self.expect(self._on_handed_over), heir)
 
     def _take_heir(self) -> Replica | None:
         core = self._group.core
@@ -287,4 +294,5 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "backupRead": (ANYWHERE, GroupAdmin._backup_read),
     "doSnapshot": (ANYWHERE, GroupAdmin._do_snapshot),
     "resetPeers": (ANYWHERE, GroupAdmin._reset_peers),
+    REPLACE: (LEADER, GroupAdmin._replace_replica),
 }

@@ -41,6 +41,7 @@ from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, memb
 from actors.machines.registry import DECLARED
 from actors.placing import Placing
 from actors.process import DAMAGED, start_logging
+from actors.rebirths import Answered, Rebirths, Ways
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -49,7 +50,8 @@ from actors.settings import (
     ROUTER_MEMORY_CHECK_MS,
     STOP_MS_MAX,
 )
-from actors.worker import WorkerArguments, worker_process
+from actors.worker import worker_process
+from actors.worker_arguments import WorkerArguments
 from raft.messages import Replica
 from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files, make_directory
@@ -92,7 +94,7 @@ class Node:
         self._clock = MonotonicClock()
         self._data = str(config.data)
         self._placement = Placement.load(files, self._data)
-        self._placing = Placing(self._placement, loop, self._reconcile)
+        self._placing = Placing(self._placement, loop, self._place_again)
         if identity.cluster is not None and SYSTEM_GROUP_ID not in self._placement.groups:
             raise NodeRefused(
                 f"{self._data}/placement is gone, though this node belongs to a cluster; "
@@ -120,6 +122,11 @@ class Node:
         self._ended = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._router = self._child("router", None, router_process, self._router_arguments())
+        self._rebirths = Rebirths(
+            Replica(config.id, identity.incarnation),
+            self._placement,
+            Ways(self._placing.place, self._ask, self._later, self._reload, self._send_state),
+        )
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             wire.WELCOME: self._on_welcome,
             wire.WORKER: self._on_worker,
@@ -127,6 +134,7 @@ class Node:
             wire.CATALOG: self._on_catalog,
             wire.REPLY: self._on_reply,
             wire.DRAINED: self._on_drained,
+            wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
     # ------------------------------------------------------------------ life
@@ -143,6 +151,7 @@ class Node:
                 "--members differ from those that formed this cluster (%s), which stay", names
             )
         self._mark_declared()
+        self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
                 self._config.id, self._identity.incarnation, self._config.members
@@ -404,6 +413,8 @@ class Node:
             "forming": self._forming,
             "damaged": {str(slot): words for slot, words in self._damaged.items()},
             "ended": {str(slot): words for slot, words in self._ended_by.items()},
+            "rebirths": self._rebirths.state(),
+            "rebirths_counts": dict(self._rebirths.counts),
         }
         self._send(wire.STATE, state)
 
@@ -486,9 +497,8 @@ class Node:
         self._damaged.pop(slot, None)
         self._ended_by.pop(slot, None)
         self._reported.add(slot)
-        self._placing.mark_born(groups)
         if any(
-            group not in groups and not placed.options.get("born")
+            group not in groups and not placed.is_born
             for group, placed in self._placement.in_slot(slot).items()
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
@@ -504,6 +514,12 @@ class Node:
             self._groups[group["id"]] = group
         self._reconcile()
         self._send_tables()
+
+    def _place_again(self) -> None:
+        """There may be room again: workers tell once more what was to be written down."""
+        self._reconcile()
+        for slot in sorted(self._workers):
+            self._reload(slot)
 
     def _reconcile(self) -> None:
         me = [self._config.id, self._identity.incarnation]
@@ -552,7 +568,7 @@ class Node:
     async def _declare_one(self, command: str, value: str, options: Mapping[str, str]) -> None:
         batch = protocol.encode_admin(command, value, options, timeout_ms=DECLARE_TIMEOUT_MS)
         while not self._stopping:
-            code, text = await self._request(SYSTEM_GROUP, batch)
+            code, text, _ = await self._request(SYSTEM_GROUP, batch)
             if code == protocol.OK:
                 return
             if code == protocol.REJECTED:
@@ -561,18 +577,31 @@ class Node:
             log.debug("%s %s: %s; trying again", command, value, text)
             await asyncio.sleep(DECLARE_RETRY_MS / 1_000)
 
-    async def _request(self, group: str, batch: bytes) -> tuple[int, str]:
-        """A request as a client of our own router: (code, reason)."""
+    async def _request(self, group: str, batch: bytes) -> tuple[int, str, bytes]:
+        """A request as a client of our own router: (code, reason, data)."""
         if self._link is None or not self._router_epoch:
-            return protocol.NO_LEADER, "no router"
+            return protocol.NO_LEADER, "no router", b""
         self._request_number += 1
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._requests[self._request_number] = future
         self._send(wire.REQUEST, self._request_number, group, batch)
         try:
-            return protocol.first_reply(await future)[:2]
+            return protocol.first_reply(await future)
         except ConnectionResetError as error:
-            return protocol.UNAVAILABLE, str(error)
+            return protocol.UNAVAILABLE, str(error), b""
+
+    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        async def ask() -> None:
+            answered(*await self._request(group, batch))
+
+        if not self._stopping:
+            self._task(ask())
+
+    def _reload(self, slot: int) -> None:
+        self._send(wire.RELOAD, slot)
+
+    def _later(self, ms: int, what: Callable[[], None]) -> None:
+        self._loop.call_later(ms / 1_000, what)
 
     def _on_reply(self, frame: list[Any]) -> None:
         future = self._requests.pop(frame[3], None)

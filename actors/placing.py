@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from raft.store.placement import PlacedGroup, Placement
@@ -29,7 +28,6 @@ class Placing:
         self._placement = placement
         self._loop = loop
         self._again = again
-        self._unmarked: set[int] = set()  # groups that were born, which is not written down yet
         self._timer: asyncio.TimerHandle | None = None
 
     def place(self, groups: Mapping[int, PlacedGroup]) -> bool:
@@ -47,17 +45,4 @@ class Placing:
 
     def _place_again(self) -> None:
         self._timer = None
-        unmarked, self._unmarked = self._unmarked, set()
-        self.mark_born(sorted(unmarked))
         self._again()
-
-    def mark_born(self, groups: Iterable[int]) -> None:
-        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
-        placed = self._placement.groups
-        born = {
-            group: replace(placed[group], options={**placed[group].options, "born": True})
-            for group in groups
-            if group in placed and not placed[group].options.get("born")
-        }
-        if born and not self.place({**placed, **born}):
-            self._unmarked |= born.keys()

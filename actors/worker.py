@@ -32,13 +32,14 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import uvloop
 
 from actors import snapshot_files, wire
+from actors.births import Births
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
 from actors.disk import DiskThread
@@ -74,7 +75,7 @@ from actors.replica import (
     Surroundings,
     bootstrap,
     broken_summary,
-    check_log,
+    find_log,
     make_machine_of,
     open_replica,
 )
@@ -84,11 +85,10 @@ from actors.settings import (
     GROUP_MAILBOX_MESSAGES_MAX,
     LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
-    DiskSettings,
-    SnapshotSettings,
 )
 from actors.snapshot_files import SnapshotThreads
 from actors.space import DiskSpace
+from actors.worker_arguments import WorkerArguments
 from raft.messages import (
     Append,
     ClockAnomaly,
@@ -98,7 +98,6 @@ from raft.messages import (
     Replica,
     SnapshotChunk,
 )
-from raft.settings import RaftSettings
 from raft.store.errors import LockHeld
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
@@ -118,24 +117,6 @@ ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an ite
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
 DRAIN_MS_MAX = 2_000
-
-
-@dataclass(slots=True, frozen=True)
-class WorkerArguments:
-    """Plain values: handed to a new process."""
-
-    slot: int
-    data: str
-    node: str
-    incarnation: int
-    router_socket: str
-    client_address: str
-    raft: RaftSettings
-    sync: bool
-    log_level: str
-    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
-    disk: DiskSettings = field(default_factory=DiskSettings)
-    machines: frozenset[str] = frozenset()  # kinds that this node's own configuration names
 
 
 class Worker:
@@ -168,9 +149,7 @@ class Worker:
         self._hand_backs_out: list[Any] = []
         self._summaries_out: dict[int, dict[str, Any]] = {}
         self._described: dict[int, _Describing] = {}
-        # Groups whose first record is gathered, then those whose first record is under way.
-        self._unborn: set[int] = set()
-        self._being_born: set[int] = set()
+        self._births = Births()
         self.counts = {
             "appends_dropped": 0,
             "bad_frames": 0,
@@ -264,26 +243,30 @@ class Worker:
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         for group, placed in placement.in_slot(self._arguments.slot).items():
+            if self._births.is_over(group, placed.life):
+                self._births.settle(group)
+                self._broken.pop(group, None)
             if group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
         recovered = self._recovered.pop(group, None)
         try:
-            check_log(placed, recovered)
+            recovered = find_log(placed, recovered)
             machine = make_machine_of(group, placed, self._arguments.machines)
-            is_new = recovered is None
-            if recovered is None:
-                recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+            if recovered is None or not placed.is_born:
+                self._begin_group(group, placed, recovered)
+                return
             opened = open_replica(group, placed, recovered, machine, self._around)
         except CannotOpen as trouble:
             log.error("group %s: %s", placed.name, trouble)
+            self._births.settle(group)
             self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
+            if trouble.is_lost:
+                self._births.lose(group, placed.life, str(trouble))
             return
-        if is_new:
-            # A replica is born once.  After that its log may never be missing again.
-            self._wal.add_group(group, placed.generation, bootstrap(placed))
-            self._unborn.add(group)
+        self._births.settle(group)
+        self._summaries_out[group] = opened.group.summary()
         self._groups[group] = opened.group
         self._stores[group] = opened.store
         self._scheduler.spawn(
@@ -294,6 +277,19 @@ class Worker:
         self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
         if self._space.refusal is not None:
             self._scheduler.tell(actor_name(group), DiskRoom(self._space.refusal), control=True)
+
+    def _begin_group(
+        self, group: int, placed: PlacedGroup, recovered: RecoveredGroup | None
+    ) -> None:
+        """It takes part when the placement says that it was born (:mod:`actors.births`)."""
+        if recovered is None:
+            first = bootstrap(placed)
+            self._wal.add_group(group, placed.generation, first)
+            recovered = RecoveredGroup(group, placed.generation, first, HardState(), [], 1)
+            self._births.gather(group, placed.life)
+        else:
+            self._births.find(group, placed.life)
+        self._recovered[group] = recovered
 
     @property
     def _around(self) -> Surroundings:
@@ -408,7 +404,7 @@ class Worker:
     def _write(self) -> None:
         batch = self._wal.take_batch()
         if batch is not None:
-            self._being_born, self._unborn = self._unborn, set()
+            self._births.on_batch_taken()
             self._space.sync_since_ms = self._clock.now_ms()
             self._disk.submit(batch)
             prepare = self._wal.prepare_next_segment()
@@ -422,12 +418,8 @@ class Worker:
         self._space.sync_since_ms = None
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
-        if self._being_born:
-            # Only now does the node hear of them, and writes down that they exist.
-            for group in self._being_born:
-                self._summaries_out[group] = self._groups[group].summary()
-            self._being_born = set()
-            self._ask_for_turn()
+        if self._births.on_batch_done():
+            self._tell_replicas()
         self._write()
 
     def _on_room(self, room: Room) -> None:
@@ -443,7 +435,8 @@ class Worker:
     def _carry_peers(self, effect: SendPeers, address: object) -> None:
         group = self._group_of(address)
         for message in effect.messages:
-            node, incarnation = message.to
+            node = message.to.node
+            incarnation = peer_codec.header_incarnation(message.to)
             data = peer_codec.encode(message)
             if LANES[type(message)] == LANE_BULK:
                 self._bulk_out += (node, incarnation, group, data)
@@ -490,8 +483,6 @@ class Worker:
         return self._link is None or self._link.queued_bytes < ANSWERS_QUEUED_BYTES_MAX
 
     def _carry_role(self, effect: RoleChanged, address: object) -> None:
-        if effect.group in self._unborn or effect.group in self._being_born:
-            return  # told when it is born
         self._summaries_out[effect.group] = effect.summary
 
     def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
@@ -500,8 +491,6 @@ class Worker:
         trouble = CannotOpen(effect.reason, effect.state)
         log.critical("group %s stops: %s", self._groups[group].group_name, trouble)
         del self._groups[group]
-        self._unborn.discard(group)
-        self._being_born.discard(group)
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
 
@@ -555,10 +544,7 @@ class Worker:
     def _on_connected(self, link: links.LinkProtocol) -> None:
         self._link = link
         self._router_epoch = 0
-        unborn = self._unborn | self._being_born
-        rows = [
-            [group, actor.summary()] for group, actor in self._groups.items() if group not in unborn
-        ]
+        rows = [[group, actor.summary()] for group, actor in self._groups.items()]
         rows += [[group, summary] for group, summary in self._broken.items()]
         self._summaries_out = {}
         link.send(
@@ -587,7 +573,13 @@ class Worker:
     def _on_welcome(self, frame: list[Any]) -> None:
         self._router_epoch = frame[1]
         self._ask_for_turn()
+        self._tell_replicas()
         self._send_catalog()
+
+    def _tell_replicas(self) -> None:
+        rows = self._births.rows()
+        if rows and self._link is not None and self._router_epoch:
+            self._link.send(self._pack(wire.REPLICAS, rows), control=True)
 
     def _on_catalog_wanted(self, frame: list[Any]) -> None:
         self._send_catalog()
@@ -667,6 +659,7 @@ class Worker:
 
     def _on_reload(self, frame: list[Any]) -> None:
         self._load_groups()
+        self._tell_replicas()
         self._ask_for_turn()
 
     def _on_describe(self, frame: list[Any]) -> None:

@@ -65,7 +65,8 @@ def a_disk(capacity_bytes: int | None = None) -> MemoryFiles:
 
 
 def a_bench(files: MemoryFiles, disk: DiskSettings = LIMITS, **rest: Any) -> Bench:
-    return Bench(files=files, disk=disk, **rest)
+    """Of a disk that was used before, it finds the placement as it is."""
+    return Bench(files=files, disk=disk, keep=files.exists("/data/placement"), **rest)
 
 
 def look(bench: Bench) -> None:
