@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,6 +11,7 @@ import pytest
 from actors.replacing import (
     DONE,
     LEARNER,
+    REPLACE,
     USED,
     WAITING,
     Standing,
@@ -23,6 +25,7 @@ from raft.core import Core
 from raft.lives import earlier_lives, replica_of
 from raft.messages import Replica
 from raft.settings import RaftSettings
+from tests.actors.cluster import Cluster, Node
 from transport import protocol
 
 A, B, C, D, E = (Replica(f"n{at}", 10 * at + at) for at in range(1, 6))
@@ -157,3 +160,62 @@ def test_a_question_says_which_disk_which_life_and_whether_it_has_begun() -> Non
 def test_a_question_that_says_less_is_none(options: dict[str, str]) -> None:
     assert read_question(GROUP, "n3", options) is None
     assert read_question(GROUP, "", {"incarnation": "33", "life": "1"}) is None
+
+
+def elected() -> tuple[Cluster, Node]:
+    cluster = Cluster()
+    leader = cluster.leader()
+    cluster.settle()
+    return cluster, leader
+
+
+def question(disk: Replica = C, *, placed: bool = False) -> bytes:
+    return encode_question(disk, 1, placed=placed, timeout_ms=1_000)
+
+
+def replace(cluster: Cluster, leader: Node, disk: Replica, *, placed: bool) -> str:
+    rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+    sent = cluster.request_raw(leader, question(disk, placed=placed), rights=rights)
+    cluster.settle()
+    assert sent.outcome.code == protocol.OK
+    return str(json.loads(sent.outcome.data)["state"])
+
+
+def test_a_leader_adds_the_next_life_and_says_so_when_that_is_committed() -> None:
+    cluster, leader = elected()
+    lost = next(node for node in cluster.nodes.values() if node is not leader)
+    old = lost.core.me
+    new = replica_of(old, GROUP, 1)
+    lost.crash()
+    assert replace(cluster, leader, old, placed=False) == WAITING
+    assert replace(cluster, leader, old, placed=False) == LEARNER
+    assert leader.core.configuration.learners == {new}
+    assert replace(cluster, leader, old, placed=True) == WAITING
+    assert leader.core.is_changing_members
+    assert replace(cluster, leader, old, placed=True) == WAITING, "one change at a time"
+    assert leader.core.configuration.voters >= {old}, "it stays until the new one has caught up"
+
+
+def test_who_does_not_lead_hands_it_back() -> None:
+    cluster, leader = elected()
+    other = next(node for node in cluster.nodes.values() if node is not leader)
+    rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+    sent = cluster.request_raw(other, question(), rights=rights)
+    cluster.settle()
+    assert sent.handed_back is not None
+
+
+def test_a_question_of_nobody_is_a_bad_request() -> None:
+    cluster, leader = elected()
+    batch = protocol.encode_admin(REPLACE, "n3", {"life": "1"}, 1_000)
+    rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+    sent = cluster.request_raw(leader, batch, rights=rights)
+    cluster.settle()
+    assert sent.outcome.code == protocol.BAD_REQUEST
+
+
+def test_a_client_replaces_nobody() -> None:
+    cluster, leader = elected()
+    sent = cluster.request_raw(leader, question(), rights=protocol.RIGHTS_ALL)
+    cluster.settle()
+    assert sent.outcome.code == protocol.FORBIDDEN
