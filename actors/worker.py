@@ -41,9 +41,11 @@ import uvloop
 from actors import snapshot_files, wire
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
+from actors.desired import CatalogTalk
 from actors.disk import DiskThread
 from actors.group import GroupActor
 from actors.group_messages import (
+    AskCatalog,
     DescribeGroup,
     Drain,
     GroupDescribed,
@@ -187,6 +189,8 @@ class Worker:
         self._scheduler.carry(ReplicaRetired, self._carry_retired)
         self._scheduler.carry(GroupDescribed, self._carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
+        talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
+        self._scheduler.carry(AskCatalog, talk.carry_question)
         for effect in snapshot_files.EFFECTS:
             self._scheduler.carry(effect, self._carry_snapshot)
         self._scheduler.carry(RunRestore, self._carry_restore)
@@ -200,6 +204,8 @@ class Worker:
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
             wire.CATALOG_WANTED: self._on_catalog_wanted,
+            wire.DESIRED: talk.on_desired,
+            wire.CATALOG_ANSWER: talk.on_answer,
         }
 
     # ------------------------------------------------------------------ life
@@ -253,7 +259,9 @@ class Worker:
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         for group, placed in placement.in_slot(self._arguments.slot).items():
-            if group not in self._groups and group not in self._broken:
+            if placed.options.get("left"):
+                self._close_group(group)
+            elif group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
@@ -390,6 +398,11 @@ class Worker:
     def _pack(self, kind: int, *fields: Any) -> bytes:
         return pack_link(kind, self._epoch, self._router_epoch, *fields)
 
+    def _send_control(self, kind: int, *fields: Any) -> None:
+        """Lost without a router."""
+        if self._link is not None and self._router_epoch:
+            self._link.send(self._pack(kind, *fields), control=True)
+
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
@@ -482,6 +495,17 @@ class Worker:
         self._being_born.discard(group)
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
+
+    def _close_group(self, group: int) -> None:
+        """This node is no member of it any more; what the replica has promised stays in the log."""
+        if group not in self._groups and group not in self._broken:
+            return
+        trouble = CannotOpen("this node is no member of the group any more", "down")
+        self._summaries_out[group] = broken_summary(trouble)
+        self._broken.pop(group, None)
+        if self._groups.pop(group, None) is not None:
+            self._scheduler.stop_actor(actor_name(group), str(trouble))
+            self._scheduler.stop_actor(machine_name(group), str(trouble))
 
     def _carry_described(self, effect: GroupDescribed, address: object) -> None:
         describing = self._described.get(effect.key)

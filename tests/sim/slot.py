@@ -29,6 +29,7 @@ from actors import snapshot_files
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    AskCatalog,
     ChunkRead,
     Drain,
     GroupDescribed,
@@ -159,7 +160,7 @@ class WatchedGroup(GroupActor):
         self._table[ChangeMembers] = self._on_change_members
 
     def _on_change_members(self, message: ChangeMembers) -> None:
-        token = self.admin._expect(message.on_decision)
+        token = self.admin.expect(message.on_decision)
         self.core.step(Reconfigure(token, message.voters, message.learners), self.now_ms())
 
     def end_turn(self) -> list[object]:
@@ -234,6 +235,7 @@ class Slot:
             (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
+            (AskCatalog, self._carry_nothing),
             (RunRestore, self._carry_restore),
             *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
         )
