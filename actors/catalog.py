@@ -11,7 +11,7 @@ Commands (``operation``, key, msgpack data):
 * ``CREATE_GROUP``, group name, ``{"machine"}``: answers ``{"id", "created"}``.  Creating what is
   there already with the same machine is no error; that is how ``--group`` on every node is
   safe.
-* ``SET_MEMBERS``, ``REPLACE_REPLICA``, ``REPLACE_NODE``, ``ADMIT_NODE``, ``REMOVE_NODE``: who is to
+* ``SET_MEMBERS``, ``REPLACE_NODE``, ``ADMIT_NODE``, ``REMOVE_NODE``: who is to
   be a member of what, and which disks are which nodes (:mod:`actors.catalog_members`).
 
 Reads: data is ``b"nodes"``, ``b"groups"``, or a JSON list of group names, of which those that
@@ -95,7 +95,6 @@ class CatalogMachine(Machine):
             "REGISTER_NODE": self._register_node,
             "CREATE_GROUP": self._create_group,
             "SET_MEMBERS": self._set_members,
-            "REPLACE_REPLICA": self._replace_replica,
             "REPLACE_NODE": self._replace_node,
             "ADMIT_NODE": self._admit_node,
             "REMOVE_NODE": self._remove_node,
@@ -138,12 +137,6 @@ class CatalogMachine(Machine):
     def _set_members(self, request: WriteRequest, context: Context) -> Response:
         name, wanted = request.key, _unpack_map(request.data)
         return rules.set_members(self.nodes, self.groups.get(name), name, wanted, context)
-
-    def _replace_replica(self, request: WriteRequest, context: Context) -> Response:
-        name, wanted = request.key, _unpack_map(request.data)
-        is_system = name == SYSTEM_GROUP
-        group = self.groups.get(name)
-        return rules.replace_replica(self.nodes, group, name, wanted, context, is_system=is_system)
 
     def _create_group(self, request: WriteRequest, context: Context) -> Response:
         name = request.key
@@ -221,8 +214,6 @@ def _shown_node(node: dict[str, Any]) -> dict[str, Any]:
     """Numbers of 64 bits as ``status`` shows them: not every reader of JSON can take them."""
     shown = {**node, "incarnation": f"{node['incarnation']:016x}"}
     shown["past"] = [f"{number:016x}" for number in node["past"]]
-    if "system" in node:
-        shown["system"] = f"{node['system']:016x}"
     return shown
 
 

@@ -14,6 +14,12 @@ the members *are* says the group's own log, and its leader makes the one follow 
 (:mod:`actors.group_members`).  ``founders`` are those with whom the group's log begins;
 ``version`` is the index of the entry that changed what is wanted.
 
+A member is wanted as a *disk*, ``[node, incarnation]``.  Which of its lives (:mod:`raft.lives`) is
+the replica is the business of that disk and of the group's log.
+
+A member is wanted as a *disk*, ``[node, incarnation]``.  Which of its lives (:mod:`raft.lives`) is
+the replica is the business of the disk and of the group's log.
+
 Everything is idempotent: a command that finds what it asks for changes nothing.
 """
 
@@ -77,7 +83,7 @@ def living(nodes: Mapping[str, Row]) -> list[Row]:
 
 def system_members(nodes: Mapping[str, Row]) -> list[Pair]:
     """Who is to vote in ``_system``: every node."""
-    return [[row["id"], row.get("system") or row["incarnation"]] for row in living(nodes)]
+    return [[row["id"], row["incarnation"]] for row in living(nodes)]
 
 
 def system_version(nodes: Mapping[str, Row]) -> int:
@@ -116,7 +122,6 @@ def remove_node(
         return Response.refuse(f"{node} is the only node of this cluster")
     _retire(row)
     row.update(removed=True, awaits=False, version=context.index)
-    row.pop("system", None)
     context.emit("node", row)
     return Response(msgpack.packb({"node": node}))
 
@@ -145,7 +150,6 @@ def admit_node(
             return Response.refuse(f"the disk of {node} is new; replace the node")
         _exchange(groups, node, incarnation, context)
         _retire(row)
-        row.pop("system", None)
     elif row is None or row["removed"]:
         if not wanted.get("joins"):
             return Response.refuse(f"{node[:64]!r} is no member of this cluster")
@@ -227,50 +231,6 @@ def set_members(
     return Response(msgpack.packb(shown_members(group)))
 
 
-def replace_replica(
-    nodes: dict[str, Row],
-    group: Row | None,
-    name: str,
-    wanted: Row,
-    context: Context,
-    *,
-    is_system: bool,
-) -> Response:
-    """``{"old": [node, incarnation], "new": [node, incarnation]}``: one replica for another.
-
-    As voter or learner, whatever the old one was to be.
-    """
-    old, new = _pair(wanted.get("old")), _pair(wanted.get("new"))
-    if old is None or new is None:
-        return Response.refuse("name the old replica and the new one")
-    if is_system:
-        return _replace_in_system(nodes, old, new, context)
-    if group is None:
-        return Response.refuse(f"there is no group {name[:140]!r}")
-    voters, learners = group["members"], group["learners"]
-    if old in voters + learners:
-        _want(
-            group,
-            [new if pair == old else pair for pair in voters],
-            [new if pair == old else pair for pair in learners],
-            context,
-        )
-    elif new not in voters + learners:
-        return Response.refuse(f"{old[0]} is to have no such replica of {name}")
-    return Response(msgpack.packb(shown_members(group)))
-
-
-def _replace_in_system(nodes: dict[str, Row], old: Pair, new: Pair, context: Context) -> Response:
-    row = nodes.get(old[0])
-    present = None if row is None or row["removed"] else row.get("system") or row["incarnation"]
-    if row is None or new[0] != old[0] or present not in (old[1], new[1]):
-        return Response.refuse(f"{old[0]} has no such replica of the catalog")
-    if present != new[1]:
-        row.update(system=new[1], version=context.index)
-        context.emit("node", row)
-    return Response(msgpack.packb({"node": old[0]}))
-
-
 def _want(group: Row, voters: list[Pair], learners: list[Pair], context: Context) -> None:
     voters, learners = sorted(voters), sorted(learners)
     if (group["members"], group["learners"]) != (voters, learners):
@@ -296,15 +256,3 @@ def _names(value: object) -> list[str] | None:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return None
     return sorted(set(value))
-
-
-def _pair(value: object) -> Pair | None:
-    if (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and value[1] > 0
-    ):
-        return value
-    return None

@@ -29,6 +29,7 @@ from actors.group_members import COMMANDS as MEMBER_COMMANDS
 from actors.group_members import GroupMembers
 from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
+from actors.replacing import REPLACE, Replacing
 from raft.messages import Decision, Replica, ResetPeers, Transfer
 from transport import protocol
 from transport.addresses import AddressError, parse_tcp
@@ -44,7 +45,8 @@ SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
 
 # Asked by node processes, never by clients.
 RIGHTS_NEEDED: Final[Mapping[str, int]] = dict.fromkeys(
-    ("registerNode", "admitNode", "setMembers", "replaceReplica", "mayLeave"), protocol.RIGHT_NODE
+    ("registerNode", "admitNode", "setMembers", "offerReplica", "mayLeave", REPLACE),
+    protocol.RIGHT_NODE,
 )
 
 Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
@@ -162,12 +164,6 @@ class GroupAdmin:
             values["if_version"] = _decimal(admin.options["if_version"])
         self._write_catalog(pending, "SET_MEMBERS", admin.value, values)
 
-    def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
-        """``node``, ``old`` and ``new``: incarnations, in decimal."""
-        node = admin.options.get("node", "")
-        values = {key: [node, _decimal(admin.options.get(key, ""))] for key in ("old", "new")}
-        self._write_catalog(pending, "REPLACE_REPLICA", admin.value, values)
-
     def _write_catalog(
         self, pending: Pending, operation: str, key: str, values: Mapping[str, Any]
     ) -> None:
@@ -217,6 +213,9 @@ class GroupAdmin:
         replicas = frozenset(voter for voter in voters.values() if voter is not None)
         message = ResetPeers(token, replicas, _is_true(admin, "force"))
         group.core.step(message, group.now_ms())
+
+    def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
+        Replacing(self._group).accept(pending, admin.value, admin.options)
 
     def _do_snapshot(self, pending: Pending, admin: AdminOperation) -> None:
         group = self._group
@@ -332,8 +331,8 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "replaceNode": (SYSTEM_LEADER, GroupAdmin._replace_node),
     "removeNode": (SYSTEM_LEADER, GroupAdmin._remove_node),
     "setMembers": (SYSTEM_LEADER, GroupAdmin._set_members),
-    "replaceReplica": (SYSTEM_LEADER, GroupAdmin._replace_replica),
     "transferLeader": (LEADER, GroupAdmin._transfer_leader),
     "doSnapshot": (ANYWHERE, GroupAdmin._do_snapshot),
     "resetPeers": (ANYWHERE, GroupAdmin._reset_peers),
+    REPLACE: (LEADER, GroupAdmin._replace_replica),
 }

@@ -6,18 +6,25 @@ still waits for it::
 
     Admin at the group's leader --SET_MEMBERS--> catalog: wanted
                                                     |   told to every node, by each to its workers
-         nodes that are to have a replica make one  +   leader: wanted is not what is -> Reconfigure
+      nodes that are to have a replica make one,    +
+      and offer it to the leader                    |   leader: wanted is not what is -> Reconfigure
                                                     |   (learner, catch up, joint, done)
-         nodes that are to have none any more ask the leader, and forget theirs when it agrees
+      nodes that are to have none any more ask the leader, and forget theirs when it agrees
 
 Each step is idempotent and looks at nothing but the two truths, so the next leader, or the next
 life of a node, goes on where somebody died.
 
+**Disks and lives.**  The catalog wants disks; the members are replicas, each a life of one
+(:mod:`raft.lives`).  Any life of a disk that is a member is what was wanted, and two of one disk
+are a rebirth under way (:mod:`actors.replacing`), which is left alone.  Of a disk that has none
+among the members the leader cannot know which life it is to be.  The node says so: it *offers* its
+replica, and goes on until it is one of the members.  So nothing begins before a newcomer is there.
+
 **An Admin** is answered when its change is committed.  Until the catalog has taken it nothing has
 happened; from then on it stands, also beyond its deadline and the life of its leader.  A change
-that failed for good while this leader led, for the newcomer was not heard or did not catch up, is
-taken out of the catalog again.  What is wanted for another reason (a new disk in the place of an
-old one) is tried again, with growing pauses.
+that failed for good while this leader led, for the newcomer did not show itself or did not catch
+up, is taken out of the catalog again.  What is wanted for another reason (a new disk in the place
+of an old one) is tried again, with growing pauses.
 
 One change at a time: a second Admin is refused while the first is under way.
 """
@@ -27,13 +34,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.clients import Pending
 from actors.group_messages import AskCatalog, CatalogAnswered, DesiredMembers
 from actors.runtime import StartTimer
+from raft.configuration import Configuration
+from raft.lives import DERIVED_BIT, LIVES_MAX, incarnation_of, replica_of
+from raft.membership import NEWCOMER_SILENT_TIMEOUTS
 from raft.messages import Decision, Reconfigure, Replica
 from transport import protocol
+from transport.frames import UINT64_MAX
 from transport.protocol import AdminOperation
 
 if TYPE_CHECKING:
@@ -47,14 +59,15 @@ PAUSE_MS_MIN: Final = 1_000  # after a change that failed; doubled each time
 PAUSE_MS_MAX: Final = 60_000
 NAMES_MAX: Final = 64  # nodes that one Admin names
 
+Target = tuple[frozenset[Replica], frozenset[Replica]]  # voters, learners
+
 
 @dataclass(slots=True)
 class _Order:
     """An Admin under way.  ``version``: of the catalog's entry that took it; 0 before."""
 
     pending: Pending
-    voters: frozenset[str]
-    learners: frozenset[str]
+    given_up_ms: int  # unless the newcomers have shown themselves by then
     version: int = 0
 
 
@@ -78,6 +91,7 @@ class GroupMembers:
         "_failures",
         "_group",
         "_not_before_ms",
+        "_offers",
         "_order",
         "_questions",
         "_resetting",
@@ -94,6 +108,7 @@ class GroupMembers:
         self._resetting = False  # by force: what is wanted follows, for once
         self._failures = 0
         self._not_before_ms = 0
+        self._offers: dict[Replica, Replica] = {}  # disk -> its replica, while this one leads
         self._questions: dict[int, _Question] = {}
         self._token = 0
         self._effects: list[object] = []
@@ -126,23 +141,53 @@ class GroupMembers:
         else:
             self._begin(pending, voters, learners | named)
 
+    def offer(self, pending: Pending, admin: AdminOperation) -> None:
+        """A node that is to have a replica has made one, and waits to become a member."""
+        disk, replica = self._read_replica(admin)
+        core, desired = self._group.core, self._desired
+        if disk is None or replica is None:
+            text = f"{admin.command} names a node, the incarnation of its disk, and a life of it"
+            self._refuse(pending, protocol.BAD_REQUEST, text)
+        elif desired is None or disk not in desired.voters | desired.learners:
+            self._refuse(pending, protocol.REJECTED, f"{disk} is not wanted, as far as is known")
+        elif not core.is_changing and replica in core.configuration:
+            self._answer_at_once(pending, {"member": True})
+        else:
+            self._offers[disk] = replica
+            self._answer_at_once(pending, {"member": False})
+            self.look()
+
     def may_leave(self, pending: Pending, admin: AdminOperation) -> None:
         """A node that is to have no replica any more asks whether its own may be forgotten.
 
         Only the leader can say so: what the replica has in its log may be behind.
         """
-        group = self._group
-        number = admin.options.get("incarnation", "")
-        replica = Replica(admin.value, int(number, 16) if _is_hex(number) else 0)
-        core, desired = group.core, self._desired
-        if not core.can_serve or core.is_changing or desired is None:
+        disk, replica = self._read_replica(admin)
+        core, desired = self._group.core, self._desired
+        if disk is None or replica is None:
+            text = f"{admin.command} names a node, the incarnation of its disk, and a life of it"
+            self._refuse(pending, protocol.BAD_REQUEST, text)
+        elif not core.can_serve or core.is_changing or desired is None:
             text = "the members are changing, or not settled yet"
-        elif replica in core.configuration or replica in desired.voters | desired.learners:
-            text = f"{replica} is a member of group {group.group_name}"
+            self._refuse(pending, protocol.REJECTED, text)
+        elif disk in desired.voters | desired.learners or self._lives_of(disk):
+            text = f"{disk} is a member of group {self._group.group_name}"
+            self._refuse(pending, protocol.REJECTED, text)
         else:
             self._answer_at_once(pending, {})
-            return
-        self._refuse(pending, protocol.REJECTED, text)
+
+    def _read_replica(self, admin: AdminOperation) -> tuple[Replica | None, Replica | None]:
+        """The disk that a node speaks of, and its replica; None: it names none."""
+        incarnation, life = (_number(admin.options.get(key, "")) for key in ("incarnation", "life"))
+        if not admin.value or not 0 < incarnation <= UINT64_MAX or not 0 <= life <= LIVES_MAX:
+            return None, None
+        disk = Replica(admin.value, incarnation)
+        return disk, replica_of(disk, self._group.group, life)
+
+    def _lives_of(self, disk: Replica) -> list[Replica]:
+        """Members that are lives of it."""
+        group, members = self._group.group, self._group.core.configuration.members
+        return [each for each in members if _is_life(disk, each, group)]
 
     def _named(self, pending: Pending, admin: AdminOperation) -> frozenset[str] | None:
         """The nodes that the value names; None: it was refused."""
@@ -184,7 +229,8 @@ class GroupMembers:
             return
         pending.appended = True  # from now on it may take effect
         self._group.clients.admit(pending)
-        self._order = _Order(pending, voters, learners)
+        patience_ms = NEWCOMER_SILENT_TIMEOUTS * core.settings.election_timeout_ms
+        self._order = _Order(pending, self._group.now_ms() + patience_ms)
         self._set(voters, learners, self._on_order_taken)
 
     def _silent_among(self, voters: frozenset[str]) -> list[str]:
@@ -210,7 +256,29 @@ class GroupMembers:
         core, desired = self._group.core, self._desired
         if core.is_changing or self._change is not None:
             return False
-        return desired is None or _is_in_force(core.configuration, desired)
+        if desired is None:
+            return True
+        target = self._target(desired)
+        return target is not None and _is_in_force(core.configuration, target)
+
+    def _target(self, desired: DesiredMembers) -> Target | None:
+        """The replicas that are to be voters and learners; None: one of them is not known yet."""
+        configuration = self._group.core.configuration
+        voters: set[Replica] = set()
+        learners: set[Replica] = set()
+        for disks, part in ((desired.voters, voters), (desired.learners, learners)):
+            for disk in disks:
+                lives = self._lives_of(disk)
+                if len(lives) > 1:  # somebody else's change: each stays what it is
+                    voters |= configuration.voters.intersection(lives)
+                    learners |= configuration.learners.intersection(lives)
+                elif lives:
+                    part.add(lives[0])
+                elif disk in self._offers:
+                    part.add(self._offers[disk])
+                else:
+                    return None
+        return frozenset(voters), frozenset(learners)
 
     def _shown(self) -> dict[str, Any]:
         voters, learners = self._present()
@@ -283,6 +351,7 @@ class GroupMembers:
         if not core.is_leader:
             self._change = None
             self._failures = self._not_before_ms = 0
+            self._offers.clear()
             if order is not None:
                 self._order = None
                 text = (
@@ -294,14 +363,39 @@ class GroupMembers:
             return
         if core.is_changing or not core.can_serve or core.is_transferring:
             self._look_at(group.now_ms() + LOOK_AGAIN_MS)
-        elif _is_in_force(core.configuration, desired):
+            return
+        target = self._target(desired)
+        if target is None:
+            self._await_newcomers(desired)
+        elif _is_in_force(core.configuration, target):
             self._on_done(desired)
         elif group.now_ms() < self._not_before_ms:
             self._look_at(self._not_before_ms)
         else:
             self._change = desired
             token = self._admin.expect(self._on_decision)
-            core.step(Reconfigure(token, desired.voters, desired.learners), group.now_ms())
+            core.step(Reconfigure(token, *target), group.now_ms())
+
+    def _await_newcomers(self, desired: DesiredMembers) -> None:
+        """They are to show themselves; who has asked for them does not wait for ever."""
+        order = self._order
+        if order is None or order.version != desired.version:
+            return
+        if self._group.now_ms() < order.given_up_ms:
+            self._look_at(order.given_up_ms)
+            return
+        missing = sorted(
+            disk.node
+            for disk in desired.voters | desired.learners
+            if disk not in self._offers and not self._lives_of(disk)
+        )
+        self._give_up(order, f"{', '.join(missing)} has not shown its replica: does the node run?")
+
+    def _give_up(self, order: _Order, text: str) -> None:
+        """Nobody wants any more what could not be had."""
+        self._order = None
+        self._finish(order, protocol.REJECTED, text, maybe_applied=False)
+        self._set(*self._present(), _nothing_more, if_version=order.version)
 
     def _on_done(self, desired: DesiredMembers) -> None:
         order, self._failures = self._order, 0
@@ -321,12 +415,11 @@ class GroupMembers:
             self.look()
             return
         if order is not None and order.version == change.version:
-            self._order = None
-            code = protocol.INTERNAL if decision.unknown else protocol.REJECTED
-            self._finish(order, code, decision.error, maybe_applied=decision.unknown)
-            if not decision.unknown:
-                # Nobody wants any more what could not be had.
-                self._set(*self._present(), _nothing_more, if_version=change.version)
+            if decision.unknown:
+                self._order = None
+                self._finish(order, protocol.INTERNAL, decision.error, maybe_applied=True)
+            else:
+                self._give_up(order, decision.error)
         self._failures += 1
         pause_ms = min(PAUSE_MS_MAX, PAUSE_MS_MIN << min(self._failures - 1, 10))
         self._not_before_ms = self._group.now_ms() + pause_ms
@@ -387,16 +480,29 @@ def _nothing_more(answered: CatalogAnswered) -> None:
     """What came of it, the catalog tells everybody; a refusal says that something newer counts."""
 
 
-def _is_in_force(configuration: Any, desired: DesiredMembers) -> bool:
-    return (configuration.voters, configuration.learners) == (desired.voters, desired.learners)
+def _is_in_force(configuration: Configuration, target: Target) -> bool:
+    return (configuration.voters, configuration.learners) == target
+
+
+@lru_cache(maxsize=4_096)
+def _is_life(disk: Replica, replica: Replica, group: int) -> bool:
+    if replica.node != disk.node:
+        return False
+    if not replica.incarnation & DERIVED_BIT:
+        return replica.incarnation == disk.incarnation
+    return any(
+        incarnation_of(disk.incarnation, group, life) == replica.incarnation
+        for life in range(1, LIVES_MAX + 1)
+    )
 
 
 def _names(replicas: Iterable[Replica]) -> frozenset[str]:
     return frozenset(replica.node for replica in replicas)
 
 
-def _is_hex(text: str) -> bool:
-    return 0 < len(text) <= 16 and all(digit in "0123456789abcdef" for digit in text)
+def _number(text: str) -> int:
+    """A non-negative number, or -1."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
 
 
 def _read_members(data: bytes) -> DesiredMembers:
@@ -421,5 +527,6 @@ COMMANDS: Final[Mapping[str, Handler]] = {
     "removePeer": GroupMembers.remove_peers,
     "removePeers": GroupMembers.remove_peers,
     "addLearner": GroupMembers.add_learner,
+    "offerReplica": GroupMembers.offer,
     "mayLeave": GroupMembers.may_leave,
 }

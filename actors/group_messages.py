@@ -79,7 +79,8 @@ class ChunkFailed:
 
 @dataclass(slots=True, frozen=True)
 class DesiredMembers:
-    """What the catalog wants the group's members to be, since its entry ``version``."""
+    """What the catalog wants the group's members to be, since its entry ``version``: disks, of
+    which any life will do (:mod:`raft.lives`)."""
 
     version: int
     voters: frozenset[Replica]

@@ -28,7 +28,7 @@ FILE: Final = "nodes"
 WHAT: Final = "nodes"
 FORMAT: Final = 1
 ADDRESSES: Final = ("client", "peer", "events")
-NUMBERS: Final = ("incarnation", "system")  # of 64 bits: as hexadecimal text in JSON
+NUMBER: Final = "incarnation"  # of 64 bits: as hexadecimal text in JSON
 
 
 class KnownNodes:
@@ -104,16 +104,11 @@ def rows_of_hello(nodes: Iterable[Iterable[Any]]) -> list[Row]:
 
 def _encode(row: Row) -> dict[str, Any]:
     encoded = {key: value for key, value in row.items() if key != "past"}
-    for key in NUMBERS:
-        if key in row:
-            encoded[key] = f"{row[key]:016x}"
+    encoded[NUMBER] = f"{row[NUMBER]:016x}"
     return encoded
 
 
 def _decode(row: dict[str, Any]) -> Row:
-    decoded = {**node_row(str(row["id"]), int(row["incarnation"], 16)), **row}
-    for key in NUMBERS:
-        if key in row:
-            decoded[key] = int(row[key], 16)
-    decoded["version"] = int(row["version"])
-    return decoded
+    incarnation = int(row[NUMBER], 16)
+    decoded = {**node_row(str(row["id"]), incarnation), **row}
+    return {**decoded, NUMBER: incarnation, "version": int(row["version"])}

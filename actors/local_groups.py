@@ -6,16 +6,22 @@ wanted of their groups.  The node process owns it; processes and frames are the 
 **To have.**  A group that is to have a replica on this disk and is not placed gets a slot, durably,
 before its worker hears of it.  Its log begins with the *founders* of the group, to whom a newcomer
 does not belong: it neither votes nor stands until the leader sends it a log that says so.  Nothing
-is ever made because a peer speaks to it.
+is ever made because a peer speaks to it.  Then the node offers it to the leader (Admin
+``offerReplica``), again and again, until it is a member.
 
 **Not to have any more.**  The node asks the group's leader, again and again, whether the replica is
-no member any more (Admin ``mayLeave``); only then is it stopped.  What the replica itself has in
-its log may be behind, and a member that vanishes can cost the group its majority.
+no member any more (Admin ``mayLeave``); only then is it stopped and forgotten.  What the replica
+itself has in its log may be behind, and a member that vanishes can cost the group its majority.
+
+What is left is one line in the placement: that this disk has been there, up to which life and
+generation.  Should it come back, it comes as the next life (:mod:`raft.lives`), for what the last
+one has promised is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
@@ -28,20 +34,18 @@ from actors.desired import desired_row
 from actors.known_nodes import KnownNodes
 from actors.machines.registry import DECLARED
 from raft.messages import Replica
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from transport import protocol
 
 log = logging.getLogger("polyraft.node")
 
 SYSTEM_SLOT: Final = 0
 WORKERS_MAX: Final = 1_000  # processes; beyond, groups share workers, whatever groups_per_worker
-# Option of a placed group: this node has no part in it any more, since this version of its row.
-# Rows are heard again, from the first one on, whenever the catalog's log is applied anew.
-LEFT: Final = "left"
 _NEVER: Final = 1 << 64  # above every version
-LEAVE_PAUSE_MS_MIN: Final = 200  # between two questions to the leader; doubled each time
-LEAVE_PAUSE_MS_MAX: Final = 10_000
-LEAVE_TIMEOUT_MS: Final = 3_000
+PAUSE_MS_MIN: Final = 200  # between two questions to the leader; doubled each time
+PAUSE_MS_MAX: Final = 10_000
+ASK_TIMEOUT_MS: Final = 3_000
+JOINS_MAX: Final = 16  # questions to leaders at the same time
 
 
 class Host(Protocol):
@@ -82,6 +86,11 @@ class LocalGroups:
         self._declared = declared
         self._host = host
         self._leaving: set[int] = set()
+        self._joining: set[int] = set()
+        self._settled: dict[
+            int, int
+        ] = {}  # group -> version at which the leader called it a member
+        self._turns = asyncio.Semaphore(JOINS_MAX)
         self.groups: dict[int, Row] = {}  # as the catalog has them
 
     # ------------------------------------------------------------------ the catalog
@@ -112,25 +121,27 @@ class LocalGroups:
         if slots:
             self._placement.replace(placed)
             self._reload(slots)
+        for number in self.groups:
+            self._maybe_join(number)
 
     def _place(
         self, placed: Mapping[int, PlacedGroup], group: Row, known: PlacedGroup | None
     ) -> PlacedGroup:
-        if known is not None:
-            # It comes back to what it has promised.
-            options = {key: value for key, value in known.options.items() if key != LEFT}
-            return replace(known, options=options)
+        life = 0 if known is None else known.life + 1
         return PlacedGroup(
             free_slot(placed, self._groups_per_worker),
-            1,
+            1 if known is None else known.generation + 1,
             group["name"],
             group["machine"],
             tuple(Replica(node, incarnation) for node, incarnation in group["founders"]),
             {DECLARED: True} if group["machine"] in self._declared else {},
+            life=life,
         )
 
     def _is_wanted(self, group: int) -> bool:
         """Whether this disk is to have a replica of it."""
+        if group == SYSTEM_GROUP_ID:
+            return list(self._me) in system_members(self._nodes.rows)
         row = self.groups[group]
         return list(self._me) in row["members"] + row["learners"]
 
@@ -141,6 +152,69 @@ class LocalGroups:
             else:
                 self._host.start_worker(slot)
 
+    # ------------------------------------------------------------------ joining
+
+    def _version(self, group: int) -> int:
+        """Of what is wanted of it."""
+        if group == SYSTEM_GROUP_ID:
+            return system_version(self._nodes.rows)
+        return int(self.groups[group]["version"])
+
+    def _is_founder(self, placed: PlacedGroup) -> bool:
+        return placed.life == 0 and self._me in placed.members
+
+    def on_worker(self, slot: int) -> None:
+        """It has connected."""
+        self.tell_desired(slot=slot)
+        self.join_system()
+
+    def join_system(self) -> None:
+        """A node that did not found the cluster becomes a member of the catalog's group."""
+        placed = self._placement.groups.get(SYSTEM_GROUP_ID)
+        if placed is not None and not self._is_founder(placed):
+            self._maybe_join(SYSTEM_GROUP_ID)
+
+    def _maybe_join(self, group: int) -> None:
+        placed, version = self._placement.groups.get(group), self._version(group)
+        if (
+            placed is None
+            or LEFT in placed.options
+            or group in self._joining
+            or self._settled.get(group) == version
+            or not self._is_wanted(group)
+            or (version == group and self._is_founder(placed))  # nothing was ever changed
+        ):
+            return
+        self._joining.add(group)
+        self._host.spawn(self._join(group))
+
+    async def _join(self, group: int) -> None:
+        pause_ms, attempt = PAUSE_MS_MIN, 0
+        try:
+            while (placed := self._placement.groups.get(group)) and not self._host.is_stopping:
+                version = self._version(group)
+                if not self._is_wanted(group) or LEFT in placed.options:
+                    return
+                async with self._turns:
+                    code, text, data = await self._ask("offerReplica", placed, attempt)
+                attempt += 1
+                is_member = code == protocol.OK and json.loads(data)["member"]
+                if is_member and version == self._version(group):
+                    self._settled[group] = version
+                    return
+                log.debug("group %s: not a member yet: %s", placed.name, text)
+                await asyncio.sleep(pause_ms / 1_000)
+                pause_ms = PAUSE_MS_MIN if code == protocol.OK else min(2 * pause_ms, PAUSE_MS_MAX)
+        finally:
+            self._joining.discard(group)
+
+    async def _ask(self, command: str, placed: PlacedGroup, attempt: int) -> tuple[int, str, bytes]:
+        """The group's leader, wherever it is: by way of the replica that it is about, which may
+        lead, and in turn by way of others, for it may know nobody who does."""
+        options = {"incarnation": str(self._me.incarnation), "life": str(placed.life)}
+        batch = protocol.encode_admin(command, self._me.node, options, ASK_TIMEOUT_MS)
+        return await self._host.ask(placed.name, batch, elsewhere=attempt % 2 == 1)
+
     # ------------------------------------------------------------------ leaving
 
     def _begin_leaving(self, group: int) -> None:
@@ -149,30 +223,30 @@ class LocalGroups:
             self._host.spawn(self._leave(group))
 
     async def _leave(self, group: int) -> None:
-        pause_ms = LEAVE_PAUSE_MS_MIN
-        name = self.groups[group]["name"]
-        options = {"incarnation": f"{self._me.incarnation:016x}"}
-        batch = protocol.encode_admin("mayLeave", self._me.node, options, LEAVE_TIMEOUT_MS)
+        pause_ms, attempt = PAUSE_MS_MIN, 1
         try:
             while not self._is_wanted(group) and not self._host.is_stopping:
-                code, text, _ = await self._host.ask(name, batch, elsewhere=True)
+                placed = self._placement.groups[group]
+                code, text, _ = await self._ask("mayLeave", placed, attempt)
+                attempt += 1
                 if self._is_wanted(group):
-                    return
+                    break
                 if code == protocol.OK:
                     self._forget(group)
                     return
-                log.debug("group %s cannot be left yet: %s", name, text)
+                log.debug("group %s cannot be left yet: %s", placed.name, text)
                 await asyncio.sleep(pause_ms / 1_000)
-                pause_ms = min(2 * pause_ms, LEAVE_PAUSE_MS_MAX)
+                pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
         finally:
             self._leaving.discard(group)
+        self.reconcile()
 
     def _forget(self, group: int) -> None:
         """The placement first: that is the moment from which there is no replica here."""
         placed = self._placement.groups[group]
         log.info("group %s: this node is no member any more", placed.name)
         version = self.groups[group]["version"]
-        left = replace(placed, options={**placed.options, LEFT: version})
+        left = replace(placed, options={LEFT: version})
         self._placement.replace({**self._placement.groups, group: left})
         self._reload({placed.slot})
 
@@ -226,7 +300,7 @@ class LocalGroups:
     async def carry_question(self, frame: list[Any]) -> None:
         """A group asks the catalog; its worker hears the answer."""
         slot, group, token, command, value, options = frame
-        batch = protocol.encode_admin(command, value, options, LEAVE_TIMEOUT_MS)
+        batch = protocol.encode_admin(command, value, options, ASK_TIMEOUT_MS)
         code, text, data = await self._host.ask(SYSTEM_GROUP, batch)
         self._host.send(wire.CATALOG_ANSWER, slot, group, token, code, text, data)
 

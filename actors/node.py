@@ -34,6 +34,7 @@ from typing import Any, Final
 import uvloop
 
 from actors import wire
+from actors.admission import Admission
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
@@ -42,6 +43,7 @@ from actors.known_nodes import KnownNodes, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
 from actors.process import start_logging
+from actors.rebirths import Answered, Rebirths, Ways
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -114,7 +116,7 @@ class Node:
         self._groups = LocalGroups(
             me, self._placement, self._nodes, config.groups_per_worker, declared, self
         )
-        self._admitting: set[int] = set()  # incarnations of blank disks
+        self._admission = Admission(self._nodes, self.ask, self.spawn)
         self._requests: dict[int, asyncio.Future[bytes]] = {}
         self._request_number = 0
         self._ready = False
@@ -123,6 +125,11 @@ class Node:
         self._ended = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._router = self._child("router", None, router_process, self._router_arguments())
+        self._rebirths = Rebirths(
+            Replica(config.id, identity.incarnation),
+            self._placement,
+            Ways(self._ask, self._later, self._reload, self._send_state),
+        )
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             wire.WELCOME: self._on_welcome,
             wire.WORKER: self._on_worker,
@@ -130,8 +137,9 @@ class Node:
             wire.CATALOG: self._on_catalog,
             wire.REPLY: self._on_reply,
             wire.DRAINED: self._on_drained,
-            wire.CANDIDATE: self._on_candidate,
+            wire.CANDIDATE: self._admission.on_candidate,
             wire.ASK_CATALOG: self._on_question,
+            wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
     # ------------------------------------------------------------------ life
@@ -148,6 +156,7 @@ class Node:
                 "--members differ from those that formed this cluster (%s), which stay", names
             )
         self._mark_declared()
+        self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
                 self._config.id, self._identity.incarnation, self._config.members
@@ -369,6 +378,8 @@ class Node:
             "processes": processes,
             "forming": self._forming,
             "damaged": {str(slot): words for slot, words in self._damaged.items()},
+            "rebirths": self._rebirths.state(),
+            "rebirths_counts": dict(self._rebirths.counts),
         }
         self._send(wire.STATE, state)
 
@@ -449,8 +460,6 @@ class Node:
             "cluster %s: %s", formed.cluster.hex(), ", ".join(node for node, _ in formed.pairs)
         )
         self._forming = None
-        if len(formed.pairs) == 1:
-            log.warning("this node forms a cluster of one; no other can join it in this version")
         self._send_identity()
         self._send_tables()
         self._send_state()
@@ -466,27 +475,15 @@ class Node:
             return
         self._damaged.pop(slot, None)
         self._reported.add(slot)
-        self._mark_born(groups)
         if any(
-            group not in groups and not placed.options.get("born")
+            group not in groups and not placed.is_born
             for group, placed in self._placement.in_slot(slot).items()
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
             self._send(wire.RELOAD, slot)
-        self._groups.tell_desired(slot=slot)
+        self._groups.on_worker(slot)
         self._send_state()
         self._maybe_ready()
-
-    def _mark_born(self, groups: list[int]) -> None:
-        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
-        placed = self._placement.groups
-        born = {
-            group: replace(placed[group], options={**placed[group].options, "born": True})
-            for group in groups
-            if group in placed and not placed[group].options.get("born")
-        }
-        if born:
-            self._placement.replace({**placed, **born})
 
     def _on_catalog(self, frame: list[Any]) -> None:
         table = frame[3]
@@ -508,24 +505,7 @@ class Node:
                     f"{self._data} can never be used again"
                 )
         self._groups.tell_desired({SYSTEM_GROUP_ID})
-
-    def _on_candidate(self, frame: list[Any]) -> None:
-        """A new disk calls itself by the name of a node whose disk is to be replaced."""
-        node, incarnation, addresses = frame[3:6]
-        row = self._nodes.rows.get(node)
-        if row is not None and row["awaits"] and incarnation not in self._admitting:
-            self._admitting.add(incarnation)
-            self._task(self._admit(node, incarnation, addresses))
-
-    async def _admit(self, node: str, incarnation: int, addresses: dict[str, str]) -> None:
-        """Once; it goes on saying who it is, and whoever hears it tries again."""
-        log.info("%s has a new disk, which takes the place of the old one", node)
-        options = {"incarnation": str(incarnation), **addresses}
-        batch = protocol.encode_admin("admitNode", node, options, DECLARE_TIMEOUT_MS)
-        code, text, _ = await self.ask(SYSTEM_GROUP, batch)
-        self._admitting.discard(incarnation)
-        if code != protocol.OK:
-            log.warning("the new disk of %s is not taken in: %s", node, text)
+        self._groups.join_system()
 
     def _on_question(self, frame: list[Any]) -> None:
         self._task(self._groups.carry_question(frame[3:9]))
@@ -543,6 +523,19 @@ class Node:
 
     def spawn(self, coroutine: Any) -> None:
         self._task(coroutine)
+
+    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        async def ask() -> None:
+            answered(*await self.ask(group, batch))
+
+        if not self._stopping:
+            self._task(ask())
+
+    def _reload(self, slot: int) -> None:
+        self._send(wire.RELOAD, slot)
+
+    def _later(self, ms: int, what: Callable[[], None]) -> None:
+        self._loop.call_later(ms / 1_000, what)
 
     @property
     def is_stopping(self) -> bool:

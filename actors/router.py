@@ -163,6 +163,7 @@ class Router:
             wire.ASK_CATALOG: self._pass_to_node,
             wire.DESIRED: self._pass_to_worker,
             wire.CATALOG_ANSWER: self._pass_to_worker,
+            wire.REPLICAS: self._pass_to_node,
             wire.IDENTITY: self._on_identity,
             wire.GROUPS: self._on_groups,
             wire.NODES: self._on_nodes,
@@ -414,6 +415,7 @@ class Router:
 
         What is meant for a disk that is gone must not reach the replica that now lives under the
         same name (pitfall 21): frames carry the receiver of the link, not of each message.
+        Incarnation 0: the message says itself for whom it is, and is looked at there.
         """
         by_receiver: dict[tuple[str, int], list[Any]] = {}
         size_bytes = 0
@@ -430,7 +432,7 @@ class Router:
     def _send_by_receiver(self, lane: int, by_receiver: dict[tuple[str, int], list[Any]]) -> None:
         kind = _RAFT_KINDS[lane]
         for (node, incarnation), flat in by_receiver.items():
-            if not self.neighbours.lives(node, incarnation):
+            if incarnation and not self.neighbours.lives(node, incarnation):
                 self.counts["raft_misaddressed"] += 1
             elif not self.neighbours.send(node, lane, kind, frames.pack_raft(flat)):
                 self.counts["raft_dropped"] += 1
@@ -501,6 +503,7 @@ class Router:
         """What workers said while the node process was not connected."""
         for worker in self.routing.workers.values():
             self.to_node(wire.WORKER, worker.slot, worker.pid, True, sorted(worker.groups))
+            worker.send(wire.RELOAD, control=True)  # in answer it tells of its replicas again
         system = self.routing.hosts.get(SYSTEM_GROUP_ID)
         if system is not None:
             system.send(wire.CATALOG_WANTED, control=True)

@@ -21,7 +21,8 @@ HELLO: Final = 1
 WELCOME: Final = 2
 # R -> W.  flat [token, group id, remaining ms, rights, RequestBatch]
 REQUESTS: Final = 3
-# R -> W, in the lane that it travelled in.  flat [node, incarnation, [group id, message] flat]
+# R -> W, in the lane that it travelled in.  flat [node, incarnation, [group id, message] flat];
+# here and below incarnation is that of a disk, 0: the message says for whom it is
 PEER_IN: Final = 4
 # W -> R.  What one turn made: flat [node, incarnation, group id, message] for the bulk lane,
 # flat [token, ReplyBatch], flat [token, leader's node | nil, term, reason] (not accepted)
@@ -58,7 +59,7 @@ WORKER: Final = 18
 # R -> N, control.  A peer said who it is: node, incarnation, cluster, members hash, pairs, and
 # what it knows of nodes (transport.frames.Hello)
 PEER_HELLO: Final = 19
-# N -> R -> W, control.  slot: read the placement again, it has new groups for you
+# N -> R -> W, control.  slot: read the placement again, it has news for you; answered by REPLICAS
 RELOAD: Final = 20
 # N -> R -> W, control.  Accept nothing more; W answers DRAINED when nothing is under way
 DRAIN: Final = 21
@@ -76,3 +77,9 @@ CATALOG_ANSWER: Final = 32
 # R -> N, control.  A blank disk calls itself by the name of a node: node, incarnation, {"client",
 # "peer", "events"}
 CANDIDATE: Final = 33
+# W -> R -> N, control.  [[group id, life, what, reason] ...]: replicas that wait for the placement.
+# "begun": its first record is durable, and it is opened when the placement says so; "lost": its log
+# is, for that reason, and it may come back as another replica
+REPLICAS: Final = 24
+BEGUN: Final = "begun"
+LOST: Final = "lost"

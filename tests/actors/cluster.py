@@ -419,6 +419,7 @@ class Catalog:
         self.answers = True
         self.asked: list[AskCatalog] = []
         self.has_said_something = False
+        self._offered: set[Any] = set()
         self.write("CREATE_GROUP", NAME, {"machine": "kv"})
         for at, member in enumerate(cluster.members):
             self.register("REGISTER_NODE", member, at)
@@ -447,6 +448,28 @@ class Catalog:
         self.has_said_something = True
         for node in self._cluster.up():
             node.tell(self.desired(), control=True)
+
+    def offer(self) -> bool:
+        """The nodes that are to have a replica, and are up, offer it to who leads, once each."""
+        if not self.has_said_something:
+            return False
+        wanted, offered = self.desired(), False
+        disks = wanted.voters | wanted.learners
+        for leader in self._cluster.up():
+            if not leader.core.can_serve:
+                continue
+            for node in self._cluster.up():
+                key = (leader.name, leader.life, leader.core.term, wanted.version, node.me)
+                is_member = node.me in leader.core.configuration
+                if node.me not in disks or is_member or key in self._offered:
+                    continue
+                self._offered.add(key)
+                offered = True
+                options = {"incarnation": str(node.me.incarnation), "life": "0"}
+                request = wire.encode_admin("offerReplica", node.name, options)
+                rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+                self._cluster.request_raw(leader, batch_of(request), rights=rights)
+        return offered
 
     def work(self) -> bool:
         questions, self.questions = self.questions, []
@@ -634,7 +657,7 @@ class Cluster:
                 if node.works_at_once and node.jobs:
                     node.work()
                     busy = True
-            busy = self.catalog.work() or busy
+            busy = self.catalog.work() or self.catalog.offer() or busy
             if not (self.deliver() or busy):
                 self.check_leaders()
                 return

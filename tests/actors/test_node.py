@@ -154,6 +154,10 @@ class Bench:
             },
         )
 
+    def born(self, *groups: int) -> None:
+        """Their worker says that their first records are durable."""
+        self.frame(kinds.REPLICAS, [[group, 0, kinds.BEGUN, ""] for group in groups])
+
     def placed(self) -> dict[int, int]:
         """Group -> slot, as the disk has it."""
         groups = Placement.load(self.files, "/data").groups
@@ -359,26 +363,35 @@ def test_a_worker_that_came_without_a_group_that_it_has_is_told_again() -> None:
     """RELOAD finds no link while a worker starts, and it may have read the placement before."""
     bench = formed(groups_per_worker=4)
     bench.catalog(5)
+    bench.born(5)
+    bench.link.frames.clear()
     bench.frame(kinds.WORKER, 1, 100, True, [5])
     assert bench.link.of(kinds.RELOAD) == []
     bench.catalog(5, 6)
     assert bench.link.of(kinds.RELOAD) == [[1]]
     bench.frame(kinds.WORKER, 1, 100, True, [])
     assert bench.link.of(kinds.RELOAD) == [[1], [1]]
+    bench.born(6)
+    bench.link.frames.clear()
     bench.frame(kinds.WORKER, 1, 100, True, [6])
-    assert bench.link.of(kinds.RELOAD) == [[1], [1]]
+    assert bench.link.of(kinds.RELOAD) == []
 
 
 def test_what_a_worker_has_on_disk_is_marked_born_once_and_for_all() -> None:
     bench = formed()
     bench.catalog(5)
     groups = Placement.load(bench.files, "/data").groups
-    assert not groups[5].options.get("born")
+    assert not groups[5].is_born
     bench.frame(kinds.WORKER, 1, 100, True, [5, 99])
+    assert not Placement.load(bench.files, "/data").groups[5].is_born, "it has not said so"
+    bench.link.frames.clear()
+    bench.born(5, 99)
     groups = Placement.load(bench.files, "/data").groups
     assert groups[5].options == {"born": True}
+    assert bench.link.of(kinds.RELOAD) == [[1]], "the worker waits for it"
     begin = len(bench.files.operations)
-    bench.frame(kinds.WORKER, 1, 101, True, [5])
+    bench.born(5)
+    assert bench.link.of(kinds.RELOAD) == [[1], [1]], "the first one may have found no link"
     assert not [it for it in bench.files.operations[begin:] if it[0] in ("pwrite", "rename")]
     bench.frame(kinds.WORKER, 1, 101, False, [])
     assert groups[5].options == {"born": True}
