@@ -394,7 +394,12 @@ class Routing:
         if route.leader is not None and route.leader != self._me:
             self._forward_to(pending, route.leader)
             return
-        for node in route.members:
+        members = route.members
+        if pending.origin == OWN and members:
+            # It asks again and again, and the first of them may have no replica any more, either.
+            at = pending.token % len(members)
+            members = members[at:] + members[:at]
+        for node in members:
             if node != self._me and self._try_forward(pending, node):
                 return
         self._no_leader(pending, None, "no worker of the group is reached right now")
