@@ -78,7 +78,7 @@ class Bench:
         self.routing = routing
         self.peers = {"n2": Peer(), "n3": Peer()}
         me = Self("n1", 0x11, 5, {}, {}, b"")
-        listener = Listener(*[cast(Any, None)] * 4)  # hears nothing: no link is real here
+        listener = Listener(*[cast(Any, None)] * 6)  # hears nothing: no link is real here
         self.neighbours = Neighbours(
             me, cast(Any, None), cast(Any, self.loop), self.clock, Counter(), listener
         )
