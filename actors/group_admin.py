@@ -4,7 +4,7 @@ Each command says where it is carried out: by the leader of ``_system`` (the cat
 leader of the group, or by whichever replica got it.  A replica that is not the one hands the
 message back, for the router to forward.
 
-A change of the leader or of the members is a message to the core, answered by a
+A change of the leader is a message to the core, answered by a
 :class:`~raft.messages.Decision`, perhaps much later.  Until then it may yet take effect: a deadline
 that passes meanwhile says so.
 
@@ -26,6 +26,8 @@ import msgpack
 
 from actors.catalog import ADDRESSES
 from actors.clients import Pending
+from actors.group_members import COMMANDS as MEMBER_COMMANDS
+from actors.group_members import GroupMembers
 from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
 from actors.replacing import REPLACE, Replacing
@@ -43,10 +45,10 @@ HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader that goes
 SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
 
 # Asked by node processes, never by clients.
-RIGHTS_NEEDED: Final[Mapping[str, int]] = {
-    "registerNode": protocol.RIGHT_NODE,
-    REPLACE: protocol.RIGHT_NODE,
-}
+RIGHTS_NEEDED: Final[Mapping[str, int]] = dict.fromkeys(
+    ("registerNode", "admitNode", "setMembers", "offerReplica", "mayLeave", REPLACE),
+    protocol.RIGHT_NODE,
+)
 
 Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
 
@@ -63,6 +65,7 @@ class GroupAdmin:
         "_offered",
         "_token",
         "_transfers",
+        "members",
     )
 
     def __init__(self, group: GroupActor) -> None:
@@ -74,9 +77,16 @@ class GroupAdmin:
         self._next_heir = 0  # whose turn it is, among the other voters
         self._offered = False  # it has been tried since the node began to stop
         self._not_before_ms = 0
+        self.members = GroupMembers(group, self)
 
     def accept(self, pending: Pending, admin: AdminOperation) -> None:
         group = self._group
+        if admin.command in MEMBER_COMMANDS:
+            if group.core.is_leader:
+                MEMBER_COMMANDS[admin.command](self.members, pending, admin)
+            else:
+                group.clients.hand_back(pending.token)
+            return
         place, handler = _COMMANDS.get(admin.command, (ANYWHERE, GroupAdmin._refuse_unknown))
         if place == SYSTEM_LEADER and not group.is_system:
             self._refuse_unknown(pending, admin)
@@ -110,6 +120,14 @@ class GroupAdmin:
         self._write_catalog(pending, "CREATE_GROUP", admin.value, {"machine": machine})
 
     def _register_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_node(pending, admin, "REGISTER_NODE", {})
+
+    def _admit_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_node(pending, admin, "ADMIT_NODE", {"joins": _is_true(admin, "joins")})
+
+    def _write_node(
+        self, pending: Pending, admin: AdminOperation, operation: str, more: Mapping[str, Any]
+    ) -> None:
         values: dict[str, Any] = {key: admin.options.get(key, "") for key in ADDRESSES}
         try:
             for address in values.values():
@@ -118,7 +136,34 @@ class GroupAdmin:
             self._refuse(pending, protocol.BAD_REQUEST, str(error))
             return
         values["incarnation"] = _decimal(admin.options.get("incarnation", ""))
-        self._write_catalog(pending, "REGISTER_NODE", admin.value, values)
+        self._write_catalog(pending, operation, admin.value, {**values, **more})
+
+    def _replace_node(self, pending: Pending, admin: AdminOperation) -> None:
+        """Whose disk is lost is not heard here: this group is on all nodes."""
+        core = self._group.core
+        silence_ms = core.settings.election_timeout_ms
+        now = self._group.now_ms()
+        is_heard = admin.value == core.me.node or any(
+            peer.replica.node == admin.value and now - peer.active_ms < silence_ms
+            for peer in core.progress()
+        )
+        if is_heard and not _is_true(admin, "force"):
+            text = f"{admin.value} is alive: stop it first, or force it"
+            self._refuse(pending, protocol.REJECTED, text)
+            return
+        self._write_catalog(pending, "REPLACE_NODE", admin.value, {})
+
+    def _remove_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_catalog(pending, "REMOVE_NODE", admin.value, {})
+
+    def _set_members(self, pending: Pending, admin: AdminOperation) -> None:
+        values: dict[str, Any] = {
+            key: [name for name in admin.options.get(key, "").split(",") if name]
+            for key in ("voters", "learners")
+        }
+        if "if_version" in admin.options:
+            values["if_version"] = _decimal(admin.options["if_version"])
+        self._write_catalog(pending, "SET_MEMBERS", admin.value, values)
 
     def _write_catalog(
         self, pending: Pending, operation: str, key: str, values: Mapping[str, Any]
@@ -164,10 +209,11 @@ class GroupAdmin:
             text = f"{', '.join(strangers)[:256] or 'nobody'}: name members of the group as voters"
             self._refuse(pending, protocol.BAD_REQUEST, text)
             return
-        force = admin.options.get("force", "").lower() in ("true", "1", "yes")
-        token = self._await(pending, lambda: {"voters": sorted(voters)})
+        self.members.begin_reset()
+        token = self._await(pending, lambda: {"voters": sorted(voters)}, self.members.end_reset)
         replicas = frozenset(voter for voter in voters.values() if voter is not None)
-        group.core.step(ResetPeers(token, replicas, force), group.now_ms())
+        message = ResetPeers(token, replicas, _is_true(admin, "force"))
+        group.core.step(message, group.now_ms())
 
     def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
         Replacing(self._group).accept(pending, admin.value, admin.options)
@@ -204,13 +250,23 @@ class GroupAdmin:
 
     # ------------------------------------------------------------------ decisions
 
-    def _await(self, pending: Pending, answer: Callable[[], dict[str, Any]]) -> int:
-        """Admit the message; its answer comes with the decision on the token returned."""
+    def _await(
+        self,
+        pending: Pending,
+        answer: Callable[[], dict[str, Any]],
+        hear: Callable[[Decision], None] | None = None,
+    ) -> int:
+        """Admit the message; its answer comes with the decision on the token returned.
+
+        ``hear`` is told of the decision whether or not anybody still waits for the answer.
+        """
         clients = self._group.clients
         pending.appended = True  # from now on it may take effect
         clients.admit(pending)
 
         def decide(decision: Decision) -> None:
+            if hear is not None:
+                hear(decision)
             if pending.answered:
                 return
             if decision.error is None:
@@ -277,6 +333,10 @@ def _of_node(replicas: Iterable[Replica], node: str) -> Replica | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_true(admin: AdminOperation, option: str) -> bool:
+    return admin.options.get(option, "").lower() in ("true", "1", "yes")
+
+
 def _decimal(text: str) -> int:
     """A non-negative number of at most 64 bits, or -1."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
@@ -288,6 +348,10 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "groups": (SYSTEM_LEADER, GroupAdmin._read_catalog),
     "createGroup": (SYSTEM_LEADER, GroupAdmin._create_group),
     "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
+    "admitNode": (SYSTEM_LEADER, GroupAdmin._admit_node),
+    "replaceNode": (SYSTEM_LEADER, GroupAdmin._replace_node),
+    "removeNode": (SYSTEM_LEADER, GroupAdmin._remove_node),
+    "setMembers": (SYSTEM_LEADER, GroupAdmin._set_members),
     "transferLeader": (LEADER, GroupAdmin._transfer_leader),
     "readIndex": (LEADER, GroupAdmin._read_index),
     "backupBegin": (ANYWHERE, GroupAdmin._backup_begin),

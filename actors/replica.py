@@ -140,9 +140,7 @@ def open_replica(
             now=around.clock.now_ms(),
         )
 
-    store = SnapshotStore(
-        around.files, os.path.join(around.data, "groups", str(group), "snapshots")
-    )
+    store = snapshot_store(around, group)
     try:
         actor = GroupActor(
             group=group,
@@ -169,6 +167,11 @@ def open_replica(
         lambda: make_machine_of(group, placed, around.machines),
     )
     return Opened(actor, machine_actor, store)
+
+
+def snapshot_store(around: Surroundings, group: int) -> SnapshotStore:
+    directory = os.path.join(around.data, "groups", str(group), "snapshots")
+    return SnapshotStore(around.files, directory)
 
 
 def bootstrap(placed: PlacedGroup) -> bytes:

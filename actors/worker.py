@@ -32,7 +32,6 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -42,10 +41,12 @@ from actors import snapshot_files, wire
 from actors.births import Births
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
+from actors.describing import Describing
+from actors.desired import CatalogTalk
 from actors.disk import DiskThread
 from actors.group import GroupActor
 from actors.group_messages import (
-    DescribeGroup,
+    AskCatalog,
     DiskRoom,
     Drain,
     GroupDescribed,
@@ -78,6 +79,7 @@ from actors.replica import (
     find_log,
     make_machine_of,
     open_replica,
+    snapshot_store,
 )
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
@@ -100,7 +102,7 @@ from raft.messages import (
 )
 from raft.store.errors import LockHeld
 from raft.store.files import Files
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
 from raft.store.space import Room
@@ -115,7 +117,6 @@ MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is co
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
-DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
 DRAIN_MS_MAX = 2_000
 
 
@@ -139,6 +140,7 @@ class Worker:
         self._groups: dict[int, GroupActor] = {}
         self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
         self._stores: dict[int, SnapshotStore] = {}
+        self._closed: set[int] = set()  # groups that this node has left
         self._threads = SnapshotThreads(self._post)
         self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
         # What this turn made, until its end.
@@ -148,7 +150,6 @@ class Worker:
         self._replies_out: list[Any] = []
         self._hand_backs_out: list[Any] = []
         self._summaries_out: dict[int, dict[str, Any]] = {}
-        self._described: dict[int, _Describing] = {}
         self._births = Births()
         self.counts = {
             "appends_dropped": 0,
@@ -169,8 +170,13 @@ class Worker:
         self._scheduler.carry(HandBacks, self._carry_hand_backs)
         self._scheduler.carry(RoleChanged, self._carry_role)
         self._scheduler.carry(ReplicaRetired, self._carry_retired)
-        self._scheduler.carry(GroupDescribed, self._carry_described)
+        self._describing = Describing(
+            self._scheduler, self._send_control, lambda: self._space.describe()
+        )
+        self._scheduler.carry(GroupDescribed, self._describing.carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
+        talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
+        self._scheduler.carry(AskCatalog, talk.carry_question)
         for effect in snapshot_files.EFFECTS:
             self._scheduler.carry(effect, self._carry_snapshot)
         self._scheduler.carry(RunRestore, self._carry_restore)
@@ -184,6 +190,8 @@ class Worker:
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
             wire.CATALOG_WANTED: self._on_catalog_wanted,
+            wire.DESIRED: talk.on_desired,
+            wire.CATALOG_ANSWER: talk.on_answer,
         }
 
     # ------------------------------------------------------------------ life
@@ -243,6 +251,10 @@ class Worker:
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         for group, placed in placement.in_slot(self._arguments.slot).items():
+            if LEFT in placed.options:
+                self._close_group(group)
+                continue
+            self._closed.discard(group)
             if self._births.is_over(group, placed.life):
                 self._births.settle(group)
                 self._broken.pop(group, None)
@@ -399,6 +411,11 @@ class Worker:
     def _pack(self, kind: int, *fields: Any) -> bytes:
         return pack_link(kind, self._epoch, self._router_epoch, *fields)
 
+    def _send_control(self, kind: int, *fields: Any) -> None:
+        """Lost without a router."""
+        if self._link is not None and self._router_epoch:
+            self._link.send(self._pack(kind, *fields), control=True)
+
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
@@ -494,15 +511,25 @@ class Worker:
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
 
-    def _carry_described(self, effect: GroupDescribed, address: object) -> None:
-        describing = self._described.get(effect.key)
-        if describing is None:
+    def _close_group(self, group: int) -> None:
+        """This node is no member of it any more: nothing of the replica is needed."""
+        if group in self._closed:
             return
-        description = {**effect.description, "disk": self._space.describe()}
-        describing.rows.append([effect.group, description])
-        describing.missing -= 1
-        if describing.missing == 0:
-            self._finish_describing(effect.key)
+        self._closed.add(group)
+        reason = "this node is no member of the group any more"
+        self._births.settle(group)
+        self._recovered.pop(group, None)
+        if self._broken.pop(group, None) or self._groups.pop(group, None):
+            self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
+            self._scheduler.stop_actor(actor_name(group), reason)
+            self._scheduler.stop_actor(machine_name(group), reason)
+        store = snapshot_store(self._around, group)
+
+        def forget() -> None:
+            if group in self._closed:  # it may have come back as another life
+                store.keep([])
+
+        self._threads.submit(forget, lambda _: None, long=True)
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""
@@ -663,22 +690,7 @@ class Worker:
         self._ask_for_turn()
 
     def _on_describe(self, frame: list[Any]) -> None:
-        query, wanted = frame[3], frame[4]
-        groups = [group for group in wanted or self._groups if group in self._groups]
-        rows = [[each, summary] for each, summary in self._broken.items() if each in wanted]
-        while len(self._described) >= DESCRIBING_MAX:
-            # A machine that blocks never answered; the router stopped waiting long ago.
-            del self._described[next(iter(self._described))]
-        self._described[query] = _Describing(rows, len(groups))
-        if not groups:
-            self._finish_describing(query)
-        for group in groups:
-            self._scheduler.tell(actor_name(group), DescribeGroup(query), control=True)
-
-    def _finish_describing(self, query: int) -> None:
-        rows = self._described.pop(query).rows
-        if self._link is not None:
-            self._link.send(self._pack(wire.DESCRIBED, query, rows), control=True)
+        self._describing.ask(frame, self._groups, self._broken)
 
     def _on_drain(self, frame: list[Any]) -> None:
         """Accept nothing more; say so when what was accepted is answered and others lead, or the
@@ -698,12 +710,6 @@ class Worker:
             return
         if self._link is not None:
             self._link.send(self._pack(wire.DRAINED, self._arguments.slot), control=True)
-
-
-@dataclass(slots=True)
-class _Describing:
-    rows: list[Any]
-    missing: int
 
 
 def worker_process(arguments: WorkerArguments, said: Connection) -> None:

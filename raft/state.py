@@ -265,6 +265,15 @@ class State:
         return self._history.at(index)
 
     @property
+    def is_changing(self) -> bool:
+        """A change of membership is under way, or the last one is not known to be committed."""
+        return (
+            self._change is not None
+            or self.configuration.is_joint
+            or self._history.latest_index > self.commit_index
+        )
+
+    @property
     def is_changing_members(self) -> bool:
         """A leader takes one change at a time; the next one is refused until this one is over."""
         return self._change is not None or self.configuration.is_joint

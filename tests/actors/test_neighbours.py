@@ -17,7 +17,7 @@ from transport.frames import LANE_BULK
 CLUSTER = b"c" * 16
 OLD, NEW = 2, 22  # disks of n2
 NO_SOCKETS: tuple[Any, Any] = (None, None)
-NOBODY = Listener(*[cast(Any, None)] * 4)
+NOBODY = Listener(*[cast(Any, None)] * 6)
 
 
 class Link:

@@ -17,7 +17,8 @@ from actors import wire as kinds
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.config import NodeConfig
 from actors.formation import Formation, cluster_id, members_hash
-from actors.node import SYSTEM_SLOT, Node, NodeRefused, _free_slot, _shown
+from actors.local_groups import SYSTEM_SLOT, free_slot
+from actors.node import Node, NodeRefused, _shown
 from raft.messages import Replica
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.memory import MemoryFiles
@@ -129,8 +130,16 @@ class Bench:
         }
         self.frame(kinds.WELCOME, "n1", bound)
 
-    def hello(self, node: str, incarnation: int, cluster: bytes = b"", pairs: Any = ()) -> None:
-        self.frame(kinds.PEER_HELLO, node, incarnation, cluster, members_hash(MEMBERS), pairs)
+    def hello(
+        self,
+        node: str,
+        incarnation: int,
+        cluster: bytes = b"",
+        pairs: Any = (),
+        nodes: Any = (),
+    ) -> None:
+        fingerprint = members_hash(MEMBERS)
+        self.frame(kinds.PEER_HELLO, node, incarnation, cluster, fingerprint, pairs, nodes)
 
     def catalog(self, *groups: int, members: tuple[int, ...] = (11, 22, 33)) -> None:
         rows = [[f"n{at}", incarnation] for at, incarnation in enumerate(members, 1)]
@@ -198,7 +207,7 @@ def placed(*slots: int) -> dict[int, PlacedGroup]:
 def test_a_group_gets_the_lowest_slot_with_room_and_never_the_system_s(
     slots: tuple[int, ...], groups_per_worker: int, free: int
 ) -> None:
-    assert _free_slot(placed(*slots), groups_per_worker) == free
+    assert free_slot(placed(*slots), groups_per_worker) == free
 
 
 @pytest.mark.parametrize(

@@ -526,7 +526,7 @@ def test_a_question_is_answered_with_a_row_per_group() -> None:
         6: [KV, OTHER],
         7: [],
     }
-    assert bench.worker._described == {}
+    assert bench.worker._describing._questions == {}
 
 
 def test_a_draining_worker_says_so_when_nothing_is_under_way() -> None:

@@ -320,11 +320,12 @@ class Host:
 
     def send_raft(self, to: str, lane: int, items: list[Any]) -> None:
         """Flat [group, incarnation, message].  A message is for one replica, and not for who has
-        its name by now (pitfall 21); 0: the message says for whom."""
+        its name by now (pitfall 21); 0: the message says for whom.  To itself a host has no
+        link: who is meant there is a life that is over."""
         flat: list[Any] = []
         for at in range(0, len(items), 3):
             group, incarnation, data = items[at : at + 3]
-            if incarnation in (0, self.peers[to].incarnation):
+            if to != self.name and incarnation in (0, self.peers[to].incarnation):
                 flat += (group, data)
             else:
                 self.misdirected += 1

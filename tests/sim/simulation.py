@@ -362,6 +362,8 @@ class Simulation:
 
     def _comes_back(self, host: Host, group: int) -> bool:
         """It is a member, and another life of it than the one that there is."""
+        if host.slots[self.plan.group(group).slot].is_lost:
+            return False
         members = self.checkers[group].configuration.members
         is_member = any(life_of(each, host.me, group) is not None for each in members)
         return is_member and str(group) in host.rebirths.state()

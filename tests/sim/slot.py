@@ -29,6 +29,7 @@ from actors import snapshot_files
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    AskCatalog,
     ChunkRead,
     Drain,
     GroupDescribed,
@@ -236,6 +237,7 @@ class Slot:
             (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
+            (AskCatalog, self._carry_nothing),
             (RunRestore, self._carry_restore),
             *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
         )
