@@ -59,5 +59,6 @@ class Placing:
             for group in groups
             if group in placed and not placed[group].options.get("born")
         }
-        if born and not self.place({**placed, **born}):
-            self._unmarked |= born.keys()
+        self._unmarked |= born.keys()
+        if born and self.place({**placed, **born}):
+            self._unmarked -= born.keys()

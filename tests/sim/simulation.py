@@ -278,6 +278,7 @@ class Simulation:
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
+                slot.files.limit_bytes = None
                 if slot.is_up and slot.is_quarantined:
                     slot.die("its machine has failed: an operator restarts it")
             host.restart()
