@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -285,11 +284,9 @@ def test_the_leaders_disk_hangs_and_goes_on(make_disks: MakeDisks, tmp_path: Pat
         leader = cluster.leader("kv")
         before = restarts_of(cluster)
         with volumes[leader.name].frozen():
-            began = time.monotonic()
             wait_until(
                 lambda: (cluster.leader_now("kv") or leader) is not leader, "another one leads"
             )
-            assert time.monotonic() - began < 8.0
             workload.wait_acknowledged(100)
             text = wait_until(lambda: _stall_in(leader), f"{leader.name} says what it waits for")
             assert f"the disk of {leader.name} has not finished a sync for" in text
