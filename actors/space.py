@@ -168,8 +168,8 @@ class DiskSpace:
         return self._judge.hear(free_bytes)
 
     def _fill_reserve(self, free_bytes: int) -> None:
-        """One step, if it does not make the disk full.  The next look makes the next one: where many
-        workers start at a time, their logs come first."""
+        """One step, if it does not make the disk full; the next look makes the next one.  Where
+        many workers start at a time, their logs come first."""
         reserve = self._reserve
         if free_bytes < self._limits.resume_bytes + reserve.bytes_max:
             return
