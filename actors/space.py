@@ -32,7 +32,7 @@ from raft.store.errors import StoreError
 from raft.store.files import Files, make_directory
 from raft.store.segments import SEGMENT_BYTES_FIRST
 from raft.store.space import (
-    GIVE_BYTES_MIN,
+    GIVE_PART,
     Judge,
     Limits,
     Reserve,
@@ -49,19 +49,28 @@ T = TypeVar("T")
 # Before a worker that cannot open its log for want of room ends, and is started again later.
 ROOM_WAIT_MS_MAX: Final = 10_000
 ROOM_POLL_MS: Final = 200
-# Of a short disk's segment in use: for votes, terms and marks; appends may have the rest.
-VOTES_BYTES: Final = 256 << 10
+# Of a short disk's segment in use: this part of the least one is for votes, terms and marks;
+# appends may have the rest.
+VOTES_PART: Final = 4
 
 
 class DiskSpace:
     """Of the file system on which ``directory``, of the log, is."""
 
-    def __init__(self, files: Files, directory: str, settings: DiskSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        settings: DiskSettings,
+        clock: Clock,
+        segment_bytes_first: int = SEGMENT_BYTES_FIRST,
+    ) -> None:
         self._files = files
         self._directory = directory
         self._clock = clock
         self._limits = Limits(settings.disk_soft_limit_bytes)
-        self._judge = Judge(self._limits)  # of whoever looks: one thread
+        self._segment_bytes_first = segment_bytes_first
+        self._judge = Judge(self._limits, segment_bytes_first)  # of whoever looks: one thread
         self._reserve = Reserve(files, directory, settings.disk_reserve_bytes)
         self._poke = threading.Event()
         self._asked_ms: int | None = None  # a question to the file system that is not answered
@@ -83,7 +92,7 @@ class DiskSpace:
         """
         make_directory(self._files, self._directory)
         deadline_ms = self._clock.now_ms() + ROOM_WAIT_MS_MAX
-        count = GIVE_BYTES_MIN
+        count = self._segment_bytes_first // GIVE_PART
         while True:
             try:
                 result = attempt()
@@ -104,7 +113,7 @@ class DiskSpace:
             self._give(count - free_bytes)
 
     def _give(self, count: int) -> int:
-        given = self._reserve.give(count)
+        given = self._reserve.give(max(count, self._segment_bytes_first // GIVE_PART))
         if given:
             log.warning("the disk is full: %d bytes of the reserve are given up", given)
         return given
@@ -159,13 +168,13 @@ class DiskSpace:
         return self._judge.hear(free_bytes)
 
     def _fill_reserve(self, free_bytes: int) -> None:
-        """One step, if it does not make the disk full: the next look makes the next one."""
+        """One step, if it does not make the disk full; the next look makes the next one.  Where
+        many workers start at a time, their logs come first."""
         reserve = self._reserve
         if free_bytes < self._limits.resume_bytes + reserve.bytes_max:
             return
         try:
-            if reserve.fill():
-                self._poke.set()
+            reserve.fill()
         except OSError as error:
             # Nobody relies on it yet; the log has a sync of its own that tells of a bad disk.
             if self._trouble != str(error):
@@ -188,18 +197,17 @@ class DiskSpace:
             self.refusal = None
         return room.is_full != before.is_full
 
-    def drops(self, items: list[Any], wal: Wal) -> bool:
-        """Whether what peers have sent in this frame is better not taken: it would need another
-        segment, which there is no room for."""
-        frame_bytes = sum(len(data) for flat in items[2::3] for data in flat[1::2])
-        return frame_bytes + VOTES_BYTES > wal.segment_room_bytes
+    def drops(self, bulk_bytes: int, wal: Wal) -> bool:
+        """Whether so much from leaders is better not taken, on a disk that is short: it would need
+        another segment."""
+        return bulk_bytes + self._segment_bytes_first // VOTES_PART > wal.segment_room_bytes
 
     def prepared(self, preparation: Callable[[], None]) -> Callable[[], None]:
         """The making of the next segment, on a thread of its own, with room made for it."""
 
         def prepare() -> None:
             # Where little is left, a segment has the least size.
-            self._make_room(SEGMENT_BYTES_FIRST)
+            self._make_room(self._segment_bytes_first)
             try:
                 preparation()
             finally:
@@ -223,6 +231,11 @@ class DiskSpace:
             "look_ms": None if asked_ms is None else now - asked_ms,
             "sync_ms": None if since_ms is None else now - since_ms,
         }
+
+
+def bytes_in(items: list[Any]) -> int:
+    """Of what peers have sent in one frame."""
+    return sum(len(data) for flat in items[2::3] for data in flat[1::2])
 
 
 def _call(on_room: Callable[[Room], None], room: Room) -> Callable[[], None]:

@@ -89,7 +89,7 @@ from actors.settings import (
     RETRY_AFTER_MS,
 )
 from actors.snapshot_files import SnapshotThreads
-from actors.space import DiskSpace
+from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
 from raft.messages import (
     Append,
@@ -672,7 +672,7 @@ class Worker:
             self._scheduler.tell(actor_name(group), PeerMessages(messages), control=True)
         if bulk and (
             self._wal.gathered_bytes > WAL_BEHIND_BYTES_MAX
-            or (self._space.room.is_short and self._space.drops(items, self._wal))
+            or (self._space.room.is_short and self._space.drops(bytes_in(items), self._wal))
         ):
             # Our disk is full, or far behind; the leader sends again what it does not hear of.
             self.counts["appends_dropped"] += sum(map(len, bulk.values()))

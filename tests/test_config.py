@@ -13,7 +13,7 @@ from actors import config
 from actors.config import NodeConfig, dev_configs, from_environment, from_file, node_config
 from actors.config_values import ConfigError, ConfigRefused, Given
 from actors.raft_keys import KNOWN, OWN, SPECIAL, TRANSLATED, WITHOUT_EFFECT, raft_settings
-from actors.settings import SnapshotSettings
+from actors.settings import DiskSettings, SnapshotSettings
 from raft.settings import RaftSettings
 
 LINE: Mapping[str, object] = {"id": "n1", "data": "/tmp/n1"}
@@ -376,3 +376,19 @@ def test_what_only_one_node_can_be_told_does_not_go_with_dev() -> None:
         with pytest.raises(ConfigError, match=f"--{key}: cannot be given together with --dev"):
             dev(3, **{key: "x"})
     assert dev(1, groups="a=kv", groups_per_worker="9")[0].groups == {"a": "kv"}
+
+
+def test_limits_of_the_disk_come_from_all_three_places_and_survive_the_command_line(
+    tmp_path: Path,
+) -> None:
+    assert node().disk == DiskSettings(256 << 20, 4 << 20)
+    file = toml(tmp_path, "disk_soft_limit_bytes = 1000")
+    environment = given({"disk_reserve_bytes": "0"})
+    config = node_config(given(LINE), environment, file)
+    assert config.disk == DiskSettings(1000, 0)
+    line = config.arguments()
+    assert line[line.index("--disk-soft-limit-bytes") + 1] == "1000"
+    assert line[line.index("--disk-reserve-bytes") + 1] == "0"
+    assert {it.disk for it in dev(2, disk_soft_limit_bytes="7")} == {DiskSettings(7)}
+    with pytest.raises(ConfigError, match="--disk_reserve_bytes: must be an integer"):
+        node(disk_reserve_bytes="1 MiB")

@@ -42,7 +42,8 @@ LIMIT_PART: Final = 8
 PLENTY_FACTOR: Final = 4
 LOOK_SELDOM_MS: Final = 1_000
 LOOK_OFTEN_MS: Final = 100
-GIVE_BYTES_MIN: Final = 64 << 10  # of the reserve at once
+# Of the reserve, this part of the least segment is given up at once, or more.
+GIVE_PART: Final = 16
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _ZEROS: Final = bytes(FILL_BYTES)
 
@@ -75,9 +76,10 @@ class Room:
 class Judge:
     """Remembers on which side of the limits it was."""
 
-    __slots__ = ("limits", "room")
+    __slots__ = ("_segment_bytes_first", "limits", "room")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, segment_bytes_first: int = SEGMENT_BYTES_FIRST) -> None:
+        self._segment_bytes_first = segment_bytes_first
         self.limits = limits
         self.room = Room(0, is_full=False, is_short=False, segment_bytes_max=SEGMENT_BYTES_MAX)
 
@@ -89,7 +91,7 @@ class Judge:
             free_bytes,
             is_full=free_bytes < line,
             is_short=free_bytes < limits.hard_bytes,
-            segment_bytes_max=segment_bytes_max(free_bytes),
+            segment_bytes_max=segment_bytes_max(free_bytes, self._segment_bytes_first),
         )
         return (room.is_full, room.is_short, room.segment_bytes_max) != (
             before.is_full,
@@ -102,9 +104,9 @@ class Judge:
         return LOOK_SELDOM_MS if self.room.free_bytes >= plenty else LOOK_OFTEN_MS
 
 
-def segment_bytes_max(free_bytes: int) -> int:
+def segment_bytes_max(free_bytes: int, least: int = SEGMENT_BYTES_FIRST) -> int:
     """A power of two, at most a quarter of what is free; in between the limits of segments."""
-    quarter = max(SEGMENT_BYTES_FIRST, min(SEGMENT_BYTES_MAX, free_bytes // 4))
+    quarter = max(least, min(SEGMENT_BYTES_MAX, free_bytes // 4))
     return 1 << (quarter.bit_length() - 1)
 
 
@@ -142,7 +144,7 @@ class Reserve:
         """Make room for ``count`` bytes, as far as it reaches; the bytes that were given up."""
         with self._lock:
             held = self.held_bytes()
-            left = max(0, held - max(count, GIVE_BYTES_MIN))
+            left = max(0, held - count)
             if left >= held:
                 return 0
             self._is_whole = False

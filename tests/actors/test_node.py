@@ -6,6 +6,7 @@ Children, link and loop are toys; identity and placement are the real files, on 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -439,3 +440,44 @@ def test_a_worker_s_last_words_are_shown_until_it_is_back() -> None:
         assert (state[key], state[other]) == ({"1": words}, {})
         bench.frame(kinds.WORKER, 1, 100, True, [5])
         assert bench.link.of(kinds.STATE)[-1][0][key] == {}
+
+
+# --------------------------------------------------------------------------- a disk without room
+
+
+def test_a_group_that_finds_no_room_to_be_placed_is_placed_later_and_ends_nobody() -> None:
+    bench = formed()
+    bench.files.fail("pwrite", errno.ENOSPC, path="placement.new", times=3)
+    bench.catalog(5)
+    assert bench.placed() == {SYSTEM_GROUP_ID: 0, 5: 1}
+    assert Child.started.count(("worker", 1)) == 1
+    assert cast(Future, bench.node._ended).error is None
+
+
+def test_that_a_group_was_born_is_written_down_when_there_is_room() -> None:
+    bench = formed()
+    bench.catalog(5)
+    bench.files.fail("pwrite", errno.ENOSPC, path="placement.new", times=3)
+    bench.frame(kinds.WORKER, 1, 100, True, [5])
+    assert Placement.load(bench.files, "/data").groups[5].options["born"]
+
+
+def test_a_disk_that_errs_ends_the_node_with_one_line() -> None:
+    bench = formed()
+    bench.files.fail("fsync", errno.EIO, path="placement.new")
+    with pytest.raises(OSError, match="fsync") as failure:
+        bench.catalog(5)
+    bench.node._on_loop_error(cast(Any, None), {"exception": failure.value})
+    assert bench.error() == "[Errno 5] fsync: Input/output error: '/data/placement.new'"
+
+
+def test_children_that_cannot_be_written_down_for_want_of_room_run_all_the_same() -> None:
+    bench = formed()
+
+    def full(children: list[Any]) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    bench.node._children = list  # type: ignore[method-assign]
+    bench.node._lock.set_children = full  # type: ignore[method-assign, assignment]
+    bench.node._on_children_changed()
+    assert cast(Future, bench.node._ended).error is None

@@ -35,7 +35,7 @@ from raft.settings import RaftSettings
 from raft.store.errors import WalPoisoned
 from raft.store.memory import MemoryFiles
 from raft.store.runs import encode_run
-from raft.store.segments import SEGMENT_BYTES_FIRST
+from raft.store.segments import FILL_BYTES, SEGMENT_BYTES_FIRST
 from tests.actors.cluster import batch_of, put
 from tests.actors.test_worker import KV, ME, N2, N3, Bench, snapshot
 from transport import peer_codec, protocol
@@ -70,14 +70,11 @@ def a_bench(files: MemoryFiles, disk: DiskSettings = LIMITS, **rest: Any) -> Ben
 
 
 def look(bench: Bench) -> None:
-    """What the thread does that looks, as often as it has something to do."""
+    """What the thread does that looks, as often as it takes to make a reserve."""
     space = bench.worker._space
-    for _ in range(20):
-        space._poke.clear()
+    for _ in range(LIMITS.disk_reserve_bytes // FILL_BYTES + 1):
         if space.look():
             bench.worker._on_room(space._judge.room)
-        if not space._poke.is_set():
-            break
     bench.loop.turn()
 
 

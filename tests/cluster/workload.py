@@ -68,6 +68,7 @@ class Workload:
         call_ms: int = CALL_MS,
         first_client: int = 0,
         writes: bool = True,
+        also_expected: Sequence[str] = (),
     ) -> None:
         self.history: list[Operation] = []
         self.acknowledged: dict[str, int] = {}  # tag -> log index
@@ -80,6 +81,7 @@ class Workload:
         self.clients = range(first_client, first_client + clients)
         self._call_ms = call_ms
         self._writes = writes
+        self._expected = EXPECTED.union(also_expected)
         self._seen: dict[str, State] = {}  # what somebody read last, for cas
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
@@ -184,7 +186,7 @@ class Workload:
             return
         except PolyraftError as error:
             is_read = asked.action == "get"
-            if error.code not in (EXPECTED_OF_READS if is_read else EXPECTED):
+            if error.code not in (EXPECTED_OF_READS if is_read else self._expected):
                 self.surprises.append(f"{asked}: {error}")
             if not is_read:
                 self.refused[tag] = error

@@ -29,7 +29,7 @@ from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
-from tests.sim.slot import DIRECTORY, ChangeMembers, Slot
+from tests.sim.slot import DIRECTORY, SOFT_LIMIT_SEGMENTS, ChangeMembers, Slot
 from tests.sim.world import MS, draw_us
 
 if TYPE_CHECKING:
@@ -226,6 +226,41 @@ def _disk_full(simulation: Simulation, rng: random.Random) -> None:
         files.repair()
 
     simulation.later(rng, 2_000, free)
+
+
+def _disk_fills(simulation: Simulation, rng: random.Random) -> None:
+    """Somebody else takes the room of one host's disk, or of all disks: down to the limit at which
+    writes are refused, to hardly anything, or to nothing.  Some time later it is there again; in
+    between it may have been taken again and again, as fast as it was given back."""
+    slots = [slot for host in simulation.hosts.values() for slot in host.slots if slot.is_up]
+    slot = _any_slot(simulation, rng)
+    if slot is None:
+        return
+    if rng.random() < 0.7:
+        slots = [slot]
+    soft_bytes = SOFT_LIMIT_SEGMENTS * simulation.plan.segment_bytes
+    free_bytes = rng.choice((0, 0, soft_bytes // 16, soft_bytes // 4, soft_bytes))
+    again = rng.choice((0, 0, 3))
+
+    def fill(left: int) -> None:
+        for each in slots:
+            each.files.limit_bytes = each.files.used_bytes + free_bytes
+            simulation.note(each.where, f"its disk has {free_bytes} bytes free")
+        if left:
+            after_us = draw_us(rng, 10 * MS, 500 * MS)
+            simulation.world.after(after_us, simulation.unless_healed, lambda: refill(left - 1))
+
+    def refill(left: int) -> None:
+        if any(each.files.limit_bytes is not None for each in slots):
+            fill(left)
+
+    def free() -> None:
+        for each in slots:
+            each.files.limit_bytes = None
+            simulation.note(each.where, "its disk has room")
+
+    fill(again)
+    simulation.later(rng, 4_000, free)
 
 
 def _disk_stall(simulation: Simulation, rng: random.Random) -> None:
@@ -512,6 +547,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "machine-fails-once": Fault((300, 4_000), _machine_fails_once),
     "disk-error": Fault((1_000, 6_000), _disk_error),
     "disk-full": Fault((2_000, 8_000), _disk_full),
+    "disk-fills": Fault((500, 5_000), _disk_fills),
     "disk-stall": Fault((300, 5_000), _disk_stall),
     "disk-slow": Fault((1_000, 5_000), _disk_slow),
     "bit-flip": Fault((1_000, 8_000), _bit_flip),

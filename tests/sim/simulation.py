@@ -281,6 +281,7 @@ class Simulation:
                 slot.disk_factor = 1
                 slot.disk_free_us = 0
                 slot.files.repair()
+                slot.files.limit_bytes = None
             host.restart()
 
     def _await_reset(self) -> None:

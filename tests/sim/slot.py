@@ -31,6 +31,7 @@ from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
     AskCatalog,
     ChunkRead,
+    DiskRoom,
     Drain,
     GroupDescribed,
     HandBacks,
@@ -50,7 +51,8 @@ from actors.machine import Apply, Emitted, RunRestore
 from actors.replica import CannotOpen, find_log
 from actors.runtime import Tell
 from actors.runtime.supervisor import CrashReport
-from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
+from actors.settings import GROUP_MAILBOX_MESSAGES_MAX, DiskSettings
+from actors.space import DiskSpace
 from actors.wire import BEGUN
 from raft import invariants
 from raft.core import Core
@@ -69,6 +71,7 @@ from raft.messages import (
     Reconfigure,
     Replica,
     Save,
+    SnapshotChunk,
     SnapshotLost,
     SnapshotMeta,
 )
@@ -102,6 +105,10 @@ DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
 DIRECTORY: Final = "/wal"
+# Of a disk, in segments of the least size.
+SOFT_LIMIT_SEGMENTS: Final = 64
+RESERVE_SEGMENTS: Final = 4
+LOOK_US: Final = 100 * MS
 
 
 class ProcessDied(BaseException):
@@ -116,6 +123,13 @@ class SlotFiles(MemoryFiles):
     def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
         path = self._inode(descriptor)[1]
         super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
+
+
+class SlotSpace(DiskSpace):
+    """Without a thread; and nobody waits for room while the world stands still."""
+
+    def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
+        raise error
 
 
 class WatchedCore(Core):
@@ -252,6 +266,8 @@ class Slot:
                 "anomalies",
                 "snapshots lost",
                 "lives",
+                "full",
+                "short",
             ),
             0,
         )
@@ -299,19 +315,28 @@ class Slot:
         self._unproven = []
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
+        self.world.after(LOOK_US, self._look, self.life)
         self._ask_for_turn()
 
     def _open_disk(self) -> dict[int, RecoveredGroup] | None:
         segment_bytes = self.host.plan.segment_bytes
+        settings = DiskSettings(
+            SOFT_LIMIT_SEGMENTS * segment_bytes, RESERVE_SEGMENTS * segment_bytes
+        )
+        self.space = SlotSpace(
+            self.files, DIRECTORY, settings, ProcessClock(self.host.clock), segment_bytes
+        )
         try:
-            self._wal, found = Wal.open(
-                self.files,
-                DIRECTORY,
-                slot=self.number,
-                incarnation=self.host.me.incarnation,
-                random_id=lambda: self.rng.randrange(1, 1 << 64),
-                segment_bytes_first=segment_bytes,
-                segment_bytes_max=4 * segment_bytes,
+            self._wal, found = self.space.open(
+                lambda: Wal.open(
+                    self.files,
+                    DIRECTORY,
+                    slot=self.number,
+                    incarnation=self.host.me.incarnation,
+                    random_id=lambda: self.rng.randrange(1, 1 << 64),
+                    segment_bytes_first=segment_bytes,
+                    segment_bytes_max=self._segment_bytes_max(),
+                )
             )
         except (WalDamaged, UnknownFormat) as error:
             if not self.is_flipped:
@@ -345,7 +370,8 @@ class Slot:
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
         )
         checker.note_recovered(self.host.replica(group), disk, unproven)
-        store = self.stores[group] = SnapshotStore(self.files, _snapshots_of(group))
+        files = self.space.files_of_snapshots("/")
+        store = self.stores[group] = SnapshotStore(files, _snapshots_of(group))
         assert found.snapshot is None or store.has(found.snapshot), (
             f"the log of {self.where} names {found.snapshot}, there is no such file"
         )
@@ -356,6 +382,8 @@ class Slot:
             machine, mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX, blocking=plan.blocking
         )
         self.scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+        if self.space.refusal is not None:
+            self.tell(group, DiskRoom(self.space.refusal), control=True)
 
     def host_group(self, plan: GroupPlan) -> None:
         """A new replica, which no configuration knows of yet."""
@@ -697,6 +725,10 @@ class Slot:
     def take_peer_messages(self, lane: int, messages: dict[int, list[PeerMessage]]) -> None:
         """By group, of one frame."""
         control = lane == LANE_CONTROL
+        if not control and self.space.room.is_short:
+            self.counts["short"] += 1
+            if self.space.drops(_bytes_of(messages), self._wal):
+                return  # sent again by who does not hear of it
         for group, found in messages.items():
             if group not in self.groups:
                 continue  # not a replica here, or not any more
@@ -891,7 +923,26 @@ class Slot:
         self.world.after(delay_us, self._on_disk_done, self.life)
         prepare = self._wal.prepare_next_segment()
         if prepare is not None:
+            prepare = self.space.prepared(prepare)
             self.world.after(draw_us(self.rng, 0, longest_us), self._prepare, self.life, prepare)
+
+    def _look(self, life: int) -> None:
+        """How full the disk is; what hangs is asked again, and nothing follows from its silence."""
+        if life != self.life:
+            return
+        self.world.after(LOOK_US, self._look, life)
+        if self.disk_free_us > self.world.now_us or not self.space.look():
+            return
+        self._wal.segment_bytes_max = self._segment_bytes_max()
+        if self.space.take(self.space._judge.room):
+            refusal = self.space.refusal
+            self.counts["full"] += refusal is not None
+            self.world.note(self.where, refusal or "has room again")
+            for group in self.groups:
+                self.tell(group, DiskRoom(refusal), control=True)
+
+    def _segment_bytes_max(self) -> int:
+        return min(4 * self.host.plan.segment_bytes, self.space._judge.room.segment_bytes_max)
 
     def _prepare(self, life: int, prepare: Callable[[], None]) -> None:
         if life != self.life:
@@ -930,6 +981,15 @@ class Slot:
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()
+
+
+def _bytes_of(messages: dict[int, list[PeerMessage]]) -> int:
+    """Of appends and chunks; the rest of a frame is small."""
+    appends = [it for found in messages.values() for it in found if type(it) is Append]
+    chunks = [it for found in messages.values() for it in found if type(it) is SnapshotChunk]
+    return sum(len(run.body) for it in appends for run in it.runs) + sum(
+        len(it.data) for it in chunks
+    )
 
 
 def _snapshots_of(group: int) -> str:

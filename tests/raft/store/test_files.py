@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import resource
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -231,3 +235,82 @@ def test_failures_are_as_many_as_asked_for() -> None:
     files.fail("pwrite", 28)
     files.repair()
     files.pwrite(descriptor, b"x", 0)
+
+
+# --------------------------------------------------------------------------- what errors say
+
+
+def test_an_error_names_operation_and_file_also_of_a_descriptor(tmp_path: Path) -> None:
+    files = Files()
+    path = str(tmp_path / "file")
+    descriptor = files.open(path, create=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="pwrite: File too large") as error:
+            files.pwrite(descriptor, bytes(20), 0)
+        assert (error.value.errno, error.value.filename) == (errno.EFBIG, path)
+        with pytest.raises(OSError, match="ftruncate: File too large") as error:
+            files.truncate(descriptor, 20)
+        assert error.value.filename == path
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
+    files.close(descriptor)
+    with pytest.raises(FileNotFoundError, match="rename"):
+        files.rename(f"{path}.none", path)
+    with pytest.raises(FileNotFoundError, match="fsync of directory"):
+        files.fsync_dir(f"{path}.none")
+
+
+def test_room_on_a_real_file_system_is_what_its_user_may_still_write(tmp_path: Path) -> None:
+    told = os.statvfs(tmp_path)
+    free_bytes = Files().free_bytes(str(tmp_path))
+    assert 0 < free_bytes <= told.f_blocks * told.f_frsize
+    with pytest.raises(FileNotFoundError, match="statvfs"):
+        Files().free_bytes(str(tmp_path / "none"))
+
+
+def test_room_in_memory_is_what_no_file_has_taken() -> None:
+    files = MemoryFiles(limit_bytes=100)
+    files.mkdir("/data")
+    descriptor = files.open("/data/a", create=True)
+    files.pwrite(descriptor, bytes(60), 0)
+    files.pwrite(descriptor, bytes(60), 0)
+    assert files.free_bytes("/data") == 40, "in place: that takes none"
+    with pytest.raises(OSError, match="pwrite: No space left") as full:
+        files.pwrite(descriptor, b"x" * 70, 50)
+    assert full.value.errno == errno.ENOSPC
+    assert files.pread(descriptor, 200, 0) == bytes(50) + b"x" * 50, "a part of it has arrived"
+    assert files.free_bytes("/data") == 0
+    files.truncate(descriptor, 10)
+    assert files.free_bytes("/data") == 90
+
+
+def test_the_change_that_is_to_fail_fails_once_and_half_of_a_write_arrives() -> None:
+    files = MemoryFiles()
+    files.mkdir("/data")
+    descriptor = files.open("/data/a", create=True)
+    files.fail_change(1, errno.EIO)
+    files.pwrite(descriptor, b"abcd", 0)
+    with pytest.raises(OSError, match="pwrite: Input/output error: '/data/a'"):
+        files.pwrite(descriptor, b"efgh", 4)
+    assert not files.change_is_to_fail
+    assert files.pread(descriptor, 9, 0) == b"abcdef"
+    files.fsync(descriptor)
+
+
+def test_what_hangs_goes_on_when_it_is_let() -> None:
+    files = MemoryFiles()
+    files.mkdir("/data")
+    descriptor = files.open("/data/a", create=True)
+    files.hang("fdatasync", path="/a")
+    files.fsync(descriptor)
+    syncing = threading.Thread(target=files.fdatasync, args=(descriptor,), daemon=True)
+    syncing.start()
+    syncing.join(0.02)
+    assert syncing.is_alive()
+    files.go_on()
+    syncing.join(10)
+    assert not syncing.is_alive()

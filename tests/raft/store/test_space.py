@@ -7,12 +7,12 @@ import inspect
 
 import pytest
 
+from raft.messages import Save
 from raft.store.errors import WalPoisoned
 from raft.store.files import Files
 from raft.store.memory import MemoryFiles
 from raft.store.segments import FILL_BYTES, SEGMENT_BYTES_FIRST, SEGMENT_BYTES_MAX
 from raft.store.space import (
-    GIVE_BYTES_MIN,
     LOOK_OFTEN_MS,
     LOOK_SELDOM_MS,
     Judge,
@@ -22,6 +22,7 @@ from raft.store.space import (
     is_full_error,
     segment_bytes_max,
 )
+from tests.raft.store.kit import DIRECTORY, a_slot, run_of
 
 MIB = 1 << 20
 LIMITS = Limits(80 * MIB)  # resume at 90, hard at 10
@@ -117,11 +118,11 @@ def test_of_the_reserve_is_given_what_is_missing_and_not_all() -> None:
     while reserve.fill():
         pass
     assert files.free_bytes(DATA) == 0
-    assert reserve.give(1) == GIVE_BYTES_MIN
-    assert files.free_bytes(DATA) == GIVE_BYTES_MIN
+    assert reserve.give(1) == 1
+    assert files.free_bytes(DATA) == 1
     assert reserve.give(FILL_BYTES + 1) == FILL_BYTES + 1
-    assert reserve.held_bytes() == 3 * FILL_BYTES - GIVE_BYTES_MIN - 1
-    assert reserve.give(9 * FILL_BYTES) == 3 * FILL_BYTES - GIVE_BYTES_MIN - 1
+    assert reserve.held_bytes() == 3 * FILL_BYTES - 2
+    assert reserve.give(9 * FILL_BYTES) == 3 * FILL_BYTES - 2
     assert reserve.give(1) == 0
     assert files.free_bytes(DATA) == 4 * FILL_BYTES
     assert files.open_count == 0
@@ -141,8 +142,6 @@ def test_a_reserve_that_finds_no_room_keeps_what_it_has_and_is_made_good_later()
 
 
 def test_a_log_opens_beside_a_reserve_and_does_not_take_it_for_a_segment() -> None:
-    from tests.raft.store.kit import DIRECTORY, a_slot
-
     slot = a_slot(1)
     while Reserve(slot.files, DIRECTORY, 2 * FILL_BYTES).fill():
         pass
@@ -188,3 +187,62 @@ def test_everything_else_is_done_by_the_files_under_it() -> None:
     files.unlink(f"{DATA}/b")
     assert not files.exists(f"{DATA}/b")
     assert files.free_bytes(DATA) == under.free_bytes(DATA)
+
+
+# --------------------------------------------------------------------------- the segment in use
+
+
+def test_what_the_segment_in_use_still_takes_is_known_in_every_state_of_the_log() -> None:
+    """Too much would make a batch open a segment for which there is no room."""
+    slot = a_slot(1, segment_bytes_first=4096)
+    wal, first = slot.wal, 1
+
+    def save(size_bytes: int) -> None:
+        nonlocal first
+        wal.save(1, Save(first + 1, runs=[run_of(first, body=bytes(size_bytes))]))
+        first += 1
+
+    def left() -> int:
+        told = wal.statistics()
+        return int(told["segment_bytes"] - told["segment_used_bytes"])
+
+    assert wal.segment_room_bytes == left()
+    save(936)
+    assert wal.segment_room_bytes == left() - 1_000
+    batch = wal.take_batch()
+    assert batch is not None
+    assert wal.segment_room_bytes == left() - batch.bytes
+    save(136)
+    assert wal.segment_room_bytes == left() - batch.bytes - 200
+    batch.run()
+    wal.complete(batch)
+    assert wal.segment_room_bytes == left() - 200
+    # The next one is made ahead, under way, in use.
+    save(1_000)
+    slot.write()
+    prepare = wal.prepare_next_segment()
+    assert prepare is not None
+    wal.segment_bytes_max = 4096  # after it was planned
+    prepare()
+    save(2_000)
+    batch = wal.take_batch()
+    assert batch is not None
+    assert batch.opens is not None
+    assert wal.segment_room_bytes <= 8192 - batch.bytes
+    expected = wal.segment_room_bytes
+    batch.run()
+    wal.complete(batch)
+    assert expected <= wal.segment_room_bytes == left()
+
+
+def test_an_owner_that_is_short_of_room_gets_small_segments_and_larger_ones_later() -> None:
+    slot = a_slot(1, segment_bytes_first=4096, segment_bytes_max=1 << 20)
+    sizes = []
+    for number, bytes_max in enumerate((1 << 20, 4096, 4096, 1 << 20, 1 << 20, 1 << 20), 1):
+        slot.wal.segment_bytes_max = bytes_max
+        while slot.wal.statistics()["segment"] == number:
+            at = slot.wal._groups[1].last_index + 1
+            slot.wal.save(1, Save(at + 1, runs=[run_of(at, body=bytes(1_500))]))
+            slot.write()
+        sizes.append(slot.wal.statistics()["segment_bytes"])
+    assert sizes == [8192, 4096, 4096, 8192, 16384, 32768]
