@@ -54,6 +54,7 @@ from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files, make_directory
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.placement import PlacedGroup, Placement
+from raft.store.uploads import RESTORE
 from transport import frames, links, protocol
 from transport.addresses import AddressError, runtime_socket_path
 
@@ -518,7 +519,10 @@ class Node:
                 group["name"],
                 group["machine"],
                 tuple(Replica(node, incarnation) for node, incarnation in group["members"]),
-                {DECLARED: True} if group["machine"] in declared else {},
+                {
+                    **({DECLARED: True} if group["machine"] in declared else {}),
+                    **({RESTORE: group[RESTORE]} if RESTORE in group else {}),
+                },
             )
         self._placement.replace(placed)
         for slot in sorted(slots):

@@ -23,6 +23,7 @@ from actors.group_messages import actor_name, machine_name
 from actors.machine import MachineActor
 from actors.machines import Machine
 from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
+from actors.restores import beginning, missing_text
 from actors.runtime import Clock
 from actors.settings import SnapshotSettings
 from raft.configuration import Configuration, UnknownPart
@@ -86,6 +87,14 @@ def check_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> None:
             f"the placement says {placed.generation}",
             "damaged",
         )
+
+
+def begin_group(around: Surroundings, group: int, placed: PlacedGroup) -> RecoveredGroup:
+    """What a replica that has no log yet begins as.  Raises CannotOpen."""
+    recovered = beginning(around.files, around.data, around.me, group, placed)
+    if recovered is None:
+        raise CannotOpen(missing_text(placed), "down")
+    return recovered
 
 
 def make_machine_of(group: int, placed: PlacedGroup, machines: frozenset[str]) -> Machine:

@@ -71,12 +71,14 @@ from actors.process import (
 from actors.replica import (
     CannotOpen,
     Surroundings,
+    begin_group,
     bootstrap,
     broken_summary,
     check_log,
     make_machine_of,
     open_replica,
 )
+from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
@@ -89,7 +91,6 @@ from actors.snapshot_files import SnapshotThreads
 from raft.messages import (
     Append,
     ClockAnomaly,
-    HardState,
     LinkClosed,
     Persisted,
     Replica,
@@ -101,7 +102,7 @@ from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
 from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
-from raft.store.wal import Batch, RecoveredGroup, Wal
+from raft.store.wal import Batch, Wal
 from transport import links, peer_codec, protocol
 from transport.frames import GATHER_BYTES_MAX, LANE_BULK, FrameError, pack_link, unpack_link
 from transport.peer_codec import LANES
@@ -264,7 +265,7 @@ class Worker:
             machine = make_machine_of(group, placed, self._arguments.machines)
             is_new = recovered is None
             if recovered is None:
-                recovered = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+                recovered = begin_group(self._around, group, placed)
             opened = open_replica(group, placed, recovered, machine, self._around)
         except CannotOpen as trouble:
             log.error("group %s: %s", placed.name, trouble)
@@ -273,6 +274,7 @@ class Worker:
         if is_new:
             # A replica is born once.  After that its log may never be missing again.
             self._wal.add_group(group, placed.generation, bootstrap(placed))
+            save_beginning(self._wal, recovered)
             self._unborn.add(group)
         self._groups[group] = opened.group
         self._stores[group] = opened.store
