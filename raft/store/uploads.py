@@ -45,6 +45,7 @@ class Uploads:
         self._directory = directory_of(data)
         self._store: SnapshotStore | None = None
         self._meta: SnapshotMeta | None = None
+        self._is_tidy = False  # what earlier lives have left is gone
 
     def receive(self, meta: SnapshotMeta, offset: int, chunk: bytes) -> int:
         """Keep these bytes, durably; how many are held of it, all: it is whole and sound.
@@ -54,17 +55,19 @@ class Uploads:
         """
         if self._files.exists(os.path.join(self._directory, snapshot_name(meta))):
             return meta.size_bytes
-        if self._store is None:
+        if not self._is_tidy:
             self._remove_left_over()
+            self._is_tidy = True
         if self._store is None or self._meta != meta:
             if len(self._complete()) >= UPLOADS_MAX:
                 raise Refused(f"{UPLOADS_MAX} snapshots lie here already that no group has taken")
-            # A new one remembers nothing of what a group has taken meanwhile.
             self._store, self._meta = SnapshotStore(self._files, self._directory), meta
         held_bytes = self._store.receive(meta, offset, chunk)
         if held_bytes < meta.size_bytes:
             return held_bytes
-        if self._store.complete(meta):
+        is_sound = self._store.complete(meta)
+        self._store = None  # which would remember the file also when a group has taken it
+        if is_sound:
             return held_bytes
         raise Refused("what was received is not the snapshot that was announced")
 
