@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raft.store import records
 from raft.store.errors import ForeignWal, WalDamaged
 from raft.store.files import Files, read_whole
 from raft.store.reader import SegmentReader, Stop, used_bytes
-from raft.store.records import Commit, Header, Record, SegmentInfo, TableRow
+from raft.store.records import Commit, Header, Record, SegmentInfo
+from raft.store.remnants import Remnant
 from raft.store.replay import RecoveredGroup, Replay
 from raft.store.segments import segment_name, segment_number
 
@@ -54,6 +55,9 @@ class Recovered:
     last_batch: bytes = b""  # the bytes of the last batch, which ends at ``end``
     torn: bool = False
     bytes_read: int = 0
+    oldest: int = 1  # number of the oldest segment that the log still needs
+    # (number, bytes in use) of each segment that was read; places count through all of them.
+    segments: list[tuple[int, int]] = field(default_factory=list)
 
 
 class _Recovery:
@@ -66,6 +70,10 @@ class _Recovery:
         self._incarnation = incarnation
         self._result = Recovered({}, [])
         self._replays: dict[int, Replay] = {}
+        self._first = 0  # number of the oldest segment that is there
+        # (group, generation) -> last gseq before this segment
+        self._floors: dict[tuple[int, int], int] = {}
+        self._zero = 0  # place of the first byte of this segment
 
     def run(self) -> Recovered:
         result = self._result
@@ -77,10 +85,17 @@ class _Recovery:
                 break
             # Made ahead, or made and never written to.
             result.discard.append(segment_name(numbers.pop()))
+        if not numbers and result.discard[-1:] not in ([], [segment_name(1)]):
+            raise WalDamaged(self._path(1), 0, (), "the segments are missing")
+        self._first = numbers[0] if numbers else 0
         for position, number in enumerate(numbers):
             last = position == len(numbers) - 1
             data = last_data if last else self._read(number)
-            self._segment(number, SegmentReader(self._path(number), data), last)
+            reader = SegmentReader(self._path(number), data, self._zero)
+            self._segment(number, reader, last)
+            if reader.offset:
+                result.segments.append((number, reader.offset))
+                self._zero += reader.offset
         self._finish()
         return result
 
@@ -152,16 +167,22 @@ class _Recovery:
         info = self._opening(number, path, found) if opening else None
         if info is not None:
             result.number, result.segment_id = number, info.segment_id
+            result.oldest = max(result.oldest, info.oldest)
             result.end = 0
         try:
             commit = records.decode_commit(frame.body)
         except ValueError as error:
             raise WalDamaged(path, frame.offset, (), str(error)) from error
+        if opening and number == self._first > 1:
+            result.chain = commit.previous_crc  # of a segment that was given up
         highest: dict[int, int] = {}
         for record in found[1:] if opening else found:
             header = record.header
             if header.kind == records.SEGMENT:
                 raise WalDamaged(path, record.offset, (), "a segment opens in the middle of one")
+            if header.kind == records.OLDEST:
+                result.oldest = max(result.oldest, header.first)
+                continue
             highest[header.group] = max(header.gseq, highest.get(header.group, 0))
             self._replay(header).add(path, record)
         said = (
@@ -199,8 +220,11 @@ class _Recovery:
             raise WalDamaged(path, 0, (), str(error)) from error
         if self._incarnation not in (None, info.incarnation):
             raise ForeignWal(path, info.incarnation, self._incarnation)
-        if result.number == 0 and info.previous_id != 0:
-            raise WalDamaged(path, 0, (), "the segments before it are missing")
+        self._floors = {
+            (group, replay.generation): replay.gseq for group, replay in self._replays.items()
+        }
+        if number == self._first > 1:
+            self._begin_late(info)
         said = (info.number, info.slot, info.previous_id, info.sealed_bytes, info.batch)
         seen = (number, self._slot, result.segment_id, result.end, result.batch)
         if said != seen:
@@ -213,15 +237,22 @@ class _Recovery:
             )
         return info
 
+    def _begin_late(self, info: SegmentInfo) -> None:
+        """The segments before were given up; that they were, is known when all is read."""
+        result = self._result
+        result.segment_id, result.end = info.previous_id, info.sealed_bytes
+        result.batch = info.batch
+        for group, row in info.table.items():
+            if row.floor:
+                self._replays[group] = Remnant(group, row)
+                self._floors[group, row.generation] = row.floor
+
     def _check_table(self, path: str, info: SegmentInfo) -> None:
         for group in sorted(info.table.keys() | self._replays.keys()):
             row, replay = info.table.get(group), self._replays.get(group)
             found = None
             if replay is not None:
-                state = replay.hard_state
-                found = TableRow(
-                    replay.generation, replay.gseq, state.term, state.vote, replay.snapshot_index
-                )
+                found = replay.row(self._floors.get((group, replay.generation), 0))
             if row is None or found != row:
                 reason = f"its table says {row} of the group, the records before it {found}"
                 raise WalDamaged(path, 0, (group,), reason)
@@ -237,11 +268,22 @@ class _Recovery:
         return replay
 
     def _finish(self) -> None:
+        result = self._result
+        if self._first > result.oldest:
+            raise WalDamaged(
+                self._path(self._first),
+                0,
+                (),
+                f"the segments before it are missing, from {segment_name(result.oldest)} on",
+            )
         for group, replay in self._replays.items():
             for path, record in replay.pending.values():
                 reason = f"record {record.header.gseq} of the group follows record {replay.gseq}"
                 raise WalDamaged(path, record.offset, (group,), reason)
-            self._result.groups[group] = replay.result()
+            missing = replay.missing()
+            if missing is not None:
+                raise WalDamaged(self._path(self._first), 0, (group,), missing)
+            result.groups[group] = replay.result()
 
 
 def recover(files: Files, directory: str, slot: int, incarnation: int | None) -> Recovered:

@@ -1,6 +1,7 @@
 """The records of one group, applied in the order of their gseq, never of their position.
 
 So a record that was copied forward may come late or twice, and one that is lost leaves a hole.
+Where the first of them are gone by design, :mod:`raft.store.remnants` takes over.
 
 What a log can be at any moment, and what is refused as damage if a record would make it else::
 
@@ -15,6 +16,7 @@ Base, snapshot and last lie on borders between runs, and no record moves base or
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -22,7 +24,13 @@ from raft.configuration import UnknownPart
 from raft.messages import KINDS, HardState, Mark, Run, SnapshotMeta
 from raft.store import records
 from raft.store.errors import UnknownFormat, WalDamaged
-from raft.store.records import Header, Record
+from raft.store.records import Header, Record, TableRow
+
+# Runs that are gone and whose places are still known, beyond as many as there are runs.
+PLACES_LEFT_OVER_MAX = 1_000
+
+Place = tuple[int, int, int]
+_NOWHERE: Place = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -30,7 +38,8 @@ class RecoveredGroup:
     """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked.
 
     ``runs`` follow directly behind (``base_index``, ``base_term``).  ``snapshot``: the newest that
-    was recorded; its file may be gone or damaged all the same.
+    was recorded; its file may be gone or damaged all the same.  ``run_places``, ``run_sizes`` and
+    ``places``: where each run, and the newest record of each other kind, stands, and its bytes.
     """
 
     group: int
@@ -43,6 +52,9 @@ class RecoveredGroup:
     base_index: int = 0
     base_term: int = 0
     snapshot: SnapshotMeta | None = None
+    run_places: array[int] = field(default_factory=lambda: array("Q"))
+    run_sizes: array[int] = field(default_factory=lambda: array("I"))
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -60,6 +72,9 @@ class Replay:
     snapshot: SnapshotMeta | None = None
     damaged: str | None = None
     pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
+    # Where they stand, gseq, place, bytes: runs by first index, other records by kind.
+    run_places: dict[int, Place] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
 
     @property
     def last(self) -> tuple[int, int]:
@@ -76,30 +91,70 @@ class Replay:
     def add(self, path: str, record: Record) -> None:
         gseq = record.header.gseq
         if gseq <= self.gseq:
+            self.note_place(record)
             return  # a copy, written forward, of what came before
         if gseq != self.gseq + 1:
             self.pending[gseq] = (path, record)
             return
-        self._apply(path, record)
+        self.apply(path, record)
         while self.pending:
             following = self.pending.pop(self.gseq + 1, None)
             if following is None:
                 return
-            self._apply(*following)
+            self.apply(*following)
 
-    def _apply(self, path: str, record: Record) -> None:
+    def apply(self, path: str, record: Record) -> None:
         header = record.header
         try:
-            if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
-                raise ValueError("a group begins with its bootstrap record, and only there")
-            _APPLY[header.kind](self, header, record.body)
+            self.take(header, record.body)
         except UnknownFormat as error:
             raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
         except UnknownPart as error:
             raise UnknownFormat(path, f"group {self.group}: {error}", record.offset) from error
         except ValueError as error:
             raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
-        self.gseq = header.gseq
+        self.gseq = max(self.gseq, header.gseq)
+        if header.kind == records.RUN:
+            self.run_places[header.first] = (header.gseq, record.place, record.size)
+        elif header.gseq >= self.places.get(header.kind, _NOWHERE)[0]:
+            self.places[header.kind] = (header.gseq, record.place, record.size)
+            if len(self.run_places) > 2 * len(self.runs) + PLACES_LEFT_OVER_MAX:
+                known = self.run_places
+                self.run_places = {run.first: known[run.first] for run in self.runs}
+
+    def note_place(self, record: Record) -> None:
+        """A record that was seen stands further behind, too, and there it will stay longest."""
+        header = record.header
+        places, key = self.places, header.kind
+        if header.kind == records.RUN:
+            places, key = self.run_places, header.first
+        if places.get(key, _NOWHERE)[0] == header.gseq:
+            places[key] = (header.gseq, record.place, record.size)
+
+    def take(self, header: Header, body: bytes) -> None:
+        """Raises ValueError if it cannot follow on what is there."""
+        if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
+            raise ValueError("a group begins with its bootstrap record, and only there")
+        _APPLY[header.kind](self, header, body)
+
+    def row(self, floor: int) -> TableRow:
+        """What the table of a segment has to say of it."""
+        state = self.hard_state
+        last, _ = self.last
+        return TableRow(
+            self.generation,
+            self.gseq,
+            state.term,
+            state.vote,
+            self.snapshot_index,
+            last,
+            self.damaged is not None,
+            floor,
+        )
+
+    def missing(self) -> str | None:
+        """What is not there though nothing before it is; with all records at hand: nothing."""
+        return None
 
     def _on_bootstrap(self, header: Header, body: bytes) -> None:
         self.bootstrap = body
@@ -111,17 +166,14 @@ class Replay:
         self.hard_state = state
 
     def _on_run(self, header: Header, body: bytes) -> None:
-        if header.run_kind not in KINDS:
-            raise UnknownFormat(f"run of unknown kind {header.run_kind}", "")
+        run = run_of(header, body)
         last, last_term = self.last
         if header.first != last + 1 or header.entries < 1 or header.term < last_term:
             raise ValueError(
                 f"run of {header.entries} from {header.first} behind index {last}, "
                 f"term {header.term} after term {last_term}"
             )
-        self.runs.append(
-            Run(header.run_kind, header.term, header.first, header.entries, body, header.body_crc)
-        )
+        self.runs.append(run)
 
     def _on_truncate(self, header: Header, body: bytes) -> None:
         if header.first <= self.snapshot_index:
@@ -179,7 +231,16 @@ class Replay:
             self.base_index,
             self.base_term,
             self.snapshot,
+            array("Q", [self.run_places[run.first][1] for run in self.runs]),
+            array("I", [self.run_places[run.first][2] for run in self.runs]),
+            {kind: (place, size) for kind, (_, place, size) in self.places.items()},
         )
+
+
+def run_of(header: Header, body: bytes) -> Run:
+    if header.run_kind not in KINDS:
+        raise UnknownFormat(f"run of unknown kind {header.run_kind}", "")
+    return Run(header.run_kind, header.term, header.first, header.entries, body, header.body_crc)
 
 
 def _last_of(run: Run) -> int:
