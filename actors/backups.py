@@ -56,19 +56,19 @@ class _Waiting:
 class GroupBackups:
     """Part of one group actor; what is to be done leaves with :meth:`end_turn`."""
 
-    __slots__ = ("_effects", "_group", "_held", "_reading", "_waiting")
+    __slots__ = ("_group", "_held", "_reading", "_waiting", "effects")
 
     def __init__(self, group: GroupActor) -> None:
         self._group = group
         self._held: dict[str, _Held] = {}  # by the name of the file
         self._waiting: list[_Waiting] = []
         self._reading = 0
-        self._effects: list[object] = []
+        self.effects: list[object] = []  # for the end of the turn
         group.snapshots.on_fail = self._on_failed
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._waiting or self._effects)
+        return bool(self._waiting or self.effects)
 
     # ------------------------------------------------------------------ beginning
 
@@ -167,7 +167,7 @@ class GroupBackups:
         self._group.snapshots.held = [held.meta for held in self._held.values()]
         if self._held:
             first_ms = min(held.until_ms for held in self._held.values())
-            self._effects.append(StartTimer(TIMER, first_ms))
+            self.effects.append(StartTimer(TIMER, first_ms))
 
     def on_timer(self) -> None:
         """Of one of them the time is over, or was prolonged."""
@@ -196,7 +196,7 @@ class GroupBackups:
         else:
             group.clients.admit(pending)
             self._reading += 1
-            self._effects.append(ReadBackup(group.group, pending, meta, offset, CHUNK_BYTES))
+            self.effects.append(ReadBackup(group.group, pending, meta, offset, CHUNK_BYTES))
 
     def on_chunk(self, message: BackupChunk) -> None:
         """The bytes are there, or why they are not."""
@@ -217,7 +217,7 @@ class GroupBackups:
         """If ``is_dirty``."""
         if self._waiting:
             self._look_at_waiting()
-        effects, self._effects = self._effects, []
+        effects, self.effects = self.effects, []
         return effects
 
 

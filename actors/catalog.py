@@ -13,6 +13,9 @@ Commands (``operation``, key, msgpack data):
   safe.
 * ``SET_MEMBERS``, ``REPLACE_NODE``, ``ADMIT_NODE``, ``REMOVE_NODE``: who is to
   be a member of what, and which disks are which nodes (:mod:`actors.catalog_members`).
+* ``RESTORE_GROUP``, group name, ``{"machine", "restore"}``: the same for a group that begins as
+  what a backup held (:mod:`actors.restores`). An operation of its own, since a version that does
+  not know it must not make an empty group of it.
 
 Reads: data is ``b"nodes"``, ``b"groups"``, or a JSON list of group names, of which those that
 exist are answered; the answer is JSON.
@@ -32,6 +35,7 @@ from zlib import crc32
 import msgpack
 
 from actors import catalog_members as rules
+from actors.beginnings import members_in, meta_in
 from actors.machines import Context, Machine, ReadRequest, Response, WriteRequest
 
 SYSTEM_GROUP = "_system"
@@ -98,6 +102,7 @@ class CatalogMachine(Machine):
             "REPLACE_NODE": self._replace_node,
             "ADMIT_NODE": self._admit_node,
             "REMOVE_NODE": self._remove_node,
+            "RESTORE_GROUP": self._restore_group,
         }
 
     def apply(self, request: WriteRequest, context: Context) -> Response:
@@ -138,7 +143,19 @@ class CatalogMachine(Machine):
         name, wanted = request.key, _unpack_map(request.data)
         return rules.set_members(self.nodes, self.groups.get(name), name, wanted, context)
 
-    def _create_group(self, request: WriteRequest, context: Context) -> Response:
+    def _restore_group(self, request: WriteRequest, context: Context) -> Response:
+        """A group is never restored into: it begins as what its backup held, or there is none."""
+        values = _unpack_map(request.data).get("restore")
+        if meta_in(values) is None:
+            return Response.refuse("what the group is to begin with is no snapshot")
+        group = self.groups.get(request.key)
+        if group is not None and group.get("restore") != values:
+            return Response.refuse(f"group {request.key} exists, and began as something else")
+        return self._create_group(request, context, values)
+
+    def _create_group(
+        self, request: WriteRequest, context: Context, restore: dict[str, Any] | None = None
+    ) -> Response:
         name = request.key
         machine = _unpack_map(request.data).get("machine")
         error = group_name_error(name)
@@ -155,6 +172,10 @@ class CatalogMachine(Machine):
             return Response.refuse(f"the cluster has {GROUPS_MAX} groups already")
         members = [[node["id"], node["incarnation"]] for node in rules.living(self.nodes)]
         group = rules.group_row(context.index, name, machine, members)
+        if restore is not None:
+            if members_in(restore) != members:
+                return Response.refuse("the nodes of the cluster are others by now; restore again")
+            group["restore"] = restore
         self.groups[name] = group
         context.emit("group", group)
         return Response(msgpack.packb({"id": context.index, "created": True}))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from actors import ctl_backup, ctl_recover, ctl_wal
+from actors import ctl_backup, ctl_recover, ctl_restore, ctl_wal
 from transport.client import ctl
 
 
 def extend(commands: ctl.Commands[argparse.ArgumentParser]) -> None:
     ctl_wal.add_to(commands)
     ctl_backup.add_to(commands)
+    ctl_restore.add_to(commands)
     ctl_recover.add_to(commands)
 
 

@@ -55,6 +55,7 @@ from actors.group_messages import (
     SendPeers,
     SnapshotFailed,
     SnapshotWritten,
+    UploadStored,
     actor_name,
     machine_name,
 )
@@ -169,6 +170,7 @@ class GroupActor(Actor):
             ChunkRead: self.snapshots.on_chunk_read,
             ChunkFailed: self.snapshots.on_chunk_failed,
             BackupChunk: self.backups.on_chunk,
+            UploadStored: self.admin.uploading.on_stored,
             SnapshotLost: self.snapshots.on_lost,
             ChunkStored: self.rebuild.on_stored,
             SnapshotReceived: self.rebuild.on_stored,

@@ -31,7 +31,9 @@ from actors.group_members import GroupMembers
 from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
 from actors.replacing import REPLACE, Replacing
+from actors.restores import Uploading, described
 from raft.messages import Decision, Replica, ResetPeers, Transfer
+from raft.store.backup_file import meta_values
 from transport import protocol
 from transport.addresses import AddressError, parse_tcp
 from transport.frames import UINT64_MAX
@@ -66,10 +68,12 @@ class GroupAdmin:
         "_token",
         "_transfers",
         "members",
+        "uploading",
     )
 
     def __init__(self, group: GroupActor) -> None:
         self._group = group
+        self.uploading = Uploading(group)
         self._token = 0
         self._decisions: dict[int, Callable[[Decision], None]] = {}
         self._transfers: set[int] = set()  # tokens of those that are not decided
@@ -248,6 +252,25 @@ class GroupAdmin:
         if self._is_meant(pending, admin):
             self._group.backups.read(pending, admin)
 
+    # ------------------------------------------------------------------ restoring
+
+    def _restore_write(self, pending: Pending, admin: AdminOperation) -> None:
+        if not self._group.is_system:
+            self._refuse_unknown(pending, admin)
+        elif self._is_meant(pending, admin):
+            self.uploading.write(pending, admin)
+
+    def _restore_group(self, pending: Pending, admin: AdminOperation) -> None:
+        machine = admin.options.get("machine", "")
+        error = kind_error(machine)
+        meta = described(admin)
+        if error is not None or meta is None:
+            text = error or "restoreGroup needs a snapshot whose members all vote"
+            self._refuse(pending, protocol.BAD_REQUEST, text)
+            return
+        values = {"machine": machine, "restore": meta_values(meta)}
+        self._write_catalog(pending, "RESTORE_GROUP", admin.value, values)
+
     # ------------------------------------------------------------------ decisions
 
     def _await(
@@ -347,6 +370,8 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "nodes": (SYSTEM_LEADER, GroupAdmin._read_catalog),
     "groups": (SYSTEM_LEADER, GroupAdmin._read_catalog),
     "createGroup": (SYSTEM_LEADER, GroupAdmin._create_group),
+    "restoreWrite": (ANYWHERE, GroupAdmin._restore_write),
+    "restoreGroup": (SYSTEM_LEADER, GroupAdmin._restore_group),
     "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
     "admitNode": (SYSTEM_LEADER, GroupAdmin._admit_node),
     "replaceNode": (SYSTEM_LEADER, GroupAdmin._replace_node),

@@ -89,6 +89,15 @@ class BackupChunk:
 
 
 @dataclass(slots=True)
+class UploadStored:
+    """So much is held of a snapshot that is brought here for a group to come; or why it is not."""
+
+    key: Any
+    held_bytes: int
+    error: str | None = None
+
+
+@dataclass(slots=True)
 class ChunkFailed:
     """A received chunk could not be stored: the leader sends it again, in its own time."""
 
@@ -229,6 +238,17 @@ class ReadBackup:
     snapshot: SnapshotMeta
     offset: int
     bytes_max: int
+
+
+@dataclass(slots=True)
+class StoreUpload:
+    """-> UploadStored"""
+
+    group: int
+    key: Any
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
 
 
 @dataclass(slots=True)

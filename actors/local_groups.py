@@ -35,6 +35,7 @@ from actors.known_nodes import KnownNodes
 from actors.machines.registry import DECLARED
 from raft.messages import Replica
 from raft.store.placement import LEFT, PlacedGroup, Placement
+from raft.store.uploads import RESTORE
 from transport import protocol
 
 log = logging.getLogger("polyraft.node")
@@ -137,7 +138,10 @@ class LocalGroups:
             group["name"],
             group["machine"],
             tuple(Replica(node, incarnation) for node, incarnation in group["founders"]),
-            {DECLARED: True} if group["machine"] in self._declared else {},
+            {
+                **({DECLARED: True} if group["machine"] in self._declared else {}),
+                **({RESTORE: group[RESTORE]} if RESTORE in group else {}),
+            },
             life=life,
         )
 

@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -23,6 +23,7 @@ from actors.group_messages import actor_name, machine_name
 from actors.machine import MachineActor
 from actors.machines import Machine
 from actors.machines.registry import BUILT_IN, DECLARED, UnknownMachine, make_machine
+from actors.restores import beginning, missing_text
 from actors.runtime import Clock
 from actors.settings import SnapshotSettings
 from raft.configuration import Configuration, UnknownPart
@@ -97,6 +98,15 @@ def find_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> Recovered
         reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
         raise CannotOpen(reason, "damaged", is_lost=True)
     return recovered
+
+
+def begin_group(around: Surroundings, group: int, placed: PlacedGroup) -> RecoveredGroup:
+    """What a replica that has no log yet begins as.  Raises CannotOpen."""
+    me = replica_of(around.me, group, placed.life)
+    recovered = beginning(around.files, around.data, me, group, placed)
+    if recovered is None:
+        raise CannotOpen(missing_text(placed), "down")
+    return replace(recovered, bootstrap=bootstrap(placed), last_gseq=1)
 
 
 def make_machine_of(group: int, placed: PlacedGroup, machines: frozenset[str]) -> Machine:

@@ -16,12 +16,14 @@ the log, which promises rest on, is not concerned.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from actors.group_messages import (
     BackupChunk,
@@ -33,12 +35,15 @@ from actors.group_messages import (
     SnapshotFailed,
     SnapshotWritten,
     StoreChunk,
+    StoreUpload,
+    UploadStored,
     WriteSnapshot,
 )
 from actors.machine import RestoreEnded, RunRestore
 from raft.messages import ChunkStored, SnapshotLost, SnapshotReceived
 from raft.store.errors import StoreError
 from raft.store.snapshots import SnapshotStore
+from raft.store.uploads import Uploads
 
 log = logging.getLogger("polyraft.snapshots")
 
@@ -115,6 +120,24 @@ def _read_backup(store: SnapshotStore, effect: ReadBackup) -> object:
     return BackupChunk(effect.key, snapshot, offset, data)
 
 
+# By the snapshots of the replica of ``_system``, which takes them in.
+_uploads: Final[WeakKeyDictionary[SnapshotStore, Uploads]] = WeakKeyDictionary()
+
+
+def _store_upload(store: SnapshotStore, effect: StoreUpload) -> object:
+    uploads = _uploads.get(store)
+    if uploads is None:
+        files, directory = store.place
+        data = os.path.dirname(os.path.dirname(os.path.dirname(directory)))
+        uploads = _uploads[store] = Uploads(files, data)
+    try:
+        held_bytes = uploads.receive(effect.snapshot, effect.offset, effect.data)
+    except (OSError, StoreError) as error:
+        log.error("a snapshot to be restored is not stored: %s", error)
+        return UploadStored(effect.key, 0, f"it cannot be stored: {error}")
+    return UploadStored(effect.key, held_bytes)
+
+
 def _keep(store: SnapshotStore, effect: KeepSnapshots) -> None:
     try:
         store.keep(effect.snapshots)
@@ -127,6 +150,7 @@ _WORK: Final[dict[type, Callable[[SnapshotStore, Any], object]]] = {
     ReadChunk: _read,
     ReadBackup: _read_backup,
     StoreChunk: _store,
+    StoreUpload: _store_upload,
     KeepSnapshots: _keep,
 }
 EFFECTS: Final = tuple(_WORK)

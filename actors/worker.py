@@ -74,13 +74,14 @@ from actors.process import (
 from actors.replica import (
     CannotOpen,
     Surroundings,
-    bootstrap,
+    begin_group,
     broken_summary,
     find_log,
     make_machine_of,
     open_replica,
     snapshot_store,
 )
+from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
@@ -94,7 +95,6 @@ from actors.worker_arguments import WorkerArguments
 from raft.messages import (
     Append,
     ClockAnomaly,
-    HardState,
     LinkClosed,
     Persisted,
     Replica,
@@ -295,9 +295,10 @@ class Worker:
     ) -> None:
         """It takes part when the placement says that it was born (:mod:`actors.births`)."""
         if recovered is None:
-            first = bootstrap(placed)
-            self._wal.add_group(group, placed.generation, first)
-            recovered = RecoveredGroup(group, placed.generation, first, HardState(), [], 1)
+            recovered = begin_group(self._around, group, placed)
+            assert recovered.bootstrap is not None
+            self._wal.add_group(group, placed.generation, recovered.bootstrap)
+            save_beginning(self._wal, recovered)
             self._births.gather(group, placed.life)
         else:
             self._births.find(group, placed.life)

@@ -300,14 +300,17 @@ class BackupFile:
         except SnapshotDamaged as error:
             raise BadBackup(self.path, error.reason, self._start + error.offset) from error
 
-    def frames(self, configuration: Configuration) -> Iterator[bytes]:
+    def frames(self, configuration: Configuration, offset: int = 0) -> Iterator[bytes]:
         """The frames with these members in their head, in pieces of at most PIECE_BYTES."""
         meta = self.head.snapshot
-        yield encode_head(replace(Head.of(meta), configuration=configuration))
+        head = encode_head(replace(Head.of(meta), configuration=configuration))
+        if offset < len(head):
+            yield head[offset:]
         skipped = len(encode_head(Head.of(meta)))
         descriptor = self._files.open(self.path)
         try:
-            for at in range(skipped, meta.size_bytes, PIECE_BYTES):
+            first = skipped + max(0, offset - len(head))
+            for at in range(first, meta.size_bytes, PIECE_BYTES):
                 count = min(PIECE_BYTES, meta.size_bytes - at)
                 yield self._files.pread(descriptor, count, self._start + at)
         finally:

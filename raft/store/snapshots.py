@@ -91,6 +91,11 @@ class SnapshotStore:
                 if name.endswith((WRITING, RECEIVING)):
                     files.unlink(self._path(name))
 
+    @property
+    def place(self) -> tuple[Files, str]:
+        """Where they are."""
+        return self._files, self._directory
+
     # ------------------------------------------------------------------ writing
 
     def begin(

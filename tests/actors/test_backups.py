@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors import backups
+from actors import snapshots as snapshots_module
 from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
 from raft.store.backup_file import BackupFile, BackupHead, BackupWriter, meta_of
@@ -18,6 +19,12 @@ from tests.actors.cluster import Cluster, Node, Sent, put
 from tests.actors.test_group_snapshots import OFTEN, files, fill
 from transport import protocol
 from transport.client import wire
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual time stands still while a snapshot is written, real time does not."""
+    monkeypatch.setattr(snapshots_module, "PAUSE_FACTOR", 0)
 
 
 def three(**options: Any) -> tuple[Cluster, Node, list[Node]]:

@@ -21,6 +21,7 @@ from actors.group_messages import (
     SnapshotFailed,
     SnapshotWritten,
     StoreChunk,
+    StoreUpload,
     WriteSnapshot,
 )
 from actors.machine import RestoreEnded, RunRestore
@@ -253,5 +254,5 @@ def test_a_bug_comes_to_the_loop_which_ends_the_process() -> None:
 
 
 def test_every_effect_has_its_work() -> None:
-    wanted = {WriteSnapshot, ReadChunk, ReadBackup, StoreChunk, KeepSnapshots}
+    wanted = {WriteSnapshot, ReadChunk, ReadBackup, StoreChunk, StoreUpload, KeepSnapshots}
     assert set(snapshot_files.EFFECTS) == wanted
