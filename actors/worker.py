@@ -63,6 +63,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Emitted, MachineActor, RunRestore
+from actors.peer_messages import sort_messages
 from actors.process import (
     EXIT_CRASH,
     end_by,
@@ -93,17 +94,14 @@ from actors.snapshot_files import SnapshotThreads
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
 from raft.messages import (
-    Append,
     ClockAnomaly,
     LinkClosed,
     Persisted,
     Replica,
-    SnapshotChunk,
 )
 from raft.store.errors import LockHeld
 from raft.store.files import Files
 from raft.store.placement import LEFT, PlacedGroup, Placement
-from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
 from raft.store.space import Room
 from raft.store.wal import Batch, RecoveredGroup, Wal
@@ -645,30 +643,7 @@ class Worker:
 
     def _on_peer_in(self, frame: list[Any]) -> None:
         items = frame[3]
-        control: dict[int, list[Any]] = {}
-        bulk: dict[int, list[Any]] = {}
-        for at in range(0, len(items), 3):
-            node, incarnation, flat = items[at : at + 3]
-            sender = Replica(node, incarnation)
-            for position in range(0, len(flat), 2):
-                group = flat[position]
-                try:
-                    message = peer_codec.decode(flat[position + 1], sender, self._me)
-                except FrameError as error:
-                    self.counts["bad_frames"] += 1
-                    log.error("a message of %s does not parse: %s", node, error)
-                    continue
-                if type(message) is Append:
-                    # All appends in one lane: an empty one that overtook others would be refused.
-                    if not all(map(check_run, message.runs)):
-                        self.counts["bad_runs"] += 1
-                        log.error("an append of %s has a run with a wrong checksum", node)
-                        continue
-                    bulk.setdefault(group, []).append(message)
-                elif type(message) is SnapshotChunk:
-                    bulk.setdefault(group, []).append(message)
-                else:
-                    control.setdefault(group, []).append(message)
+        control, bulk = sort_messages(items, self._me, self.counts)
         for group, messages in control.items():
             self._scheduler.tell(actor_name(group), PeerMessages(messages), control=True)
         if bulk and (

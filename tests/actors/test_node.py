@@ -458,8 +458,14 @@ def test_that_a_group_was_born_is_written_down_when_there_is_room() -> None:
     bench = formed()
     bench.catalog(5)
     bench.files.fail("pwrite", errno.ENOSPC, path="placement.new", times=3)
-    bench.frame(kinds.WORKER, 1, 100, True, [5])
-    assert Placement.load(bench.files, "/data").groups[5].options["born"]
+    asked = len(bench.link.of(kinds.RELOAD))
+    told: list[Any] = [[5, 0, kinds.BEGUN, ""]]
+    for _ in range(3):
+        bench.frame(kinds.REPLICAS, told)
+        assert not Placement.load(bench.files, "/data").groups[5].is_born
+    assert len(bench.link.of(kinds.RELOAD)) > asked, "the worker is to tell it again"
+    bench.frame(kinds.REPLICAS, told)
+    assert Placement.load(bench.files, "/data").groups[5].is_born
 
 
 def test_a_disk_that_errs_ends_the_node_with_one_line() -> None:

@@ -29,7 +29,8 @@ from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
-from tests.sim.slot import DIRECTORY, SOFT_LIMIT_SEGMENTS, ChangeMembers, Slot
+from tests.sim.slot import DIRECTORY, SOFT_LIMIT_SEGMENTS, Slot
+from tests.sim.watched import ChangeMembers
 from tests.sim.world import MS, draw_us
 
 if TYPE_CHECKING:

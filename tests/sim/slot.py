@@ -27,7 +27,7 @@ from google_crc32c import value as crc32c
 
 from actors import snapshot_files
 from actors.clock_watch import ClockWatch
-from actors.group import GroupActor, MakeRun
+from actors.group import MakeRun
 from actors.group_messages import (
     AskCatalog,
     ChunkRead,
@@ -58,18 +58,12 @@ from raft import invariants
 from raft.core import Core
 from raft.log import Log
 from raft.messages import (
-    STALE,
     Append,
     ClockAnomaly,
-    Decision,
     HardState,
     LinkClosed,
-    Output,
     PeerMessage,
     Persisted,
-    Read,
-    Reconfigure,
-    Replica,
     Save,
     SnapshotChunk,
     SnapshotLost,
@@ -90,6 +84,7 @@ from tests.sim.machines import (
     WatchedMachine,
 )
 from tests.sim.plan import GroupPlan
+from tests.sim.watched import WatchedCore, WatchedGroup, looks_of
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
 from transport.frames import LANE_BULK, LANE_CONTROL
@@ -130,58 +125,6 @@ class SlotSpace(DiskSpace):
 
     def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
         raise error
-
-
-class WatchedCore(Core):
-    """A core whose reads are held against what was committed when they were asked for."""
-
-    checker: GroupChecker
-    asked: dict[int, tuple[int, int]]  # token -> what the group had committed
-
-    def step(self, message: Any, now: int) -> None:
-        if type(message) is Read and message.mode != STALE:
-            self.asked[message.token] = self.checker.committed_now()
-        super().step(message, now)
-
-    def take_output(self) -> Output | None:
-        output = super().take_output()
-        if output is not None:
-            for token, index in output.reads:
-                committed = self.asked.pop(token, None)
-                if committed is not None:
-                    self.checker.check_read(self.me.node, index, committed)
-        return output
-
-
-@dataclass(slots=True)
-class ChangeMembers:
-    """To a group that leads: what a command of an operator will be, one day."""
-
-    voters: frozenset[Replica]
-    learners: frozenset[Replica]
-    on_decision: Callable[[Decision], None]
-
-
-class WatchedGroup(GroupActor):
-    """A group actor whose every turn is looked at before its effects leave."""
-
-    before: invariants.Snapshot
-    seen: Seen
-    looks: tuple[object, ...] = ()
-    on_turn: Callable[[WatchedGroup, Sequence[object]], None]
-
-    def __init__(self, **rest: Any) -> None:
-        super().__init__(**rest)
-        self._table[ChangeMembers] = self._on_change_members
-
-    def _on_change_members(self, message: ChangeMembers) -> None:
-        token = self.admin.expect(message.on_decision)
-        self.core.step(Reconfigure(token, message.voters, message.learners), self.now_ms())
-
-    def end_turn(self) -> list[object]:
-        effects = super().end_turn()
-        self.on_turn(self, effects)
-        return effects
 
 
 @dataclass(slots=True)
@@ -673,7 +616,7 @@ class Slot:
     def _on_group_turn(self, actor: WatchedGroup, effects: Sequence[object]) -> None:
         core = actor.core
         checker = self.host.checkers[actor.group]
-        looks = _looks_of(core)
+        looks = looks_of(core)
         if looks != actor.looks or core.is_leader:
             actor.looks = looks
             self._check_core(actor, checker)
@@ -1000,24 +943,6 @@ def _has_decayed(files: MemoryFiles, path: str) -> bool:
     """A snapshot's name ends with the checksum of the file."""
     crc = int(path.removesuffix(SUFFIX).rpartition("-")[2], 16)
     return bool(crc32c(files.content(path)) != crc)
-
-
-def _looks_of(core: Core) -> tuple[object, ...]:
-    """What of a replica that does not lead its invariants speak of: unchanged, they hold still."""
-    return (
-        core.role,
-        core.term,
-        core.vote,
-        core.leader,
-        core.commit_index,
-        core.handed_index,
-        core.last_index,
-        core.last_term,
-        core.durable_index,
-        core.first_index,
-        core.restoring,
-        core.configuration_index,
-    )
 
 
 def _raise(report: CrashReport) -> None:
