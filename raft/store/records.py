@@ -118,13 +118,18 @@ class Commit:
 
 
 class TableRow(NamedTuple):
-    """What a segment says, when it opens, of one group: how far the WAL is, its batch included."""
+    """What a segment says, when it opens, of one group: how far the WAL is, its batch included.
+
+    ``damaged``: why this replica must not vote or acknowledge again.  Each segment repeats it, so
+    that no later loss takes it away.
+    """
 
     generation: int
     gseq: int
     term: int
     vote: Replica | None
     snapshot_index: int
+    damaged: str | None = None
 
 
 @dataclass(slots=True)
@@ -271,6 +276,15 @@ def encode_commit(commit: Commit) -> bytes:
     return b"".join((fixed, struct.pack(f"<{len(flat)}Q", *flat), END_MARK))
 
 
+def commit_length(data: bytes, start: int) -> int | None:
+    """How long the body of a commit frame at ``start`` would be; None if it would not fit."""
+    if start + COMMIT_BODY_BYTES_MIN > len(data):
+        return None
+    count = _COMMIT.unpack_from(data, start)[4]
+    length: int = COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES
+    return length if start + length <= len(data) else None
+
+
 def decode_commit(body: bytes) -> Commit:
     """Raises ValueError on anything else."""
     if len(body) < COMMIT_BODY_BYTES_MIN or not body.endswith(END_MARK):
@@ -295,6 +309,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             None if row.vote is None else row.vote.node,
             0 if row.vote is None else row.vote.incarnation,
             row.snapshot_index,
+            row.damaged,
         ]
         for group, row in info.table.items()
     ]
@@ -320,15 +335,16 @@ def decode_segment(body: bytes) -> SegmentInfo:
         raise ValueError("the table of groups is no list")
     table: dict[int, TableRow] = {}
     for row in rows:
-        if type(row) is not list or len(row) < 7:
+        if type(row) is not list or len(row) < 8:
             raise ValueError("a row of the table of groups is too short")
-        group, generation, gseq, term, node, incarnation, snapshot_index = row[:7]
+        group, generation, gseq, term, node, incarnation, snapshot_index, damaged = row[:8]
         table[_number(group)] = TableRow(
             _number(generation),
             _number(gseq),
             _number(term),
             _vote(node, incarnation),
             _number(snapshot_index),
+            _reason(damaged),
         )
     number, segment_id, previous_id, sealed_bytes, batch, slot = map(_number, numbers)
     return SegmentInfo(
@@ -350,6 +366,12 @@ def _unpacked(body: bytes, fields: int) -> list[Any]:
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} where a number belongs")
+    return value
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and type(value) is not str:
+        raise ValueError(f"{value!r} where a reason belongs")
     return value
 
 
