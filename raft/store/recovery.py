@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from raft.store.evidence import Evidence
 from raft.store.files import Files, read_whole
-from raft.store.members import Member, find_members
+from raft.store.members import Member, find_members, missing_before
 from raft.store.reader import SegmentReader
 from raft.store.records import TableRow
 from raft.store.replay import RecoveredGroup
@@ -46,7 +46,7 @@ class Recovered:
 
     groups: dict[int, RecoveredGroup]
     discard: list[str]  # segments in which nothing ever became durable
-    aside: list[str] = field(default_factory=list)  # names that stand in the way of the next ones
+    aside: list[str] = field(default_factory=list)  # names of files that are no part of the log
     rows: dict[int, TableRow] = field(default_factory=dict)  # of groups that cannot be opened
     unmarked: dict[int, str] = field(default_factory=dict)  # condemned groups without their mark
     damage: list[Loss] = field(default_factory=list)  # all that was met
@@ -59,6 +59,10 @@ class Recovered:
     last_batch: bytes = b""  # the bytes of the last batch, which ends at ``end``
     torn: bool = False
     bytes_read: int = 0
+    oldest: int = 1  # number of the oldest segment that the log still needs
+    # (number, bytes in use) of each segment that was read; places count through all of them.
+    segments: list[tuple[int, int]] = field(default_factory=list)
+    pinned: str | None = None  # why no segment may be given up
 
 
 class _Recovery:
@@ -72,6 +76,7 @@ class _Recovery:
         self._result = Recovered({}, [])
         self._evidence = Evidence()
         self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
+        self._zero = 0  # place of the first byte of the next segment
 
     def run(self) -> Recovered:
         result, evidence = self._result, self._evidence
@@ -87,7 +92,17 @@ class _Recovery:
             is_last = position == len(segments) - 1
             reader = last if is_last else self._read(member)
             self._segment(member, reader, is_last)
+        first = segments[0] if segments else None
+        if first is not None and first.is_late and first.number > result.oldest:
+            loss = missing_before(first)
+            result.damage.append(loss)
+            evidence.begins_without(loss)
         result.groups, result.rows, result.unmarked = evidence.judge()
+        if members.misnamed:
+            result.pinned = f"{', '.join(members.misnamed)}: segments under wrong names"
+        for group in result.groups.values():
+            if group.unknown is not None and group.damaged is None:
+                result.pinned = group.unknown
         return result
 
     def _read(self, member: Member) -> SegmentReader | None:
@@ -100,7 +115,7 @@ class _Recovery:
         self._result.bytes_read += len(data)
         if member.sealed is not None:
             data = data[: member.sealed.end]  # what is behind it was cut, or never written
-        return SegmentReader(member.path, data)
+        return SegmentReader(member.path, data, self._zero)
 
     def _never_was(self, member: Member, reader: SegmentReader) -> bool:
         """The batch that was to open the newest segment is torn."""
@@ -129,11 +144,17 @@ class _Recovery:
     def _segment(self, member: Member, reader: SegmentReader | None, is_last: bool) -> None:
         if member.missing is not None:
             self._gap(member.missing)
+        if member.is_late:
+            self._place = None
         before = self._place or Place(0, None, None)
         if reader is None:
             assert member.lost is not None
             self._gap(member.loss(member.lost))
             return
+        if member.is_late:
+            assert member.info is not None
+            self._evidence.begin_late(member.info)
+        reader.zero = self._zero
         found = self._salvage(member, reader, before, is_last=is_last).read()
         self._result.torn |= found.torn
         if found.torn and found.place.offset == 0:
@@ -143,6 +164,8 @@ class _Recovery:
             self._boundary(member)
         self._take(member, found)
         self._end(member, reader, found)
+        self._result.segments.append((member.number, reader.used))
+        self._zero += reader.used
 
     def _boundary(self, member: Member) -> None:
         """Nothing says that this segment follows on the one before it."""
@@ -151,11 +174,13 @@ class _Recovery:
             self._gap(member.loss("it does not follow on the segment before it"))
 
     def _take(self, member: Member, found: SegmentRead) -> None:
-        evidence, path = self._evidence, member.path
+        evidence, path, result = self._evidence, member.path, self._result
+        if member.info is not None:
+            result.oldest = max(result.oldest, member.info.oldest)
         for position, item in enumerate(found.items):
             if isinstance(item, Batch):
-                evidence.take_batch(path, item)
-                self._result.damage += item.damage
+                result.oldest = max(result.oldest, evidence.take_batch(path, item))
+                result.damage += item.damage
             else:
                 self._gap(item.loss)
             if position == 0 and member.info is not None:
