@@ -45,6 +45,7 @@ class Member:
     follows: bool = False  # itself says that it follows the one before it here
     missing: Loss | None = None  # of a segment that must have been before it
     is_late: bool = False  # it is the first, and there were others before it
+    is_next: bool = False  # its number is one higher than that of a file that is there
 
     def loss(self, reason: str) -> Loss:
         return Loss(self.path, 0, reason)
@@ -61,11 +62,15 @@ class Members:
     number: int = 0
 
 
-def find_members(files: Files, directory: str, slot: int, incarnation: int | None) -> Members:
-    """Changes nothing.  Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
+def find_members(
+    files: Files, directory: str, slot: int, incarnation: int | None, without: str | None = None
+) -> Members:
+    """``without``: the name of a file in which nothing is durable.  Changes nothing.
+
+    Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
     OSError when the disk does not give the bytes."""
     result = Members()
-    found = _look_at_all(files, directory, result)
+    found = _look_at_all(files, directory, result, without)
     ours: dict[int, Member] = {}
     misplaced: list[Member] = []
     foreign: list[Member] = []
@@ -105,7 +110,9 @@ def find_members(files: Files, directory: str, slot: int, incarnation: int | Non
     return result
 
 
-def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
+def _look_at_all(
+    files: Files, directory: str, result: Members, without: str | None
+) -> list[Member]:
     """Every file with a segment's name, oldest first, but for those at the end without a byte."""
     numbered = ((segment_number(name), name) for name in files.listdir(directory))
     names = sorted((number, name) for number, name in numbered if number is not None)
@@ -113,7 +120,7 @@ def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
     for number, name in reversed(names):
         path = os.path.join(directory, name)
         info, is_empty, lost = _first_record(files, path, number)
-        if is_empty and not found:
+        if name == without or (is_empty and not found):
             # Made ahead, or made and never written to.
             result.discard.append(name)
             continue
@@ -123,6 +130,9 @@ def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
             result.number = max(result.number, info.number)
         found.append(Member(number, path, info, lost))
     found.reverse()
+    numbers = {each.number for each in found}
+    for member in found:
+        member.is_next = member.number == 1 or member.number - 1 in numbers
     return found
 
 

@@ -35,7 +35,6 @@ from raft.store.reader import SegmentReader
 from raft.store.records import TableRow
 from raft.store.replay import RecoveredGroup
 from raft.store.salvage import Batch, Gap, Loss, Place, Salvage, SegmentRead
-from raft.store.segments import segment_name
 
 __all__ = ["Recovered", "RecoveredGroup", "recover"]
 
@@ -65,14 +64,30 @@ class Recovered:
     pinned: str | None = None  # why no segment may be given up
 
 
+class _NeverWas(Exception):
+    """The batch that was to open the newest segment is torn: as if it had never been begun."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__(member.path)
+        self.name = member.path.rpartition("/")[2]
+
+
 class _Recovery:
     """One pass over the segments, oldest first."""
 
-    def __init__(self, files: Files, directory: str, slot: int, incarnation: int | None) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        slot: int,
+        incarnation: int | None,
+        without: str | None,
+    ) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
         self._incarnation = incarnation
+        self._without = without  # name of the newest segment, if that was never durable
         self._result = Recovered({}, [])
         self._evidence = Evidence()
         self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
@@ -80,17 +95,19 @@ class _Recovery:
 
     def run(self) -> Recovered:
         result, evidence = self._result, self._evidence
-        members = find_members(self._files, self._directory, self._slot, self._incarnation)
+        members = find_members(
+            self._files, self._directory, self._slot, self._incarnation, self._without
+        )
         result.discard, result.aside, result.number = members.discard, members.aside, members.number
+        result.torn = self._without is not None
         segments = members.segments
         last = self._read(segments[-1]) if segments else None
-        while last is not None and self._never_was(segments[-1], last):
-            self._discard(segments.pop())
-            result.torn = True
-            last = self._read(segments[-1]) if segments else None
+        if last is not None and self._never_was(segments[-1], last):
+            raise _NeverWas(segments[-1])
         for position, member in enumerate(segments):
-            is_last = position == len(segments) - 1
-            reader = last if is_last else self._read(member)
+            # What an unsynced batch has in a later segment proves that all before it was synced.
+            is_last = position == len(segments) - 1 and self._without is None
+            reader = last if member is segments[-1] else self._read(member)
             self._segment(member, reader, is_last)
         first = segments[0] if segments else None
         if first is not None and first.is_late and first.number > result.oldest:
@@ -119,14 +136,9 @@ class _Recovery:
 
     def _never_was(self, member: Member, reader: SegmentReader) -> bool:
         """The batch that was to open the newest segment is torn."""
+        if self._without is not None or not member.is_next:
+            return False
         return self._salvage(member, reader, Place(0, None, None), is_last=True).opening_is_torn()
-
-    def _discard(self, member: Member) -> None:
-        result = self._result
-        name = member.path.rpartition("/")[2]
-        result.discard.append(name)
-        if member.number == result.number and name == segment_name(member.number):
-            result.number -= 1
 
     def _salvage(
         self, member: Member, reader: SegmentReader, before: Place, *, is_last: bool
@@ -157,9 +169,8 @@ class _Recovery:
         reader.zero = self._zero
         found = self._salvage(member, reader, before, is_last=is_last).read()
         self._result.torn |= found.torn
-        if found.torn and found.place.offset == 0:
-            self._discard(member)
-            return
+        if found.torn and found.place.offset == 0 and member.is_next:
+            raise _NeverWas(member)
         if not (member.follows or found.follows or member.missing):
             self._boundary(member)
         self._take(member, found)
@@ -214,4 +225,8 @@ def recover(files: Files, directory: str, slot: int, incarnation: int | None) ->
     Damage is no exception: it is in ``groups``.  Raises UnknownFormat, ForeignWal and WalDamaged
     when not one segment is of this disk and slot, and OSError when the disk gives no bytes.
     """
-    return _Recovery(files, directory, slot, incarnation).run()
+    try:
+        return _Recovery(files, directory, slot, incarnation, None).run()
+    except _NeverWas as newest:
+        # What it says of those before it does not count either.
+        return _Recovery(files, directory, slot, incarnation, newest.name).run()
