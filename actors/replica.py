@@ -80,6 +80,8 @@ def check_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> None:
     if recovered.damaged is not None:
         reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
         raise CannotOpen(reason, "damaged")
+    if recovered.unknown is not None:
+        raise CannotOpen(recovered.unknown, "down")
     if recovered.generation != placed.generation:
         raise CannotOpen(
             f"the log has generation {recovered.generation}, "

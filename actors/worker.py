@@ -241,6 +241,8 @@ class Worker:
                     random_id=lambda: secrets.randbits(64),
                     sync=self._arguments.sync,
                 )
+                for loss in self._wal.damage:
+                    log.error("slot %d: %s", self._arguments.slot, loss)
                 return
             except LockHeld as error:
                 if self._clock.now_ms() >= deadline_ms:
@@ -698,8 +700,10 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     loop.set_exception_handler(end_on_error)
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except StoreError as error:
-        log.critical("slot %d: %s", arguments.slot, error)
-        said.send_bytes(str(error).encode())
+    except (StoreError, OSError) as error:
+        # A disk that does not give its bytes has lost nothing yet: the next start tries again.
+        words = f"slot {arguments.slot}: {error}"
+        log.critical("%s", words)
+        said.send_bytes(words.encode())
         end_process(EXIT_STORE)
     end_process(0)
