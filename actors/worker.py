@@ -206,7 +206,7 @@ class Worker:
 
     async def run(self) -> None:
         self._open_wal()
-        self._disk = DiskThread(self._on_disk_done, self._loop)
+        self._disk = DiskThread(self._on_disk_done, self._write, self._loop)
         self._load_groups()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._scheduler.run_turn()
@@ -396,13 +396,12 @@ class Worker:
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
+        self._disk.beside(self._wal.tidy())
         batch = self._wal.take_batch()
         if batch is not None:
             self._being_born, self._unborn = self._unborn, set()
             self._disk.submit(batch)
-            prepare = self._wal.prepare_next_segment()
-            if prepare is not None:
-                self._disk.prepare(prepare)
+            self._disk.beside(self._wal.prepare_next_segment())
 
     def _on_disk_done(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None:

@@ -26,8 +26,7 @@ is not zero tells whether the last write arrived up to its end.
 from __future__ import annotations
 
 import struct
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,12 +63,9 @@ _UNSIGNED = struct.Struct("<4sBBBxIIQQQQIII")  # the same without the header's C
 HEADER_BYTES = _HEADER.size
 _SIGNED_BYTES = _UNSIGNED.size
 assert HEADER_BYTES == 64
-_WHOSE = struct.Struct("<8xI4xQQ32x")  # generation, group, gseq of a header
+_WHOSE = struct.Struct("<8xI4xQQ16xI12x")  # generation, group, gseq, length of a header
 assert _WHOSE.size == HEADER_BYTES
 assert _SIGNED_BYTES == 60
-
-_CRC_BYTES = 4  # at the end of each header
-_WORDS_PER_HEADER = HEADER_BYTES // _CRC_BYTES
 
 _COMMIT = struct.Struct("<QQIIII")  # batch, segment id, previous CRC, headers' CRC, groups, zero
 _COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
@@ -80,7 +76,7 @@ COMMIT_BODY_BYTES_MIN = _COMMIT.size + len(END_MARK)
 
 PADDING = tuple(bytes(-count % ALIGNMENT_BYTES) for count in range(ALIGNMENT_BYTES))
 
-_pack_unsigned = _UNSIGNED.pack
+pack_unsigned = _UNSIGNED.pack  # magic, format, kind .. body CRC, zero: all but the header's CRC
 _unpack_from = _HEADER.unpack_from
 
 
@@ -176,8 +172,8 @@ def encode_header(
     length: int,
     body_crc: int,
 ) -> bytes:
-    """The 64 bytes before a body.  Positional: this stands on the path of every write."""
-    unsigned = _pack_unsigned(
+    """The 64 bytes before a body."""
+    unsigned = pack_unsigned(
         MAGIC,
         FORMAT,
         kind,
@@ -274,21 +270,25 @@ def mark_resets(body: bytes) -> bool:
 
 
 def crc_of_headers(headers: Iterable[bytes]) -> int:
-    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen.
-
-    Without a step per record in Python: a commit frame is on the path of every write.
-    """
-    words = array("I", b"".join(headers))
-    assert words.itemsize == _CRC_BYTES
-    crc: int = crc32c(words[_WORDS_PER_HEADER - 1 :: _WORDS_PER_HEADER].tobytes())
+    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen."""
+    crc: int = crc32c(b"".join([header[_SIGNED_BYTES:] for header in headers]))
     return crc
 
 
-def first_gseqs(headers: Iterable[bytes]) -> dict[tuple[int, int], int]:
-    """(group, generation) -> the gseq of its first record among these."""
+def first_gseqs(pieces: Sequence[bytes]) -> dict[tuple[int, int], int]:
+    """(group, generation) -> the gseq of its first record, of records cut up in any way.
+
+    As long as no cut goes through a header.
+    """
     found: dict[tuple[int, int], int] = {}
-    for generation, group, gseq in _WHOSE.iter_unpack(b"".join(headers)):
+    at = 0
+    while at < len(pieces):
+        generation, group, gseq, length = _WHOSE.unpack(pieces[at])
         found.setdefault((group, generation), gseq)
+        at, rest = at + 1, padded(length)
+        while rest > 0 or (at < len(pieces) and not pieces[at]):
+            rest -= len(pieces[at])
+            at += 1
     return found
 
 

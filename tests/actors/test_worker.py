@@ -93,8 +93,9 @@ class Disk:
     def submit(self, batch: Batch) -> None:
         self.batches.append(batch)
 
-    def prepare(self, preparation: Callable[[], None]) -> None:
-        preparation()
+    def beside(self, work: Callable[[], None] | None) -> None:
+        if work is not None:
+            work()
 
 
 class Threads:
