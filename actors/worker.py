@@ -196,7 +196,7 @@ class Worker:
 
     async def run(self) -> None:
         self._open_wal()
-        self._disk = DiskThread(self._on_disk_done, self._loop)
+        self._disk = DiskThread(self._on_disk_done, self._write, self._loop)
         self._space.start(self._post, self._on_room)
         self._load_groups()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
@@ -236,6 +236,8 @@ class Worker:
                     )
                 )
                 self._wal.segment_bytes_max = self._space.room.segment_bytes_max
+                for loss in self._wal.damage:
+                    log.error("slot %d: %s", self._arguments.slot, loss)
                 return
             except LockHeld as error:
                 if self._clock.now_ms() >= deadline_ms:
@@ -418,14 +420,14 @@ class Worker:
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
+        self._disk.beside(self._wal.tidy())
         batch = self._wal.take_batch()
         if batch is not None:
             self._births.on_batch_taken()
             self._space.sync_since_ms = self._clock.now_ms()
             self._disk.submit(batch)
             prepare = self._wal.prepare_next_segment()
-            if prepare is not None:
-                self._disk.prepare(self._space.prepared(prepare))
+            self._disk.beside(prepare and self._space.prepared(prepare))
 
     def _on_disk_done(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None:

@@ -23,6 +23,7 @@ from bisect import bisect_left, bisect_right
 
 from raft.messages import Replica
 from raft.store import records
+from raft.store.records import TableRow
 from raft.store.replay import RecoveredGroup
 
 # Of each of these kinds the newest record of a group is live, and no other.
@@ -34,6 +35,7 @@ class GroupLog:
 
     __slots__ = (
         "base_index",
+        "damaged",
         "firsts",
         "fixed",
         "generation",
@@ -41,7 +43,6 @@ class GroupLog:
         "gseq",
         "last_index",
         "last_term",
-        "live_bytes",
         "pieces",
         "places",
         "sizes",
@@ -58,13 +59,13 @@ class GroupLog:
         self.gseq = 0
         self.term = 0
         self.vote: Replica | None = None
+        self.damaged: str | None = None  # why it must not vote or acknowledge again
         # Of each run: its first index, where a truncation may begin; where it stands; its bytes.
         self.firsts = array("Q")
         self.places = array("Q")
         self.sizes = array("I")
         self.pieces = [0]  # positions at which the places begin to rise anew
         self.fixed: dict[int, tuple[int, int]] = {}  # kind -> (place, bytes)
-        self.live_bytes = 0
         self.snapshot_index = 0
         self.snapshot_term = 0
         self.begin_at(0, 0)
@@ -85,20 +86,38 @@ class GroupLog:
         falls = [at for at in range(1, len(places)) if places[at] < places[at - 1]]
         log.pieces = [0, *falls]
         log.fixed = {kind: at for kind, at in found.places.items() if kind in FIXED}
-        log.live_bytes = sum(log.sizes) + sum(size for _, size in log.fixed.values())
         if found.snapshot is not None:
             log.snapshot_index, log.snapshot_term = found.snapshot.index, found.snapshot.term
         return log
 
+    @classmethod
+    def stopped(cls, found: RecoveredGroup, row: TableRow) -> GroupLog:
+        """Of a group that cannot be opened: nothing is saved of it, and each table says of it what
+        is known.  Of one that is condemned nothing is live but the mark that says so."""
+        log = cls(found.group, found.generation)
+        log.gseq, log.term, log.vote, log.damaged = row.gseq, row.term, row.vote, row.damaged
+        log.snapshot_index, log.last_index = row.snapshot_index, row.last_index
+        if row.damaged is not None and records.DAMAGED in found.places:
+            log.set_fixed(records.DAMAGED, *found.places[records.DAMAGED])
+        return log
+
     # ------------------------------------------------------------------ entries
 
-    def begin_at(self, index: int, term: int) -> None:
+    @property
+    def live_bytes(self) -> int:
+        """Takes a step for each run: who needs it often counts."""
+        return sum(self.sizes) + sum(size for _, size in self.fixed.values())
+
+    # What takes meaning away from records answers how many bytes of them.
+
+    def begin_at(self, index: int, term: int) -> int:
         """The log is empty behind this entry."""
-        self._forget_runs(0, len(self.firsts))
+        killed_bytes = self._forget_runs(0, len(self.firsts))
         self.base_index = self.last_index = index
         self.last_term = term
         # (index, term): from there on up to the next one, entries have this term.
         self.term_starts = [(index, term)]
+        return killed_bytes
 
     def term_at(self, index: int) -> int:
         assert self.base_index <= index <= self.last_index, (self.group, index)
@@ -111,22 +130,23 @@ class GroupLog:
         position = bisect_left(self.firsts, index + 1)
         return position < len(self.firsts) and self.firsts[position] == index + 1
 
-    def truncate_from(self, first: int) -> None:
-        self._forget_runs(bisect_left(self.firsts, first), len(self.firsts))
+    def truncate_from(self, first: int) -> int:
+        killed_bytes = self._forget_runs(bisect_left(self.firsts, first), len(self.firsts))
         self.last_index = first - 1
         self.last_term = self.term_at(first - 1)
         del self.term_starts[bisect_left(self.term_starts, first, key=_index_of) :]
+        return killed_bytes
 
-    def compact_to(self, index: int, term: int) -> None:
+    def compact_to(self, index: int, term: int) -> int:
         """Forget the runs up to this entry."""
         position = bisect_right(self.term_starts, index, key=_index_of)
         self.term_starts[:position] = [(index, term)]
-        self._forget_runs(0, bisect_right(self.firsts, index))
         self.base_index = index
+        return self._forget_runs(0, bisect_right(self.firsts, index))
 
-    def _forget_runs(self, start: int, end: int) -> None:
+    def _forget_runs(self, start: int, end: int) -> int:
         """From the beginning, or up to the end."""
-        self.live_bytes -= sum(self.sizes[start:end])
+        killed_bytes: int = sum(self.sizes[start:end])
         del self.firsts[start:end]
         del self.places[start:end]
         del self.sizes[start:end]
@@ -134,14 +154,17 @@ class GroupLog:
             self.pieces = [0, *(at - end for at in self.pieces if at > end)]
         else:
             del self.pieces[bisect_left(self.pieces, start) :]
+        return killed_bytes
 
     # ------------------------------------------------------------------ places
 
-    def set_fixed(self, kind: int, place: int, size: int) -> None:
-        """A record of this kind takes the place of the one before it."""
-        if kind in FIXED:
-            self.live_bytes += size - self.fixed.get(kind, (0, 0))[1]
-            self.fixed[kind] = (place, size)
+    def set_fixed(self, kind: int, place: int, size: int) -> int:
+        """A record of this kind takes the meaning of the one before it, or has never any."""
+        if kind not in FIXED:
+            return size
+        _, killed_bytes = self.fixed.get(kind, (0, 0))
+        self.fixed[kind] = (place, size)
+        return killed_bytes
 
     def fixed_below(self, place: int) -> list[tuple[int, int, int]]:
         """(kind, place, bytes) of live records that are no runs and stand below this place."""

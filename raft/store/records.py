@@ -26,8 +26,7 @@ is not zero tells whether the last write arrived up to its end.
 from __future__ import annotations
 
 import struct
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,12 +63,9 @@ _UNSIGNED = struct.Struct("<4sBBBxIIQQQQIII")  # the same without the header's C
 HEADER_BYTES = _HEADER.size
 _SIGNED_BYTES = _UNSIGNED.size
 assert HEADER_BYTES == 64
-_WHOSE = struct.Struct("<8xI4xQQ32x")  # generation, group, gseq of a header
+_WHOSE = struct.Struct("<8xI4xQQ16xI12x")  # generation, group, gseq, length of a header
 assert _WHOSE.size == HEADER_BYTES
 assert _SIGNED_BYTES == 60
-
-_CRC_BYTES = 4  # at the end of each header
-_WORDS_PER_HEADER = HEADER_BYTES // _CRC_BYTES
 
 _COMMIT = struct.Struct("<QQIIII")  # batch, segment id, previous CRC, headers' CRC, groups, zero
 _COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
@@ -80,7 +76,7 @@ COMMIT_BODY_BYTES_MIN = _COMMIT.size + len(END_MARK)
 
 PADDING = tuple(bytes(-count % ALIGNMENT_BYTES) for count in range(ALIGNMENT_BYTES))
 
-_pack_unsigned = _UNSIGNED.pack
+pack_unsigned = _UNSIGNED.pack  # magic, format, kind .. body CRC, zero: all but the header's CRC
 _unpack_from = _HEADER.unpack_from
 
 
@@ -117,7 +113,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """The body of a commit frame.  ``groups``: group -> its highest gseq in this batch."""
+    """The body of a commit frame.  ``groups``: each group in the batch -> its last gseq so far."""
 
     batch: int
     segment_id: int
@@ -127,7 +123,11 @@ class Commit:
 
 
 class TableRow(NamedTuple):
-    """What a segment says, when it opens, of one group: how far the WAL is, its batch included."""
+    """What a segment says, when it opens, of one group: how far the WAL is, its batch included.
+
+    ``damaged``: why this replica must not vote or acknowledge again.  Each segment repeats it, so
+    that no later loss takes it away.
+    """
 
     generation: int
     gseq: int
@@ -135,7 +135,7 @@ class TableRow(NamedTuple):
     vote: Replica | None
     snapshot_index: int
     last_index: int
-    is_damaged: bool
+    damaged: str | None
     # Its last gseq in the segments before; what of it is still needed when those are gone was
     # copied, and the rest may be missing (raft.store.remnants).
     floor: int
@@ -172,8 +172,8 @@ def encode_header(
     length: int,
     body_crc: int,
 ) -> bytes:
-    """The 64 bytes before a body.  Positional: this stands on the path of every write."""
-    unsigned = _pack_unsigned(
+    """The 64 bytes before a body."""
+    unsigned = pack_unsigned(
         MAGIC,
         FORMAT,
         kind,
@@ -261,22 +261,34 @@ def decode_mark(header: Header, body: bytes) -> Mark:
     return Mark(snapshot, _number(base_index), _number(base_term), resets)
 
 
-def crc_of_headers(headers: Iterable[bytes]) -> int:
-    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen.
+def mark_resets(body: bytes) -> bool:
+    """What of a mark can be read even if the rest is of a newer version."""
+    try:
+        return _unpacked(body, 3)[2] is True
+    except ValueError:
+        return False
 
-    Without a step per record in Python: a commit frame is on the path of every write.
-    """
-    words = array("I", b"".join(headers))
-    assert words.itemsize == _CRC_BYTES
-    crc: int = crc32c(words[_WORDS_PER_HEADER - 1 :: _WORDS_PER_HEADER].tobytes())
+
+def crc_of_headers(headers: Iterable[bytes]) -> int:
+    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen."""
+    crc: int = crc32c(b"".join([header[_SIGNED_BYTES:] for header in headers]))
     return crc
 
 
-def first_gseqs(headers: Iterable[bytes]) -> dict[tuple[int, int], int]:
-    """(group, generation) -> the gseq of its first record among these."""
+def first_gseqs(pieces: Sequence[bytes]) -> dict[tuple[int, int], int]:
+    """(group, generation) -> the gseq of its first record, of records cut up in any way.
+
+    As long as no cut goes through a header.
+    """
     found: dict[tuple[int, int], int] = {}
-    for generation, group, gseq in _WHOSE.iter_unpack(b"".join(headers)):
+    at = 0
+    while at < len(pieces):
+        generation, group, gseq, length = _WHOSE.unpack(pieces[at])
         found.setdefault((group, generation), gseq)
+        at, rest = at + 1, padded(length)
+        while rest > 0 or (at < len(pieces) and not pieces[at]):
+            rest -= len(pieces[at])
+            at += 1
     return found
 
 
@@ -292,6 +304,15 @@ def encode_commit(commit: Commit) -> bytes:
         0,
     )
     return b"".join((fixed, struct.pack(f"<{len(flat)}Q", *flat), END_MARK))
+
+
+def commit_length(data: bytes, start: int) -> int | None:
+    """How long the body of a commit frame at ``start`` would be; None if it would not fit."""
+    if start + COMMIT_BODY_BYTES_MIN > len(data):
+        return None
+    count = _COMMIT.unpack_from(data, start)[4]
+    length: int = COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES
+    return length if start + length <= len(data) else None
 
 
 def decode_commit(body: bytes) -> Commit:
@@ -319,7 +340,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             0 if row.vote is None else row.vote.incarnation,
             row.snapshot_index,
             row.last_index,
-            row.is_damaged,
+            row.damaged,
             row.floor,
         ]
         for group, row in info.table.items()
@@ -347,8 +368,8 @@ def decode_segment(body: bytes) -> SegmentInfo:
         raise ValueError("the table of groups is no list")
     table: dict[int, TableRow] = {}
     for row in rows:
-        if type(row) is not list or len(row) < 10 or type(row[8]) is not bool:
-            raise ValueError("a row of the table of groups is none")
+        if type(row) is not list or len(row) < 10:
+            raise ValueError("a row of the table of groups is too short")
         group, generation, gseq, term, node, incarnation, snapshot, last, damaged, floor = row[:10]
         table[_number(group)] = TableRow(
             _number(generation),
@@ -357,7 +378,7 @@ def decode_segment(body: bytes) -> SegmentInfo:
             _vote(node, incarnation),
             _number(snapshot),
             _number(last),
-            damaged,
+            _reason(damaged),
             _number(floor),
         )
     number, segment_id, previous_id, sealed_bytes, batch, slot = map(_number, numbers)
@@ -388,6 +409,12 @@ def _unpacked(body: bytes, fields: int) -> list[Any]:
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} where a number belongs")
+    return value
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and type(value) is not str:
+        raise ValueError(f"{value!r} where a reason belongs")
     return value
 
 

@@ -208,26 +208,34 @@ class Tidier:
         self._groups = groups
         self._copy_bytes_max = copy_bytes_max
         self._extents: deque[Extent] = deque()  # that are needed, oldest first
-        self._announce = False  # the oldest changed, and no record says so yet
-        self._leaving: list[int] = []  # numbers that the batch under way gives up
+        self.announces = False  # the oldest changed, and no record says so yet
+        self.leaving: list[int] = []  # numbers that the batch under way gives up
         self._removable: list[int] = []  # numbers that a synced batch has given up
         self._removal: Removal | None = None
-        self._chunk: Chunk | None = None
+        self.chunk: Chunk | None = None
         self._due = False  # the oldest is being given up
         self._todo: list[GroupLog] = []  # groups that it may hold something of
         self._look = True
-        self.killed_bytes = 0  # by marks and truncations, since the last look
+        # What is live is counted by batch; until then a record may be dead and not yet counted.
+        self.live_bytes = 0
+        self._killed_bytes = 0  # since the last look
         self._stopped: str | None = None
         self._copied_records = self._copied_bytes = self._segments_removed = 0
 
     # ------------------------------------------------------------------ what the writer tells
 
-    def recovered(self, segments: list[tuple[int, int]], oldest: int) -> int:
+    def recovered(
+        self, segments: list[tuple[int, int]], oldest: int, pinned: str | None = None
+    ) -> int:
         """Segments, number and bytes in use, as they were read.  Answers the log's end.
+
+        ``pinned``: why nothing may be given up as long as this log is open.
 
         ``oldest``: what the log says is needed.  What is live below it after all (something else
         was damaged) is kept.
         """
+        self._stopped = pinned
+        self.live_bytes = sum(log.live_bytes for log in self._groups.values())
         lowest = min((low for log in self._groups.values() for low in _lowest(log)), default=None)
         zero = 0
         for number, used in segments:
@@ -238,6 +246,11 @@ class Tidier:
                 self._removable.append(number)
         return zero
 
+    def killed(self, count: int) -> None:
+        """So many bytes are live no longer."""
+        self.live_bytes -= count
+        self._killed_bytes += count
+
     def opens(self, number: int, start: int, sealed_bytes: int) -> int:
         """A batch opens this segment and seals the one before.  Answers the oldest needed.
 
@@ -247,7 +260,7 @@ class Tidier:
             self._extents[-1].used = sealed_bytes
         self._extents.append(Extent(number, start, start))
         self._give_up_dead()
-        self._announce = False
+        self.announces = False
         self._look = True
         return self._extents[0].number
 
@@ -257,53 +270,54 @@ class Tidier:
 
     def completed(self) -> None:
         """The batch under way is synced."""
-        self._removable += self._leaving
-        self._leaving = []
+        self._removable += self.leaving
+        self.leaving = []
 
     # ------------------------------------------------------------------ what rides in batches
 
     @property
     def is_ready(self) -> bool:
         """Whether there is something for a batch, even if nobody saves anything."""
-        chunk = self._chunk
-        return self._announce or (chunk is not None and chunk.done and chunk.failure is None)
+        chunk = self.chunk
+        return self.announces or (chunk is not None and chunk.done and chunk.failure is None)
 
     def gather(
-        self, place: int, pieces: list[bytes], headers: list[bytes], touched: dict[int, int]
+        self, place: int, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]
     ) -> int:
         """Add copies, at ``place`` of the log, behind what is there.  Answers their bytes."""
-        chunk, begin = self._chunk, place
+        chunk, begin = self.chunk, place
         if chunk is not None and chunk.done and chunk.failure is None:
-            self._chunk = None
+            self.chunk = None
             for item, header, body in zip(chunk.items, chunk.headers, chunk.bodies, strict=True):
                 log = item.log
                 if self._groups.get(log.group) is not log:
                     continue  # it lives on under a higher generation
                 if not log.move(item.kind, item.first, item.place, place):
                     continue
-                headers.append(header)
+                crcs.append(header[-4:])
                 pieces += (header, body, PADDING[len(body) & 7])
-                gseq = int.from_bytes(header[24:32], "little")
-                touched[log.group] = max(gseq, touched.get(log.group, 0))
+                touched[log.group] = log.gseq  # how far it is, which proves more than the copy
                 place += item.size
                 self._copied_records += 1
             self._copied_bytes += place - begin
             if not self._todo:
                 self._give_up_dead()
-        if self._announce:
-            self._announce = False
+        if self.announces:
+            self.announces = False
             oldest = self._extents[0].number
             header = encode_header(records.OLDEST, 0, 0, 0, 0, 0, 0, oldest, 0, crc32c(b""))
-            headers.append(header)
+            crcs.append(header[-4:])
             pieces.append(header)
             place += HEADER_BYTES
         return place - begin
 
     def _give_up_dead(self) -> None:
         extents = self._extents
+        if self._stopped is not None:
+            return
         while len(extents) > 1 and self._live_in_oldest() == 0:
-            self._leaving.append(extents.popleft().number)
-            self._announce = True
+            self.leaving.append(extents.popleft().number)
+            self.announces = True
             self._due = False
             self._look = True
 
@@ -312,7 +326,7 @@ class Tidier:
     def work(self) -> Callable[[], None] | None:
         """What a background thread may do now.  It may raise OSError, WalDamaged."""
         self._take_note()
-        if self._stopped is not None or self._removal is not None or self._chunk is not None:
+        if self._stopped is not None or self._removal is not None or self.chunk is not None:
             return None  # one thing at a time: nothing is read that is being removed
         if self._removable:
             paths = [os.path.join(self._directory, segment_name(it)) for it in self._removable]
@@ -329,18 +343,18 @@ class Tidier:
             return None
         oldest = self._extents[0]
         path = os.path.join(self._directory, segment_name(oldest.number))
-        self._chunk = Chunk(self._files, path, oldest.zero, items)
-        return self._chunk
+        self.chunk = Chunk(self._files, path, oldest.zero, items)
+        return self.chunk
 
     def _take_note(self) -> None:
         """Of what the thread has done."""
-        removal, chunk = self._removal, self._chunk
+        removal, chunk = self._removal, self.chunk
         if removal is not None and removal.done:
             self._removal = None
             self._segments_removed += removal.removed
             self._stopped = self._stopped or removal.failure
         if chunk is not None and chunk.done and chunk.failure is not None:
-            self._chunk = None
+            self.chunk = None
             self._stopped = chunk.failure
 
     # ------------------------------------------------------------------ what is due
@@ -350,10 +364,10 @@ class Tidier:
         if len(extents) < 2:
             return
         # Looking costs a step for each group: once for each segment, or when much has died.
-        if not self._look and CHEAP_PART * self.killed_bytes < extents[0].used:
+        if not self._look and CHEAP_PART * self._killed_bytes < extents[0].used:
             return
         self._give_up_dead()
-        self._look, self.killed_bytes = False, 0
+        self._look, self._killed_bytes = False, 0
         if len(extents) < 2:
             return
         live = self.live_bytes
@@ -394,10 +408,6 @@ class Tidier:
 
     # ------------------------------------------------------------------ to be seen
 
-    @property
-    def live_bytes(self) -> int:
-        return sum(log.live_bytes for log in self._groups.values())
-
     def statistics(self) -> dict[str, Any]:
         """``log_bytes``: in sealed segments; ``segments_kept``: needed, with the current one."""
         return {
@@ -407,7 +417,7 @@ class Tidier:
             "live_bytes": self.live_bytes,
             "log_bytes": sum(extent.used for extent in self._extents),
             "segments_kept": len(self._extents),
-            "segments_to_remove": len(self._removable) + len(self._leaving),
+            "segments_to_remove": len(self._removable) + len(self.leaving),
             "tidying_stopped": self._stopped,
         }
 

@@ -33,10 +33,23 @@ from google_crc32c import value as crc32c
 from raft.messages import HardState, Mark, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
+from raft.store.evidence import shortened
 from raft.store.files import Files, make_directory
 from raft.store.group_log import GroupLog
 from raft.store.locks import FileLock, me
-from raft.store.records import HEADER_BYTES, PADDING, Commit, SegmentInfo, TableRow, encode_header
+from raft.store.records import (
+    ALIGNMENT_BYTES,
+    FORMAT,
+    HEADER_BYTES,
+    MAGIC,
+    PADDING,
+    RUN,
+    Commit,
+    SegmentInfo,
+    TableRow,
+    encode_header,
+    pack_unsigned,
+)
 from raft.store.recovery import Recovered, RecoveredGroup, recover
 from raft.store.segments import (
     SEGMENT_BYTES_FIRST,
@@ -44,17 +57,17 @@ from raft.store.segments import (
     Segment,
     SegmentJob,
     create_segment,
-    segment_name,
 )
+from raft.store.settling import set_aside, settle
 from raft.store.tidying import COPY_BYTES_MAX, Tidier
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
 
 LOCK_FILE = "lock"
+_SIZE_ROUNDING = HEADER_BYTES + ALIGNMENT_BYTES - 1
+_SIZE_MASK = -ALIGNMENT_BYTES
 # Far above what the owner's own limits let in; beyond it the owner does not look at gathered_bytes.
 GATHERED_BYTES_MAX = 1 << 30
-
-_RUN = records.RUN
 
 
 class Batch:
@@ -133,7 +146,7 @@ class Wal:
         self._log_end = 0  # place of the first record that the next batch will have
         # Gathered and not yet in a batch.
         self._pieces: list[bytes] = []
-        self._headers: list[bytes] = []
+        self._crcs: list[bytes] = []  # the last four bytes of each header
         self._touched: dict[int, int] = {}
         self._newest: dict[int, tuple[int, int, int]] = {}
         self._gathered = 0
@@ -147,6 +160,7 @@ class Wal:
         self._used = 0
         self._job: SegmentJob | None = None
         self._poisoned: str | None = None
+        self._damage: list[str] = []
         self._closed = False
         self._statistics: dict[str, Any] = {
             "batches": 0,
@@ -177,19 +191,19 @@ class Wal:
         copy_bytes_max: int = COPY_BYTES_MAX,
         sync: bool = True,
     ) -> tuple[Wal, dict[int, RecoveredGroup]]:
-        """Lock, recover, and begin a new segment.
+        """Lock, recover, and begin a new segment, which says who is condemned.
 
-        Raises LockHeld (wait and try again), WalDamaged, ForeignWal, UnknownFormat, WalPoisoned,
-        OSError.  ``incarnation``: of the disk in node.json; a log written for another one is
-        refused.  ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for
-        measurements alone.
+        Raises LockHeld (wait and try again), UnknownFormat, WalPoisoned, OSError; ForeignWal and
+        WalDamaged where nothing is of this disk and slot.  ``incarnation``: of the disk in
+        node.json; a log written for another one is refused.  ``random_id`` draws 64 bits.  ``sync``
+        off loses data in a crash; for measurements alone.
         """
         make_directory(files, directory)
         lock = FileLock(files, os.path.join(directory, LOCK_FILE))
         try:
             lock.write({**me(), "slot": slot})
             found = recover(files, directory, slot, incarnation)
-            _settle(files, directory, found)
+            settle(files, directory, found)
         except BaseException:
             lock.close()
             raise
@@ -207,6 +221,7 @@ class Wal:
         )
         try:
             wal._continue_from(found)
+            set_aside(files, directory, found)
         except BaseException:
             wal._release()
             raise
@@ -214,8 +229,12 @@ class Wal:
 
     def _continue_from(self, found: Recovered) -> None:
         for group, recovered in found.groups.items():
-            self._groups[group] = GroupLog.recovered(recovered)
-        self._log_end = self._tidier.recovered(found.segments, found.oldest)
+            row = found.rows.get(group)
+            if row is None:
+                self._groups[group] = GroupLog.recovered(recovered)
+            else:
+                self._groups[group] = GroupLog.stopped(recovered, row)
+        self._log_end = self._tidier.recovered(found.segments, found.oldest, found.pinned)
         self._batch = found.batch
         self._chain = found.chain
         self._number = found.number
@@ -223,6 +242,9 @@ class Wal:
         self._used = found.end
         self._statistics["recovered_bytes"] = found.bytes_read
         self._statistics["recovered_torn"] = found.torn
+        self._damage = [str(loss) for loss in found.damage]
+        for group, reason in found.unmarked.items():
+            self.mark_damaged(group, reason)
         batch = self._make_batch(open_segment=True)
         batch.run()
         self.complete(batch)
@@ -255,6 +277,8 @@ class Wal:
         assert group > 0, "group 0 is nobody"
         assert known is None or known.generation < generation, (group, generation)
         _check_length(group, len(bootstrap))
+        if known is not None:
+            self._tidier.killed(known.live_bytes)
         state = self._groups[group] = GroupLog(group, generation)
         self._record(state, records.BOOTSTRAP, body=bootstrap)
 
@@ -293,7 +317,8 @@ class Wal:
         """Never again may this replica vote or acknowledge; recovery says so from then on."""
         self._refuse_if_over()
         state = self._groups[group]
-        self._record(state, records.DAMAGED, body=reason.encode()[:1024])
+        state.damaged = reason = shortened(reason)
+        self._record(state, records.DAMAGED, body=reason.encode())
 
     def _save_hard_state(self, state: GroupLog, hard_state: HardState) -> None:
         term, vote = hard_state.term, hard_state.vote
@@ -306,9 +331,7 @@ class Wal:
         assert first > state.snapshot_index, (state.group, first, state.snapshot_index)
         assert state.base_index < first <= state.last_index + 1, (state.group, first)
         assert state.is_border(first - 1), (state.group, first)
-        live = state.live_bytes
-        state.truncate_from(first)
-        self._tidier.killed_bytes += live - state.live_bytes
+        self._tidier.killed(state.truncate_from(first))
         self._record(state, records.TRUNCATE, first=first)
 
     def _save_mark(self, state: GroupLog, mark: Mark, body: bytes) -> None:
@@ -324,17 +347,16 @@ class Wal:
         assert state.snapshot_index <= index, (group, state.snapshot_index, index)
         assert state.snapshot_term <= term <= state.term, (group, state.snapshot_term, term)
         assert index > state.snapshot_index or term == state.snapshot_term, (group, index, term)
-        live = state.live_bytes
         if mark.resets:
             assert (mark.base_index, mark.base_term) == (index, term), (group, mark)
-            state.begin_at(index, term)
+            killed_bytes = state.begin_at(index, term)
         else:
             for at, of in ((mark.base_index, mark.base_term), (index, term)):
                 assert at <= state.last_index, (group, at, state.last_index)
                 assert state.is_border(at), (group, at)
                 assert state.term_at(at) == of, (group, at, of)
-            state.compact_to(mark.base_index, mark.base_term)
-        self._tidier.killed_bytes += live - state.live_bytes
+            killed_bytes = state.compact_to(mark.base_index, mark.base_term)
+        self._tidier.killed(killed_bytes)
         state.snapshot_index, state.snapshot_term = index, term
         self._record(state, records.SNAPSHOT, body=body, first=index, term=term)
 
@@ -342,35 +364,47 @@ class Wal:
         """The path of every write: a header per run, the body as it is.  Answers (term, index)."""
         group, generation, gseq = state.group, state.generation, state.gseq
         last_index, last_term = state.last_index, state.last_term
-        pieces, headers, firsts = self._pieces, self._headers, state.firsts
+        pieces, crcs, firsts = self._pieces, self._crcs, state.firsts
         term_starts, places, sizes = state.term_starts, state.places, state.sizes
-        gathered = begin = self._gathered
-        log_end = self._log_end
+        gathered, log_end, term_max = self._gathered, self._log_end, state.term
         for run in save.runs:
             body, term, first, count = run.body, run.term, run.first, run.count
             length = len(body)
             assert first == last_index + 1, (group, first, last_index)
             assert count > 0
-            assert last_term <= term <= state.term, (group, last_term, term, state.term)
+            assert last_term <= term <= term_max, (group, last_term, term, term_max)
             gseq += 1
-            header = encode_header(
-                _RUN, run.kind, generation, count, group, gseq, term, first, length, run.crc
+            # encode_header, without the call: this is the path of every write.
+            unsigned = pack_unsigned(
+                MAGIC,
+                FORMAT,
+                RUN,
+                run.kind,
+                generation,
+                count,
+                group,
+                gseq,
+                term,
+                first,
+                length,
+                run.crc,
+                0,
             )
+            crc = crc32c(unsigned).to_bytes(4, "little")
             if term != last_term:
                 term_starts.append((first, term))
             last_index, last_term = first + count - 1, term
-            headers.append(header)
-            pieces.append(header)
+            crcs.append(crc)
+            pieces.append(unsigned + crc)
             pieces.append(body)
             padding = PADDING[length & 7]
             if padding:
                 pieces.append(padding)
-            size = HEADER_BYTES + length + len(padding)
+            size = (length + _SIZE_ROUNDING) & _SIZE_MASK  # HEADER_BYTES + padded(length)
             firsts.append(first)
             places.append(log_end + gathered)
             sizes.append(size)
             gathered += size
-        state.live_bytes += gathered - begin
         state.gseq, state.last_index, state.last_term = gseq, last_index, last_term
         self._touched[group] = gseq
         self._gathered = gathered
@@ -401,10 +435,10 @@ class Wal:
             length,
             crc32c(body),
         )
-        self._headers.append(header)
+        self._crcs.append(header[-4:])
         self._pieces += (header, body, PADDING[length & 7])
         size = HEADER_BYTES + records.padded(length)
-        state.set_fixed(kind, self._log_end + self._gathered, size)
+        self._tidier.killed(state.set_fixed(kind, self._log_end + self._gathered, size))
         self._gathered += size
         self._touched[state.group] = state.gseq
 
@@ -421,6 +455,12 @@ class Wal:
         return self._gathered
 
     @property
+    def damage(self) -> list[str]:
+        """What was found to be damaged when the log was opened, and where; who is hit by it is said
+        in the groups that :meth:`open` answers."""
+        return self._damage
+
+    @property
     def poisoned(self) -> str | None:
         """Why nothing more can become durable; None while all is well."""
         return self._poisoned
@@ -430,7 +470,7 @@ class Wal:
         self._refuse_if_over()
         if self._in_flight is not None:
             return None
-        if not (self._headers or self._newest or self._tidier.is_ready):
+        if not (self._crcs or self._newest or self._tidier.is_ready):
             return None
         return self._make_batch(open_segment=False)
 
@@ -444,15 +484,18 @@ class Wal:
             raise WalPoisoned(self._poisoned)
         assert batch._ran, "batch.run() was not called"
         self._in_flight = None
-        self._tidier.completed()
+        if self._tidier.leaving:
+            self._tidier.completed()
         return [(group, *newest) for group, newest in batch.newest.items()]
 
     def _make_batch(self, *, open_segment: bool) -> Batch:
         """Close what is gathered with a commit frame; open a segment if it does not fit."""
-        pieces, headers, touched = self._pieces, self._headers, self._touched
-        saved = len(headers)
-        gathered = self._gathered
-        gathered += self._tidier.gather(self._log_end + gathered, pieces, headers, touched)
+        pieces, crcs, touched = self._pieces, self._crcs, self._touched
+        saved, gathered = len(pieces), self._gathered
+        tidier = self._tidier
+        tidier.live_bytes += gathered
+        if tidier.announces or tidier.chunk is not None:
+            gathered += tidier.gather(self._log_end + gathered, pieces, crcs, touched)
         frame_bytes = (
             HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
         )  # 16: a group and its gseq
@@ -460,32 +503,32 @@ class Wal:
         opening = None
         segment = self._segment
         if open_segment or segment is None or self._used + bytes_total > segment.size:
-            opening, header, body = self._open(bytes_total, headers[:saved])
-            headers.insert(0, header)
+            opening, header, body = self._open(bytes_total, pieces[:saved])
+            crcs.insert(0, header[-4:])
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
-        crc = records.crc_of_headers(headers)
+        crc = crc32c(b"".join(crcs))
         commit = records.encode_commit(
             Commit(self._batch, self._segment_id, self._chain, crc, touched)
         )
         frame = encode_header(
-            records.COMMIT, 0, 0, len(headers), 0, self._batch, 0, 0, len(commit), crc32c(commit)
+            records.COMMIT, 0, 0, len(crcs), 0, self._batch, 0, 0, len(commit), crc32c(commit)
         )
         self._chain = int.from_bytes(frame[-4:], "little")
         self._log_end += bytes_total
         pieces.append(frame)
         pieces.append(commit)
-        self._statistics["records"] += len(headers)
+        self._statistics["records"] += len(crcs)
         batch = Batch(self, self._batch, pieces, self._newest, opening)
         self._in_flight = batch
-        self._pieces, self._headers, self._touched, self._newest = [], [], {}, {}
+        self._pieces, self._crcs, self._touched, self._newest = [], [], {}, {}
         self._gathered = 0
         return batch
 
     def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
         """Plan the next segment: what makes it, and its first record (header, body).
 
-        ``saved``: headers of the batch, without copies.
+        ``saved``: the pieces of the batch, without copies.
         """
         began = records.first_gseqs(saved)
         table = {
@@ -496,7 +539,7 @@ class Wal:
                 state.vote,
                 state.snapshot_index,
                 state.last_index,
-                records.DAMAGED in state.fixed,
+                state.damaged,
                 began.get((group, state.generation), state.gseq + 1) - 1,
             )
             for group, state in self._groups.items()
@@ -651,23 +694,6 @@ class Wal:
             "sync": self._sync,
             "poisoned": self._poisoned,
         }
-
-
-def _settle(files: Files, directory: str, found: Recovered) -> None:
-    """Bring the disk to exactly what recovery says is there, before anything is built on it."""
-    for name in found.discard:
-        files.unlink(os.path.join(directory, name))
-    if found.discard:
-        files.fsync_dir(directory)  # gone before the same name is made again
-    if found.number == 0:
-        return
-    descriptor = files.open(os.path.join(directory, segment_name(found.number)))
-    try:
-        files.pwrite(descriptor, found.last_batch, found.end - len(found.last_batch))
-        files.truncate(descriptor, found.end)
-        files.fsync(descriptor)
-    finally:
-        files.close(descriptor)
 
 
 def _check_length(group: int, length: int) -> None:

@@ -95,9 +95,10 @@ class Disk:
     def submit(self, batch: Batch) -> None:
         self.batches.append(batch)
 
-    def prepare(self, preparation: Callable[[], None]) -> None:
-        with contextlib.suppress(OSError):
-            preparation()
+    def beside(self, work: Callable[[], None] | None) -> None:
+        if work is not None:
+            with contextlib.suppress(OSError):
+                work()
 
 
 class Threads:
@@ -799,3 +800,55 @@ def test_a_draining_leader_waits_for_somebody_else_to_lead(
     monkeypatch.setattr(type(actor), "is_drained", property(lambda _: True))
     bench.worker._watch_drain(1 << 60)
     assert link.of(kinds.DRAINED) == [[1]]
+
+
+WAL = "/data/wal/1/0000000000000001.wal"
+
+
+def two_logs() -> tuple[MemoryFiles, int]:
+    """Both groups have a command in the log; where the one of KV is."""
+    bench = Bench(KV, OTHER)
+    bench.join()
+    for group in (KV, OTHER):
+        bench.request(group, group, 1_000, 7, batch_of(put(f"k{group}", b"value of %d" % group)))
+        bench.sync()
+    bench.files.kill()
+    return bench.files, bench.files.content(WAL).index(b"value of 7")
+
+
+def states_of(bench: Bench) -> dict[int, dict[str, Any]]:
+    ((_, _, _, rows),) = bench.connect().of(kinds.HELLO)
+    return dict(rows)
+
+
+def test_damage_in_the_log_stops_the_group_that_lost_something_and_says_where() -> None:
+    """Pitfall 45: the group beside it serves, and the one that is hit never votes again."""
+    files, offset = two_logs()
+    files.flip(WAL, offset)
+    for _ in range(3):
+        bench = Bench(KV, OTHER, files=files)
+        told = states_of(bench)
+        assert (told[KV]["state"], told[OTHER]["state"]) == ("damaged", "running")
+        error = told[KV]["error"]
+        assert f"(index 2) is lost: {WAL} at offset " in error
+        assert "checksum" in error
+        bench.welcome()
+        bench.request(1, KV, 1_000, 7, batch_of(put("k", b"v")))
+        assert bench.hand_backs() == [1, None, 0, "the group does not run here"]
+        bench.request(2, OTHER, 1_000, 7, batch_of(put("k", b"v")))
+        bench.sync()
+        assert bench.replies() == {2: protocol.OK}
+        files.kill()
+
+
+def test_a_record_of_a_newer_version_stops_its_group_alone() -> None:
+    files, _ = two_logs()
+    bench = Bench(KV, OTHER, files=files)
+    log = bench.worker._wal._groups[KV]
+    bench.worker._wal._record(log, 100, body=b"of a newer version")
+    bench.worker._write()
+    bench.sync()
+    files.kill()
+    told = states_of(Bench(KV, OTHER, files=files))
+    assert (told[KV]["state"], told[OTHER]["state"]) == ("down", "running")
+    assert "a newer version of polyraft wrote this" in told[KV]["error"]

@@ -204,7 +204,8 @@ def _disk_error(simulation: Simulation, rng: random.Random) -> None:
         return
     path, operations = rng.choice(
         (
-            (".wal", ("pwrite", "fdatasync", "fdatasync", "pread", "create")),
+            (".wal", ("pwrite", "fdatasync", "fdatasync", "pread", "create", "unlink")),
+            (DIRECTORY, ("fsync_dir",)),
             (".writing", ("create", "pwrite", "fsync", "rename")),
             (".receiving", ("create", "pwrite", "fdatasync", "rename")),
         )

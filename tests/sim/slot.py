@@ -279,6 +279,7 @@ class Slot:
                     random_id=lambda: self.rng.randrange(1, 1 << 64),
                     segment_bytes_first=segment_bytes,
                     segment_bytes_max=self._segment_bytes_max(),
+                    copy_bytes_max=segment_bytes // 2,
                 )
             )
         except (WalDamaged, UnknownFormat) as error:
@@ -854,6 +855,7 @@ class Slot:
     # ------------------------------------------------------------------ the disk
 
     def _begin_batch(self) -> None:
+        self._beside(self._wal.tidy())
         if self._batch is not None:
             return
         self._batch = batch = self._wal.take_batch()
@@ -865,9 +867,7 @@ class Slot:
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
         self.world.after(delay_us, self._on_disk_done, self.life)
         prepare = self._wal.prepare_next_segment()
-        if prepare is not None:
-            prepare = self.space.prepared(prepare)
-            self.world.after(draw_us(self.rng, 0, longest_us), self._prepare, self.life, prepare)
+        self._beside(prepare and self.space.prepared(prepare))
 
     def _look(self, life: int) -> None:
         """How full the disk is; what hangs is asked again, and nothing follows from its silence."""
@@ -887,14 +887,26 @@ class Slot:
     def _segment_bytes_max(self) -> int:
         return min(4 * self.host.plan.segment_bytes, self.space._judge.room.segment_bytes_max)
 
-    def _prepare(self, life: int, prepare: Callable[[], None]) -> None:
+    def _beside(self, work: Callable[[], None] | None) -> None:
+        """The second thread of the disk."""
+        if work is not None:
+            _, longest_us = self.host.plan.disk_us
+            self.world.after(draw_us(self.rng, 0, longest_us), self._work_beside, self.life, work)
+
+    def _work_beside(self, life: int, work: Callable[[], None]) -> None:
         if life != self.life:
             return
         try:
-            prepare()
+            work()
         except OSError as error:
-            # Not fatal: the writer makes the segment when it needs it, or fails there.
-            self.world.note(self.where, f"no segment ahead: {error}")
+            # Not fatal: the writer makes the segment when it needs it, or fails there; and one that
+            # is not given up stays until the next start.
+            self.world.note(self.where, f"no segment ahead, or none given up: {error}")
+        except WalDamaged as error:
+            if not self.is_flipped:
+                raise AssertionError(f"{self.where} takes a good disk for damaged") from error
+            self.world.note(self.where, f"a segment cannot be given up: {error}")
+        self._begin_batch()
 
     def _on_disk_done(self, life: int) -> None:
         if life != self.life:

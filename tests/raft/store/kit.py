@@ -121,11 +121,12 @@ def check_places(slot: Slot) -> None:
     wal = slot.wal
     extents = list(wal._tidier._extents)
     contents = {extent.number: slot.files.content(slot.path(extent.number)) for extent in extents}
+    live_bytes = sum(log.live_bytes for log in wal._groups.values())
+    assert wal._tidier.live_bytes + wal._gathered == live_bytes
     for log in wal._groups.values():
         live = [(place, size, kind, 0) for kind, (place, size) in log.fixed.items()]
         runs = zip(log.places, log.sizes, log.firsts, strict=True)
         live += [(place, size, records.RUN, first) for place, size, first in runs]
-        assert log.live_bytes == sum(size for _, size, _, _ in live)
         falls = [at for at in range(1, len(log.places)) if log.places[at] < log.places[at - 1]]
         assert log.pieces == [0, *falls]
         for place, size, kind, first in live:
