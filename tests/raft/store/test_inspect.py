@@ -72,6 +72,15 @@ def test_a_flipped_bit_in_a_body_is_told_with_group_and_index_and_the_rest_is_re
     assert seen.batches == 5
 
 
+def test_the_rest_of_a_batch_is_read_behind_a_record_whose_length_is_known() -> None:
+    slot, _, third = with_three_batches()
+    slot.files.flip(slot.path(1), third[7] + records.HEADER_BYTES)
+    assert third[8] > third[7]
+    seen = look(slot)
+    assert seen.groups[8].last == (2, 1)
+    assert seen.records == 9, "all but one"
+
+
 def test_a_flipped_bit_in_a_header_is_told_with_what_the_commit_frame_knows() -> None:
     slot, second, _ = with_three_batches()
     slot.files.flip(slot.path(1), second[8] + 20)
@@ -173,6 +182,7 @@ def test_what_recovery_refuses_is_found_and_what_it_takes_is_sound(seed: int) ->
     refused = refusal_of(lambda: recover(files, DIRECTORY, 0, INCARNATION))
     seen = Survey(files, DIRECTORY).run()
     assert bool(seen.findings) == (refused is not None), (refused, seen.findings)
+    assert seen.torn is None or refused is None, "one place is hurt, and it is damage"
     if isinstance(refused, WalDamaged):
         at = [
             each
