@@ -23,6 +23,7 @@ from bisect import bisect_left, bisect_right
 
 from raft.messages import Replica
 from raft.store import records
+from raft.store.records import TableRow
 from raft.store.replay import RecoveredGroup
 
 # Of each of these kinds the newest record of a group is live, and no other.
@@ -34,6 +35,7 @@ class GroupLog:
 
     __slots__ = (
         "base_index",
+        "damaged",
         "firsts",
         "fixed",
         "generation",
@@ -58,6 +60,7 @@ class GroupLog:
         self.gseq = 0
         self.term = 0
         self.vote: Replica | None = None
+        self.damaged: str | None = None  # why it must not vote or acknowledge again
         # Of each run: its first index, where a truncation may begin; where it stands; its bytes.
         self.firsts = array("Q")
         self.places = array("Q")
@@ -88,6 +91,17 @@ class GroupLog:
         log.live_bytes = sum(log.sizes) + sum(size for _, size in log.fixed.values())
         if found.snapshot is not None:
             log.snapshot_index, log.snapshot_term = found.snapshot.index, found.snapshot.term
+        return log
+
+    @classmethod
+    def stopped(cls, found: RecoveredGroup, row: TableRow) -> GroupLog:
+        """Of a group that cannot be opened: nothing is saved of it, and each table says of it what
+        is known.  Of one that is condemned nothing is live but the mark that says so."""
+        log = cls(found.group, found.generation)
+        log.gseq, log.term, log.vote, log.damaged = row.gseq, row.term, row.vote, row.damaged
+        log.snapshot_index, log.last_index = row.snapshot_index, row.last_index
+        if row.damaged is not None and records.DAMAGED in found.places:
+            log.set_fixed(records.DAMAGED, *found.places[records.DAMAGED])
         return log
 
     # ------------------------------------------------------------------ entries

@@ -117,7 +117,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """The body of a commit frame.  ``groups``: group -> its highest gseq in this batch."""
+    """The body of a commit frame.  ``groups``: each group in the batch -> its last gseq so far."""
 
     batch: int
     segment_id: int
@@ -127,7 +127,11 @@ class Commit:
 
 
 class TableRow(NamedTuple):
-    """What a segment says, when it opens, of one group: how far the WAL is, its batch included."""
+    """What a segment says, when it opens, of one group: how far the WAL is, its batch included.
+
+    ``damaged``: why this replica must not vote or acknowledge again.  Each segment repeats it, so
+    that no later loss takes it away.
+    """
 
     generation: int
     gseq: int
@@ -135,7 +139,7 @@ class TableRow(NamedTuple):
     vote: Replica | None
     snapshot_index: int
     last_index: int
-    is_damaged: bool
+    damaged: str | None
     # Its last gseq in the segments before; what of it is still needed when those are gone was
     # copied, and the rest may be missing (raft.store.remnants).
     floor: int
@@ -261,6 +265,14 @@ def decode_mark(header: Header, body: bytes) -> Mark:
     return Mark(snapshot, _number(base_index), _number(base_term), resets)
 
 
+def mark_resets(body: bytes) -> bool:
+    """What of a mark can be read even if the rest is of a newer version."""
+    try:
+        return _unpacked(body, 3)[2] is True
+    except ValueError:
+        return False
+
+
 def crc_of_headers(headers: Iterable[bytes]) -> int:
     """Over the CRCs in these headers, in order: none can change, go, or trade places unseen.
 
@@ -294,6 +306,15 @@ def encode_commit(commit: Commit) -> bytes:
     return b"".join((fixed, struct.pack(f"<{len(flat)}Q", *flat), END_MARK))
 
 
+def commit_length(data: bytes, start: int) -> int | None:
+    """How long the body of a commit frame at ``start`` would be; None if it would not fit."""
+    if start + COMMIT_BODY_BYTES_MIN > len(data):
+        return None
+    count = _COMMIT.unpack_from(data, start)[4]
+    length: int = COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES
+    return length if start + length <= len(data) else None
+
+
 def decode_commit(body: bytes) -> Commit:
     """Raises ValueError on anything else."""
     if len(body) < COMMIT_BODY_BYTES_MIN or not body.endswith(END_MARK):
@@ -319,7 +340,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             0 if row.vote is None else row.vote.incarnation,
             row.snapshot_index,
             row.last_index,
-            row.is_damaged,
+            row.damaged,
             row.floor,
         ]
         for group, row in info.table.items()
@@ -347,8 +368,8 @@ def decode_segment(body: bytes) -> SegmentInfo:
         raise ValueError("the table of groups is no list")
     table: dict[int, TableRow] = {}
     for row in rows:
-        if type(row) is not list or len(row) < 10 or type(row[8]) is not bool:
-            raise ValueError("a row of the table of groups is none")
+        if type(row) is not list or len(row) < 10:
+            raise ValueError("a row of the table of groups is too short")
         group, generation, gseq, term, node, incarnation, snapshot, last, damaged, floor = row[:10]
         table[_number(group)] = TableRow(
             _number(generation),
@@ -357,7 +378,7 @@ def decode_segment(body: bytes) -> SegmentInfo:
             _vote(node, incarnation),
             _number(snapshot),
             _number(last),
-            damaged,
+            _reason(damaged),
             _number(floor),
         )
     number, segment_id, previous_id, sealed_bytes, batch, slot = map(_number, numbers)
@@ -388,6 +409,12 @@ def _unpacked(body: bytes, fields: int) -> list[Any]:
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} where a number belongs")
+    return value
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and type(value) is not str:
+        raise ValueError(f"{value!r} where a reason belongs")
     return value
 
 

@@ -29,8 +29,9 @@ from collections.abc import Callable
 
 from raft.messages import HardState, Run
 from raft.store import records
+from raft.store.errors import UnknownFormat
 from raft.store.records import Header, Record, TableRow
-from raft.store.replay import RecoveredGroup, Replay, run_of
+from raft.store.replay import Replay, run_of
 
 
 class Remnant(Replay):
@@ -45,6 +46,7 @@ class Remnant(Replay):
     def __init__(self, group: int, row: TableRow) -> None:
         super().__init__(group, row.generation, gseq=row.floor)
         self.hard_state = HardState(row.term, row.vote)
+        self.seen_last, self.seen_snapshot = row.last_index, row.snapshot_index
         self._floor = row.floor
         self._row_gseq = row.gseq
         self._said = row
@@ -54,7 +56,7 @@ class Remnant(Replay):
 
     def add(self, path: str, record: Record) -> None:
         gseq = record.header.gseq
-        if gseq > self._floor:
+        if gseq > self._floor or record.header.kind == records.DAMAGED:
             super().add(path, record)
         elif gseq in self._kept:
             self.note_place(record)
@@ -63,12 +65,20 @@ class Remnant(Replay):
             self.apply(path, record)
 
     def row(self, floor: int) -> TableRow:
-        return self._said._replace(gseq=self.gseq, floor=floor)
+        said = self._said if self.unknown is None else super().row(floor)
+        return said._replace(gseq=self.gseq, floor=floor, damaged=self.damaged)
 
     def take(self, header: Header, body: bytes) -> None:
         if header.gseq > self._floor and header.kind == records.BOOTSTRAP:
             raise ValueError("a group begins with its bootstrap record, and only there")
-        _TAKE[header.kind](self, header, body)
+        handler = _TAKE.get(header.kind)
+        if handler is None:
+            raise UnknownFormat(f"record of unknown kind {header.kind}", "")
+        handler(self, header, body)
+
+    def see(self, header: Header, body: bytes) -> None:
+        if header.gseq > max(self._floor, self._row_gseq):
+            super().see(header, body)
 
     def _is_new(self, header: Header) -> bool:
         """Whether nothing of this kind was seen that is newer."""
@@ -135,12 +145,6 @@ class Remnant(Replay):
         elif header.gseq > self._floor:
             self.runs.clear()  # a copy of it takes nothing: all that it took stood before it
 
-    def _on_damaged(self, header: Header, body: bytes) -> None:
-        if self._says(header):
-            self._said = self._said._replace(is_damaged=True)
-        if self._is_new(header):
-            self.damaged = body.decode("utf-8", "replace")
-
     def _is_no_copy(self, header: Header) -> None:
         if header.gseq <= self._floor:
             raise ValueError(f"a copy of record {header.gseq}, which is never live")
@@ -155,8 +159,6 @@ class Remnant(Replay):
             return f"its newest {self.hard_state} is gone, there is {self._found_hard_state}"
         if index != said.snapshot_index:
             return f"its mark of a snapshot of {said.snapshot_index} is gone, there is {index}"
-        if said.is_damaged and self.damaged is None:
-            return "the mark that says why it is damaged is gone"
         last = self.base_index
         borders = {last}
         for run in self.runs:
@@ -170,10 +172,6 @@ class Remnant(Replay):
             return f"its snapshot of {index} ends inside a run"
         return None
 
-    def result(self) -> RecoveredGroup:
-        assert self.missing() is None, "who asks has looked"
-        return super().result()
-
 
 def _first_of(run: Run) -> int:
     return run.first
@@ -184,7 +182,7 @@ _TAKE: dict[int, Callable[[Remnant, Header, bytes], None]] = {
     records.HARD_STATE: Remnant._on_hard_state,
     records.RUN: Remnant._on_run,
     records.TRUNCATE: Remnant._on_truncate,
-    records.DAMAGED: Remnant._on_damaged,
+    records.DAMAGED: Replay._on_damaged,
     records.SNAPSHOT: Remnant._on_snapshot,
 }
 assert frozenset(_TAKE) == records.GROUP_KINDS

@@ -3,6 +3,10 @@
 So a record that was copied forward may come late or twice, and one that is lost leaves a hole.
 Where the first of them are gone by design, :mod:`raft.store.remnants` takes over.
 
+Whatever is wrong with a record stops its group, and no other: ``broken`` says that no writer of
+ours wrote it there, ``unknown`` that a newer version wrote it.  In both cases the records behind it
+are still counted, and terms and votes still read: the next table has to say how far the group is.
+
 What a log can be at any moment, and what is refused as damage if a record would make it else::
 
         base_index        snapshot.index           last
@@ -23,7 +27,7 @@ from dataclasses import dataclass, field
 from raft.configuration import UnknownPart
 from raft.messages import KINDS, HardState, Mark, Run, SnapshotMeta
 from raft.store import records
-from raft.store.errors import UnknownFormat, WalDamaged
+from raft.store.errors import UnknownFormat
 from raft.store.records import Header, Record, TableRow
 
 # Runs that are gone and whose places are still known, beyond as many as there are runs.
@@ -35,7 +39,10 @@ _NOWHERE: Place = (0, 0, 0)
 
 @dataclass(slots=True)
 class RecoveredGroup:
-    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked.
+    """All that the WAL knows of one group.
+
+    ``damaged``: why it lost something, or may have; it must never vote or acknowledge again, and
+    what else is here is only what is left.  ``unknown``: why only a newer version can open it.
 
     ``runs`` follow directly behind (``base_index``, ``base_term``).  ``snapshot``: the newest that
     was recorded; its file may be gone or damaged all the same.  ``run_places``, ``run_sizes`` and
@@ -55,6 +62,7 @@ class RecoveredGroup:
     run_places: array[int] = field(default_factory=lambda: array("Q"))
     run_sizes: array[int] = field(default_factory=lambda: array("I"))
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unknown: str | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +79,14 @@ class Replay:
     base_term: int = 0
     snapshot: SnapshotMeta | None = None
     damaged: str | None = None
+    broken: str | None = None
+    unknown: str | None = None
+    # As the records say, also those that are not understood.
+    seen_last: int = 0
+    seen_snapshot: int = 0
     pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
+    # What a later segment's table says was true when the group was at this gseq, and where.
+    rows: dict[int, tuple[str, TableRow]] = field(default_factory=dict)
     # Where they stand, gseq, place, bytes: runs by first index, other records by kind.
     run_places: dict[int, Place] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
@@ -88,8 +103,28 @@ class Replay:
     def snapshot_index(self) -> int:
         return 0 if self.snapshot is None else self.snapshot.index
 
+    def check(self, path: str, row: TableRow) -> None:
+        """What a table says must be so once all records up to its gseq are there."""
+        if row.gseq > self.gseq:
+            self.rows[row.gseq] = path, row
+            return
+        ours = self.row(row.floor)
+        if ours._replace(damaged=row.damaged) != row and self.unknown is None:
+            self.contradict(path, f"its table says {row} of the group, the records before {ours}")
+
+    def contradict(self, path: str, reason: str) -> None:
+        self._break(path, 0, reason)
+
+    def _break(self, path: str, offset: int, reason: str) -> None:
+        if self.broken is None:
+            self.broken = f"{path} at offset {offset}: {reason}"
+
     def add(self, path: str, record: Record) -> None:
         gseq = record.header.gseq
+        if record.header.kind == records.DAMAGED and self.damaged is None:
+            # In whatever order it comes, and whatever is missing before it.
+            self.damaged = record.body.decode("utf-8", "replace")
+            self.places[records.DAMAGED] = (gseq, record.place, record.size)
         if gseq <= self.gseq:
             self.note_place(record)
             return  # a copy, written forward, of what came before
@@ -106,13 +141,37 @@ class Replay:
     def apply(self, path: str, record: Record) -> None:
         header = record.header
         try:
-            self.take(header, record.body)
+            self.see(header, record.body)
+            if (self.broken or self.unknown) is None or header.kind == records.HARD_STATE:
+                self.take(header, record.body)
         except UnknownFormat as error:
-            raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
+            self._not_known(path, record, error.file)
         except UnknownPart as error:
-            raise UnknownFormat(path, f"group {self.group}: {error}", record.offset) from error
+            self._not_known(path, record, str(error))
         except ValueError as error:
-            raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
+            self._break(path, record.offset, str(error))
+        self._note(record)
+        row = self.rows.pop(self.gseq, None) if self.rows else None
+        if row is not None:
+            self.check(*row)
+
+    def see(self, header: Header, body: bytes) -> None:
+        """How far the group is, whether the record is understood or not."""
+        if header.kind == records.RUN:
+            self.seen_last = header.first + header.entries - 1
+        elif header.kind == records.TRUNCATE:
+            self.seen_last = header.first - 1
+        elif header.kind == records.SNAPSHOT:
+            self.seen_snapshot = header.first
+            if records.mark_resets(body):
+                self.seen_last = header.first
+
+    def _not_known(self, path: str, record: Record, what: str) -> None:
+        if self.unknown is None:
+            self.unknown = str(UnknownFormat(path, f"group {self.group}: {what}", record.offset))
+
+    def _note(self, record: Record) -> None:
+        header = record.header
         self.gseq = max(self.gseq, header.gseq)
         if header.kind == records.RUN:
             self.run_places[header.first] = (header.gseq, record.place, record.size)
@@ -135,20 +194,22 @@ class Replay:
         """Raises ValueError if it cannot follow on what is there."""
         if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
             raise ValueError("a group begins with its bootstrap record, and only there")
-        _APPLY[header.kind](self, header, body)
+        handler = _APPLY.get(header.kind)
+        if handler is None:
+            raise UnknownFormat(f"record of unknown kind {header.kind}", "")
+        handler(self, header, body)
 
     def row(self, floor: int) -> TableRow:
         """What the table of a segment has to say of it."""
         state = self.hard_state
-        last, _ = self.last
         return TableRow(
             self.generation,
             self.gseq,
             state.term,
             state.vote,
-            self.snapshot_index,
-            last,
-            self.damaged is not None,
+            self.seen_snapshot,
+            self.seen_last,
+            self.damaged,
             floor,
         )
 
@@ -217,7 +278,7 @@ class Replay:
         return 0 if (index, term) == (self.base_index, self.base_term) else None
 
     def _on_damaged(self, header: Header, body: bytes) -> None:
-        self.damaged = body.decode("utf-8", "replace")
+        """Seen already, when it was added."""
 
     def result(self) -> RecoveredGroup:
         return RecoveredGroup(
@@ -234,6 +295,7 @@ class Replay:
             array("Q", [self.run_places[run.first][1] for run in self.runs]),
             array("I", [self.run_places[run.first][2] for run in self.runs]),
             {kind: (place, size) for kind, (_, place, size) in self.places.items()},
+            self.unknown,
         )
 
 

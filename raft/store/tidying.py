@@ -222,12 +222,17 @@ class Tidier:
 
     # ------------------------------------------------------------------ what the writer tells
 
-    def recovered(self, segments: list[tuple[int, int]], oldest: int) -> int:
+    def recovered(
+        self, segments: list[tuple[int, int]], oldest: int, pinned: str | None = None
+    ) -> int:
         """Segments, number and bytes in use, as they were read.  Answers the log's end.
+
+        ``pinned``: why nothing may be given up as long as this log is open.
 
         ``oldest``: what the log says is needed.  What is live below it after all (something else
         was damaged) is kept.
         """
+        self._stopped = pinned
         lowest = min((low for log in self._groups.values() for low in _lowest(log)), default=None)
         zero = 0
         for number, used in segments:
@@ -283,8 +288,7 @@ class Tidier:
                     continue
                 headers.append(header)
                 pieces += (header, body, PADDING[len(body) & 7])
-                gseq = int.from_bytes(header[24:32], "little")
-                touched[log.group] = max(gseq, touched.get(log.group, 0))
+                touched[log.group] = log.gseq  # how far it is, which proves more than the copy
                 place += item.size
                 self._copied_records += 1
             self._copied_bytes += place - begin
@@ -301,6 +305,8 @@ class Tidier:
 
     def _give_up_dead(self) -> None:
         extents = self._extents
+        if self._stopped is not None:
+            return
         while len(extents) > 1 and self._live_in_oldest() == 0:
             self._leaving.append(extents.popleft().number)
             self._announce = True

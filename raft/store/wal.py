@@ -33,6 +33,7 @@ from google_crc32c import value as crc32c
 from raft.messages import HardState, Mark, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
+from raft.store.evidence import shortened
 from raft.store.files import Files, make_directory
 from raft.store.group_log import GroupLog
 from raft.store.locks import FileLock, me
@@ -44,8 +45,8 @@ from raft.store.segments import (
     Segment,
     SegmentJob,
     create_segment,
-    segment_name,
 )
+from raft.store.settling import set_aside, settle
 from raft.store.tidying import COPY_BYTES_MAX, Tidier
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
@@ -147,6 +148,7 @@ class Wal:
         self._used = 0
         self._job: SegmentJob | None = None
         self._poisoned: str | None = None
+        self._damage: list[str] = []
         self._closed = False
         self._statistics: dict[str, Any] = {
             "batches": 0,
@@ -177,19 +179,19 @@ class Wal:
         copy_bytes_max: int = COPY_BYTES_MAX,
         sync: bool = True,
     ) -> tuple[Wal, dict[int, RecoveredGroup]]:
-        """Lock, recover, and begin a new segment.
+        """Lock, recover, and begin a new segment, which says who is condemned.
 
-        Raises LockHeld (wait and try again), WalDamaged, ForeignWal, UnknownFormat, WalPoisoned,
-        OSError.  ``incarnation``: of the disk in node.json; a log written for another one is
-        refused.  ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for
-        measurements alone.
+        Raises LockHeld (wait and try again), UnknownFormat, WalPoisoned, OSError; ForeignWal and
+        WalDamaged where nothing is of this disk and slot.  ``incarnation``: of the disk in
+        node.json; a log written for another one is refused.  ``random_id`` draws 64 bits.  ``sync``
+        off loses data in a crash; for measurements alone.
         """
         make_directory(files, directory)
         lock = FileLock(files, os.path.join(directory, LOCK_FILE))
         try:
             lock.write({**me(), "slot": slot})
             found = recover(files, directory, slot, incarnation)
-            _settle(files, directory, found)
+            settle(files, directory, found)
         except BaseException:
             lock.close()
             raise
@@ -207,6 +209,7 @@ class Wal:
         )
         try:
             wal._continue_from(found)
+            set_aside(files, directory, found)
         except BaseException:
             wal._release()
             raise
@@ -214,8 +217,12 @@ class Wal:
 
     def _continue_from(self, found: Recovered) -> None:
         for group, recovered in found.groups.items():
-            self._groups[group] = GroupLog.recovered(recovered)
-        self._log_end = self._tidier.recovered(found.segments, found.oldest)
+            row = found.rows.get(group)
+            if row is None:
+                self._groups[group] = GroupLog.recovered(recovered)
+            else:
+                self._groups[group] = GroupLog.stopped(recovered, row)
+        self._log_end = self._tidier.recovered(found.segments, found.oldest, found.pinned)
         self._batch = found.batch
         self._chain = found.chain
         self._number = found.number
@@ -223,6 +230,9 @@ class Wal:
         self._used = found.end
         self._statistics["recovered_bytes"] = found.bytes_read
         self._statistics["recovered_torn"] = found.torn
+        self._damage = [str(loss) for loss in found.damage]
+        for group, reason in found.unmarked.items():
+            self.mark_damaged(group, reason)
         batch = self._make_batch(open_segment=True)
         batch.run()
         self.complete(batch)
@@ -293,7 +303,8 @@ class Wal:
         """Never again may this replica vote or acknowledge; recovery says so from then on."""
         self._refuse_if_over()
         state = self._groups[group]
-        self._record(state, records.DAMAGED, body=reason.encode()[:1024])
+        state.damaged = reason = shortened(reason)
+        self._record(state, records.DAMAGED, body=reason.encode())
 
     def _save_hard_state(self, state: GroupLog, hard_state: HardState) -> None:
         term, vote = hard_state.term, hard_state.vote
@@ -421,6 +432,12 @@ class Wal:
         return self._gathered
 
     @property
+    def damage(self) -> list[str]:
+        """What was found to be damaged when the log was opened, and where; who is hit by it is said
+        in the groups that :meth:`open` answers."""
+        return self._damage
+
+    @property
     def poisoned(self) -> str | None:
         """Why nothing more can become durable; None while all is well."""
         return self._poisoned
@@ -496,7 +513,7 @@ class Wal:
                 state.vote,
                 state.snapshot_index,
                 state.last_index,
-                records.DAMAGED in state.fixed,
+                state.damaged,
                 began.get((group, state.generation), state.gseq + 1) - 1,
             )
             for group, state in self._groups.items()
@@ -634,23 +651,6 @@ class Wal:
             "sync": self._sync,
             "poisoned": self._poisoned,
         }
-
-
-def _settle(files: Files, directory: str, found: Recovered) -> None:
-    """Bring the disk to exactly what recovery says is there, before anything is built on it."""
-    for name in found.discard:
-        files.unlink(os.path.join(directory, name))
-    if found.discard:
-        files.fsync_dir(directory)  # gone before the same name is made again
-    if found.number == 0:
-        return
-    descriptor = files.open(os.path.join(directory, segment_name(found.number)))
-    try:
-        files.pwrite(descriptor, found.last_batch, found.end - len(found.last_batch))
-        files.truncate(descriptor, found.end)
-        files.fsync(descriptor)
-    finally:
-        files.close(descriptor)
 
 
 def _check_length(group: int, length: int) -> None:

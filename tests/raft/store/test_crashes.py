@@ -104,6 +104,7 @@ class History:
         raise AssertionError("the slot cannot be opened any more")
 
     def _check(self, found: dict[int, RecoveredGroup]) -> None:
+        assert [it.damaged for it in found.values() if it.damaged] == []
         state = {
             group: Log(
                 it.last_gseq,
