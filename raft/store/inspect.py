@@ -267,7 +267,7 @@ class SeenGroup:
         self.last = (found.base_index, found.base_term)
         if found.runs:
             self.last = (found.runs[-1].last, found.runs[-1].term)
-        if found.damaged is not None:
+        if found.damaged is not None or found.unknown is not None:
             self.is_whole = False
         found.runs.clear()
         self.recovered = found
@@ -403,10 +403,17 @@ class Survey:
             file = getattr(error, "file", self.directory)
             self._add_verdict(file, getattr(error, "offset", None), (), str(error))
             return
+        for loss in found.damage:
+            header = loss.header
+            groups = (header.group,) if header is not None and header.group else ()
+            self._add_verdict(loss.path, loss.offset, groups, loss.reason)
+        told = {group for each in self.findings for group in each.groups}
         for group, recovered in found.groups.items():
-            seen = self.groups.get(group)
-            if seen is not None:
-                seen.take(recovered)
+            seen = self.groups.setdefault(group, SeenGroup(group, recovered.generation))
+            seen.take(recovered)
+            reason = recovered.unknown or recovered.damaged
+            if reason is not None and group not in told and seen.marked is None:
+                self._find(self.directory, None, (group,), None, reason)
 
     def _add_verdict(
         self, file: str, offset: int | None, groups: tuple[int, ...], reason: str

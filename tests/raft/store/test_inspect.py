@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from google_crc32c import value as crc32c
 
 from raft.messages import Save
 from raft.store import records
-from raft.store.errors import StoreError, UnknownFormat, WalDamaged
+from raft.store.errors import ForeignWal, UnknownFormat, WalDamaged
 from raft.store.files import read_whole
 from raft.store.inspect import ReadingFiles, Survey, batches_of, open_segment
 from raft.store.memory import MemoryFiles
 from raft.store.recovery import recover
 from raft.store.segments import segment_name
+from tests.raft.store.damage import a_disk, a_history, condemned, hurt
 from tests.raft.store.kit import DIRECTORY, INCARNATION, Slot, a_slot, keeps, resets, run_of
-from tests.raft.store.test_damage import LAST, LAST_BATCH, SEGMENTS, hurt
 
 
 def look(slot: Slot) -> Survey:
@@ -127,9 +128,10 @@ def test_a_log_of_another_disk_is_told() -> None:
 
 def test_a_record_of_a_newer_version_hides_the_rest_of_its_batch_and_nothing_else() -> None:
     slot, second, _ = with_three_batches()
-    content = slot.files.content(slot.path(1))
-    at = second[7] + 4
-    slot.files.put(slot.path(1), content[:at] + b"\x09" + content[at + 1 :])
+    content, at = slot.files.content(slot.path(1)), second[7]
+    signed = content[at : at + 4] + b"\x09" + content[at + 5 : at + 60]
+    newer = signed + crc32c(signed).to_bytes(4, "little")
+    slot.files.put(slot.path(1), content[:at] + newer + content[at + 64 :])
     seen = look(slot)
     assert places(seen) == [("1", second[7], (7, 8), 1)]
     assert "newer version" in seen.findings[0].reason
@@ -157,49 +159,39 @@ def test_what_a_group_needs_is_told_apart_from_what_it_has_left_behind() -> None
     assert look(slot).groups[7].last == (30, 1)
 
 
-def files_with(segments: dict[str, bytes]) -> MemoryFiles:
-    files = MemoryFiles(recording=False)
-    for directory in ("/data", "/data/wal", DIRECTORY):
-        files.mkdir(directory)
-    for name, data in segments.items():
-        files.put(f"{DIRECTORY}/{name}", data)
-    return files
+HISTORY = cache(a_history)
 
 
-def refusal_of(read: Callable[[], object]) -> StoreError | None:
+def is_refused(files: MemoryFiles) -> bool:
+    """Recovery takes the log as a whole or in part for damaged, or for another's."""
     try:
-        read()
-    except (WalDamaged, UnknownFormat) as error:
-        return error
-    return None
+        found = recover(files, DIRECTORY, 0, INCARNATION)
+    except (WalDamaged, UnknownFormat, ForeignWal):
+        return True
+    unknown = any(group.unknown for group in found.groups.values())
+    return bool(found.damage or condemned(found) or unknown)
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_what_recovery_refuses_is_found_and_what_it_takes_is_sound(seed: int) -> None:
     rng = random.Random(seed)
-    name = rng.choice(list(SEGMENTS))
-    files = files_with({**SEGMENTS, name: hurt(SEGMENTS[name], rng)})
-    refused = refusal_of(lambda: recover(files, DIRECTORY, 0, INCARNATION))
-    seen = Survey(files, DIRECTORY).run()
-    assert bool(seen.findings) == (refused is not None), (refused, seen.findings)
-    assert seen.torn is None or refused is None, "one place is hurt, and it is damage"
-    if isinstance(refused, WalDamaged):
-        at = [
-            each
-            for each in seen.findings
-            if (each.file, each.offset) == (refused.file, refused.offset)
-        ]
-        assert at
-        assert set(refused.groups) <= set(at[0].groups)
+    files = a_disk(hurt(HISTORY().disk, rng))
+    refused = is_refused(files)
+    seen = Survey(files, DIRECTORY, 0, INCARNATION).run()
+    assert bool(seen.findings) == refused, seen.findings
+    assert seen.torn is None or not refused, "one place is hurt, and it is damage"
 
 
 def test_the_same_batch_counts_as_torn_as_recovery_cuts() -> None:
-    data = SEGMENTS[LAST]
-    files = files_with(
-        {**SEGMENTS, LAST: data[: LAST_BATCH + 10] + bytes(len(data) - LAST_BATCH - 10)}
-    )
+    history = HISTORY()
+    last = history.places[-1]
+    data, start = history.disk[last.name], history.start_of(last.batch)
+    torn = data[: start + 10] + bytes(len(data) - start - 10)
+    files = a_disk({**history.disk, last.name: torn})
     assert recover(files, DIRECTORY, 0, INCARNATION).torn
-    assert Survey(files, DIRECTORY).run().torn is not None
+    seen = Survey(files, DIRECTORY).run()
+    assert seen.torn is not None
+    assert seen.findings == []
 
 
 def test_reading_files_change_nothing(tmp_path: Path) -> None:
