@@ -66,6 +66,7 @@ KIND_NAMES = {
     records.SEGMENT: "SEGMENT",
     records.DAMAGED: "DAMAGED",
     records.SNAPSHOT: "SNAPSHOT",
+    records.OLDEST: "OLDEST",
 }
 RUN_NAMES = {
     NOOP: "NOOP",
@@ -230,24 +231,22 @@ def _slot_values(slot: Survey, names: dict[int, str]) -> dict[str, Any]:
 
 
 def _group_values(group: int, seen: SeenGroup, names: dict[int, str]) -> dict[str, Any]:
-    replay = seen.replay
-    state = replay.hard_state
     return {
         "group": group,
         "name": names.get(group),
-        "generation": replay.generation,
-        "gseq": replay.gseq,
+        "generation": seen.generation,
+        "gseq": seen.gseq,
         "records": seen.records,
         "segments": len(seen.segments),
-        "bytes": seen.bytes,
+        "bytes": seen.size_bytes,
         "live_bytes": seen.live_bytes,
-        "first": replay.base_index + 1,
-        "last": replay.last[0],
-        "last_term": replay.last[1],
-        "term": state.term,
-        "vote": None if state.vote is None else state.vote.node,
-        "snapshot": replay.snapshot_index or None,
-        "whole": seen.is_known and not seen.is_marked_damaged,
+        "first": seen.first,
+        "last": seen.last[0],
+        "last_term": seen.last[1],
+        "term": seen.state.term,
+        "vote": None if seen.state.vote is None else seen.state.vote.node,
+        "snapshot": None if seen.snapshot is None else seen.snapshot.index,
+        "whole": seen.is_whole and seen.marked is None,
     }
 
 
@@ -348,10 +347,7 @@ def _dump_slot(files: Files, directory: str, wanted: _Wanted) -> bool:
 
 
 def _in_order(batch: SeenBatch) -> list[Record | Hole]:
-    items: list[Record | Hole] = [*batch.found, *batch.holes]
-    if batch.frame is not None:
-        items.append(batch.frame)
-    return sorted(items, key=lambda item: item.offset)
+    return batch.items + ([] if batch.frame is None else [batch.frame])
 
 
 def _show_hole(slot: int | None, segment: int, hole: Hole, wanted: _Wanted) -> None:
@@ -376,7 +372,7 @@ def _show_record(
     slot: int | None, segment: int, batch: SeenBatch, record: Record, wanted: _Wanted
 ) -> None:
     header = record.header
-    kind = KIND_NAMES[header.kind]
+    kind = KIND_NAMES.get(header.kind, f"KIND_{header.kind}")
     detail = _detail(record, bodies=wanted.bodies)
     if wanted.as_json:
         values = {
@@ -439,7 +435,8 @@ def _last_index(record: Record) -> int | None:
 def _detail(record: Record, *, bodies: bool) -> dict[str, Any]:
     """Never raises: a body whose checksum is right may be of a version that is not known here."""
     try:
-        return _DETAILS[record.header.kind](record, bodies)
+        detail = _DETAILS.get(record.header.kind)
+        return {} if detail is None else detail(record, bodies)
     except (StoreError, ValueError, TypeError, UnknownPart) as error:
         return {"undecodable": str(error)}
 
@@ -520,6 +517,10 @@ def _of_snapshot(record: Record, bodies: bool) -> dict[str, Any]:
     }
 
 
+def _of_oldest(record: Record, bodies: bool) -> dict[str, Any]:
+    return {"oldest_segment": record.header.first}
+
+
 def _of_run(record: Record, bodies: bool) -> dict[str, Any]:
     header = record.header
     shown: dict[str, Any] = {"run": RUN_NAMES.get(header.run_kind, str(header.run_kind))}
@@ -571,5 +572,5 @@ _DETAILS: dict[int, Callable[[Record, bool], dict[str, Any]]] = {
     records.SEGMENT: _of_segment,
     records.DAMAGED: _of_damaged,
     records.SNAPSHOT: _of_snapshot,
+    records.OLDEST: _of_oldest,
 }
-assert frozenset(_DETAILS) == records.RECORD_KINDS == frozenset(KIND_NAMES)

@@ -14,23 +14,23 @@ it is certain that a record begins there:
 **A gap and a torn tail** look alike from near. Whether one may be cut follows the rule of recovery:
 nothing later was begun, and it looks unwritten.
 
-**Memory**: one segment at a time, and of each group where its runs begin and end, not what is in
-them.
+**Memory**: one segment at a time. A :class:`Survey` has recovery look at all of it, too, which
+takes as much as a start of the node.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from raft.messages import HardState, SnapshotMeta
 from raft.store import records
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged
 from raft.store.files import Files, read_whole
 from raft.store.reader import SegmentReader, Stop
-from raft.store.records import HEADER_BYTES, Commit, Record, SegmentInfo, padded
-from raft.store.recovery import recover
-from raft.store.replay import Replay
+from raft.store.records import HEADER_BYTES, Commit, Header, Record, SegmentInfo, padded
+from raft.store.recovery import RecoveredGroup, recover
 from raft.store.segments import segment_name, segment_number
 
 
@@ -102,6 +102,12 @@ class SeenBatch:
     @property
     def is_whole(self) -> bool:
         return self.frame is not None and not self.holes
+
+    @property
+    def items(self) -> list[Record | Hole]:
+        """All but the frame, in the order of the disk: what a hole hides follows what is before."""
+        items: list[Record | Hole] = [*self.found, *self.holes]
+        return sorted(items, key=lambda item: item.offset)
 
 
 @dataclass(slots=True)
@@ -200,31 +206,80 @@ def _place_to_go_on(stop: Stop, commits: list[tuple[int, Commit, int]]) -> int |
 
 @dataclass(slots=True)
 class SeenGroup:
-    """One group of a slot: ``replay`` holds its runs without their bodies.
+    """One group of a slot, by its records of the highest generation.
 
-    ``is_known``: its records could be followed to the end; otherwise what ``replay`` says is what
-    was true before something that is lost.
+    ``recovered``: what recovery makes of it, without the bodies of runs; None where recovery
+    refused the log. ``last``, ``state``, ``gseq`` are what the records themselves say, as far as
+    they can be read, in the order of the disk.
     """
 
-    replay: Replay
+    group: int
+    generation: int
     records: int = 0
-    bytes: int = 0
-    is_known: bool = True
+    size_bytes: int = 0
     segments: set[int] = field(default_factory=set)  # numbers of those that hold something of it
-    run_bytes: dict[int, int] = field(default_factory=dict)  # by first index
+    gseq: int = 0
+    last: tuple[int, int] = (0, 0)  # (index, term)
+    state: HardState = field(default_factory=HardState)
+    snapshot: SnapshotMeta | None = None
+    marked: str | None = None  # the reason, if it was marked as damaged
+    is_whole: bool = True
+    recovered: RecoveredGroup | None = None
+    live_bytes: int = 0  # of the records that it would miss
     single_bytes: dict[int, int] = field(default_factory=dict)  # by kind: the newest one's
 
     @property
-    def live_bytes(self) -> int:
-        """Bytes of records that the group would miss."""
-        runs = sum(self.run_bytes.get(run.first, 0) for run in self.replay.runs)
-        return runs + sum(self.single_bytes.values())
+    def first(self) -> int | None:
+        return None if self.recovered is None else self.recovered.base_index + 1
 
-    @property
-    def is_marked_damaged(self) -> bool:
-        return self.replay.damaged is not None
+    def note(self, record: Record) -> None:
+        header = record.header
+        if header.gseq <= self.gseq:
+            return  # a copy
+        self.gseq = header.gseq
+        note = _NOTES.get(header.kind)
+        if note is not None:
+            note(self, header, record.body)
+
+    def _note_run(self, header: Header, body: bytes) -> None:
+        self.last = (header.first + header.entries - 1, header.term)
+
+    def _note_truncation(self, header: Header, body: bytes) -> None:
+        self.last = (min(self.last[0], header.first - 1), self.last[1])
+
+    def _note_state(self, header: Header, body: bytes) -> None:
+        self.state = records.decode_hard_state(body)
+
+    def _note_mark(self, header: Header, body: bytes) -> None:
+        mark = records.decode_mark(header, body)
+        self.snapshot = mark.snapshot
+        if mark.resets:
+            self.last = (mark.snapshot.index, mark.snapshot.term)
+
+    def _note_damaged(self, header: Header, body: bytes) -> None:
+        self.marked = body.decode("utf-8", "replace")
+
+    def take(self, found: RecoveredGroup) -> None:
+        """Recovery has the last word."""
+        run_bytes = sum(HEADER_BYTES + padded(len(run.body)) for run in found.runs)
+        self.live_bytes = run_bytes + sum(self.single_bytes.values())
+        self.gseq, self.state, self.snapshot = found.last_gseq, found.hard_state, found.snapshot
+        self.last = (found.base_index, found.base_term)
+        if found.runs:
+            self.last = (found.runs[-1].last, found.runs[-1].term)
+        if found.damaged is not None or found.unknown is not None:
+            self.is_whole = False
+        found.runs.clear()
+        self.recovered = found
 
 
+_NOTES: dict[int, Callable[[SeenGroup, Header, bytes], None]] = {
+    records.RUN: SeenGroup._note_run,
+    records.TRUNCATE: SeenGroup._note_truncation,
+    records.HARD_STATE: SeenGroup._note_state,
+    records.SNAPSHOT: SeenGroup._note_mark,
+    records.DAMAGED: SeenGroup._note_damaged,
+}
 # Of these a group needs the newest one alone.
 _SINGLE_KINDS = frozenset((records.BOOTSTRAP, records.HARD_STATE, records.SNAPSHOT))
 
@@ -240,7 +295,6 @@ class Survey:
         self._files = files
         self._incarnation = incarnation
         self._batch = 0
-        self._hit: set[int] = set()  # groups of which it is said already that they lost something
         self.directory = directory
         self.slot = slot
         self.segments: list[SeenSegment] = []
@@ -256,9 +310,7 @@ class Survey:
         last_used = last_in_use(self._files, self.directory, numbers)
         for number in numbers:
             self._segment(number, is_last=number >= last_used)
-        for group, seen in self.groups.items():
-            self._end_group(group, seen)
-        self._hold_against_recovery()
+        self._ask_recovery()
         return self
 
     def _segment(self, number: int, *, is_last: bool) -> None:
@@ -275,10 +327,11 @@ class Survey:
         self.batches += 1
         if batch.number is not None:
             self._batch = batch.number
-        for record in batch.found:
-            self._record(segment, record)
-        for hole in batch.holes:
-            self._hole(segment.path, batch, hole)
+        for item in batch.items:
+            if isinstance(item, Hole):
+                self._hole(segment.path, batch, item)
+            else:
+                self._record(segment, item)
 
     def _record(self, segment: SeenSegment, record: Record) -> None:
         self.records += 1
@@ -286,27 +339,24 @@ class Survey:
         if header.kind == records.SEGMENT:
             self._opening(segment, record)
             return
+        if header.kind not in records.GROUP_KINDS:
+            return
         seen = self.groups.get(header.group)
-        if seen is None or seen.replay.generation < header.generation:
-            seen = self.groups[header.group] = SeenGroup(Replay(header.group, header.generation))
+        if seen is None or seen.generation < header.generation:
+            seen = self.groups[header.group] = SeenGroup(header.group, header.generation)
         size_bytes = HEADER_BYTES + padded(header.length)
         seen.records += 1
-        seen.bytes += size_bytes
+        seen.size_bytes += size_bytes
         seen.segments.add(segment.number)
-        if header.generation < seen.replay.generation or not seen.is_known:
+        if header.generation < seen.generation:
             return
-        if header.kind == records.RUN:
-            seen.run_bytes[header.first] = size_bytes
-            record = record._replace(body=b"")
-        elif header.kind in _SINGLE_KINDS:
+        if header.kind in _SINGLE_KINDS:
             seen.single_bytes[header.kind] = size_bytes
         try:
-            seen.replay.add(segment.path, record)
-        except (WalDamaged, UnknownFormat) as error:
-            seen.is_known = False
-            self._hit.add(header.group)
-            index = header.first if header.kind == records.RUN else None
-            self._find(segment.path, record.offset, (header.group,), index, _reason(error))
+            seen.note(record)
+        except ValueError as error:
+            seen.is_whole = False
+            self._find(segment.path, record.offset, (header.group,), None, str(error))
 
     def _opening(self, segment: SeenSegment, record: Record) -> None:
         try:
@@ -319,13 +369,11 @@ class Survey:
 
     def _hole(self, path: str, batch: SeenBatch, hole: Hole) -> None:
         groups = self._hit_by(batch, hole)
-        self._hit.update(groups)
+        for group in groups:
+            if group in self.groups:
+                self.groups[group].is_whole = False
         header = hole.stop.header
-        index = None
-        if header is not None and header.kind == records.RUN:
-            index = header.first
-        elif groups and groups[0] in self.groups:
-            index = self.groups[groups[0]].replay.last[0] + 1
+        index = header.first if header is not None and header.kind == records.RUN else None
         self._find(path, hole.offset, groups, index, hole.reason)
 
     def _hit_by(self, batch: SeenBatch, hole: Hole) -> tuple[int, ...]:
@@ -339,31 +387,33 @@ class Survey:
             last = records.decode_commit(batch.frame.body).groups
         except ValueError:
             return ()
-        reached = {group: seen.replay.gseq for group, seen in self.groups.items()}
+        reached = {group: seen.gseq for group, seen in self.groups.items()}
         return tuple(g for g, gseq in sorted(last.items()) if reached.get(g, 0) < gseq)
 
-    def _end_group(self, group: int, seen: SeenGroup) -> None:
-        replay = seen.replay
-        if not replay.pending:
-            return
-        seen.is_known = False
-        if group not in self._hit:
-            path, record = replay.pending[min(replay.pending)]
-            reason = f"record {record.header.gseq} of the group follows record {replay.gseq}"
-            self._find(path, record.offset, (group,), replay.last[0] + 1, reason)
-
-    def _hold_against_recovery(self) -> None:
-        """What holds batches and segments together is recovery's to judge; it has the last word."""
+    def _ask_recovery(self) -> None:
+        """What holds batches and segments together is recovery's to judge."""
         if not self.segments:
             return
         try:
-            recover(self._files, self.directory, self.slot or 0, self._incarnation)
+            found = recover(self._files, self.directory, self.slot or 0, self._incarnation)
         except WalDamaged as error:
-            self._add_verdict(error.file, error.offset, error.groups, _reason(error))
-        except UnknownFormat as error:
-            self._add_verdict(error.file, error.offset, (), _reason(error))
+            self._add_verdict(error.file, error.offset, error.groups, error.reason)
+            return
         except StoreError as error:
-            self._add_verdict(getattr(error, "file", self.directory), None, (), str(error))
+            file = getattr(error, "file", self.directory)
+            self._add_verdict(file, getattr(error, "offset", None), (), str(error))
+            return
+        for loss in found.damage:
+            header = loss.header
+            groups = (header.group,) if header is not None and header.group else ()
+            self._add_verdict(loss.path, loss.offset, groups, loss.reason)
+        told = {group for each in self.findings for group in each.groups}
+        for group, recovered in found.groups.items():
+            seen = self.groups.setdefault(group, SeenGroup(group, recovered.generation))
+            seen.take(recovered)
+            reason = recovered.unknown or recovered.damaged
+            if reason is not None and group not in told and seen.marked is None:
+                self._find(self.directory, None, (group,), None, reason)
 
     def _add_verdict(
         self, file: str, offset: int | None, groups: tuple[int, ...], reason: str
@@ -373,10 +423,10 @@ class Survey:
                 both = tuple(sorted({*known.groups, *groups}))
                 self.findings[at] = Finding(file, offset, both, known.index, known.reason)
                 return
-        index = None
-        if groups and groups[0] in self.groups:
-            index = self.groups[groups[0]].replay.last[0] + 1
-        self._find(file, offset, groups, index, reason)
+        for group in groups or self.groups:  # of none: nobody knows whose it was
+            if group in self.groups:
+                self.groups[group].is_whole = False
+        self._find(file, offset, groups, None, reason)
 
     def _find(
         self,
@@ -386,8 +436,6 @@ class Survey:
         index: int | None,
         reason: str,
     ) -> None:
+        if index is None and groups and groups[0] in self.groups:
+            index = self.groups[groups[0]].last[0] + 1
         self.findings.append(Finding(file, offset, groups, index, reason))
-
-
-def _reason(error: StoreError) -> str:
-    return error.reason if isinstance(error, WalDamaged) else str(error)

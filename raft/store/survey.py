@@ -121,8 +121,8 @@ def _of_document(path: str, error: StoreError) -> Finding:
 
 def _marks(slot: Survey, seen: DataSurvey) -> None:
     for group, found in sorted(slot.groups.items()):
-        if found.replay.damaged is not None:
-            reason = f"the replica was marked as damaged: {found.replay.damaged}"
+        if found.marked is not None:
+            reason = f"the replica was marked as damaged: {found.marked}"
             seen.findings.append(Finding(slot.directory, None, (group,), None, reason))
 
 
@@ -141,10 +141,9 @@ def _against_placement(data: str, seen: DataSurvey) -> None:
                 seen.findings.append(Finding(where, None, (group,), None, reason))
             else:
                 seen.notes.append(f"group {group} ({placed.name}) is placed and not begun yet")
-        elif found.replay.generation != placed.generation:
+        elif found.generation != placed.generation:
             reason = (
-                f"its log has generation {found.replay.generation}, "
-                f"the placement says {placed.generation}"
+                f"its log has generation {found.generation}, the placement says {placed.generation}"
             )
             seen.findings.append(Finding(where, None, (group,), None, reason))
     for slot in seen.slots:
@@ -156,7 +155,7 @@ def _against_placement(data: str, seen: DataSurvey) -> None:
 
 def _snapshots(files: Files, data: str, group: int, found: SeenGroup, seen: DataSurvey) -> None:
     directory = os.path.join(data, "groups", str(group), "snapshots")
-    meta = found.replay.snapshot
+    meta = found.snapshot
     needed = None if meta is None else snapshot_name(meta)
     if meta is not None:
         finding = _check_snapshot(files, os.path.join(directory, snapshot_name(meta)), group, meta)
