@@ -339,6 +339,9 @@ class Slot:
             self._wal.add_group(group, placed.generation, b"the members")
             self._unborn.add(group)
             found = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        elif not placed.is_born:
+            # It died between the record and the note: that is written down before it takes part.
+            self.host.on_replicas([[group, placed.life, BEGUN, ""]])
         unproven = [save for each, save in self._unproven if each == group]
         disk = Disk(
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
