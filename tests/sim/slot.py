@@ -308,6 +308,7 @@ class Slot:
                 self.files,
                 DIRECTORY,
                 slot=self.number,
+                incarnation=self.host.me.incarnation,
                 random_id=lambda: self.rng.randrange(1, 1 << 64),
                 segment_bytes_first=segment_bytes,
                 segment_bytes_max=4 * segment_bytes,
