@@ -243,6 +243,7 @@ class Worker:
                     self._files,
                     directory,
                     slot=self._arguments.slot,
+                    incarnation=self._arguments.incarnation,
                     random_id=lambda: secrets.randbits(64),
                     sync=self._arguments.sync,
                 )

@@ -45,6 +45,19 @@ class WalDamaged(StoreError):
         self.reason = reason
 
 
+class ForeignWal(StoreError):
+    """The log of another disk, copied here.  With its votes nobody but that node may vote."""
+
+    def __init__(self, file: str, written_for: int, here: int) -> None:
+        super().__init__(
+            f"{file} was written for the disk with incarnation {written_for:016x}, and this is "
+            f"{here:016x}: a log that was copied from another node is not used"
+        )
+        self.file = file
+        self.written_for = written_for
+        self.here = here
+
+
 class WalPoisoned(StoreError):
     """A write or sync failed.  Final: this process must acknowledge nothing more (pitfall 44)."""
 

@@ -1,12 +1,14 @@
 """The batches of one segment, and what can be seen of the first one that is not whole.
 
-Judges a segment by itself; whether what it sees is a torn tail or damage depends on other segments,
-too, and is decided in :mod:`raft.store.recovery`.
+Reads strictly: up to the first byte that is not what was written.  What can still be read behind
+it, and what of that can be believed, is for :mod:`raft.store.salvage` to say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google_crc32c import value as crc32c
 
@@ -45,6 +47,15 @@ class Stop:
         return self.offset + HEADER_BYTES + padded(length)
 
 
+class Frame(NamedTuple):
+    """A commit frame whose CRCs are right, wherever it stands: perhaps in a client's bytes."""
+
+    offset: int
+    header: Header
+    commit: Commit
+    end: int
+
+
 @dataclass(slots=True)
 class SegmentReader:
     """The batches of one segment.  ``offset``: where the last whole batch ended."""
@@ -59,6 +70,10 @@ class SegmentReader:
     def __post_init__(self) -> None:
         self.used = used_bytes(self.data)
 
+    def begin_at(self, offset: int) -> None:
+        """Read on from there; nothing of what was seen counts."""
+        self.offset, self.stop = offset, None
+
     def next_batch(self) -> tuple[list[Record], Record] | None:
         """Records and commit frame; None at the end, with ``stop`` set if something is there."""
         position = self.offset
@@ -66,7 +81,7 @@ class SegmentReader:
             return None
         found: list[Record] = []
         while True:
-            record = self._record(position, found)
+            record = self.record_at(position, found)
             if record is None:
                 return None
             position += HEADER_BYTES + padded(record.header.length)
@@ -75,16 +90,19 @@ class SegmentReader:
                 return found, record
             found.append(record)
 
-    def _record(self, offset: int, before: list[Record]) -> Record | None:
+    def record_at(self, offset: int, before: list[Record]) -> Record | None:
+        """The record that begins at ``offset``; None, with ``stop`` set, if it is not whole."""
         data = self.data
-        foreign = records.foreign_format(data, offset)
-        if foreign is not None:
-            raise UnknownFormat(self.path, f"record of format {foreign}", offset)
         header = records.decode_header(data, offset)
         if header is None:
+            newer = _newer_format(data, offset)
+            if newer is not None:
+                raise UnknownFormat(self.path, f"record of format {newer}", offset)
             self.stop = Stop(offset, None, "no valid record header", before)
             return None
-        if header.kind not in records.RECORD_KINDS:
+        if header.format != records.FORMAT:
+            raise UnknownFormat(self.path, f"record of format {header.format}", offset)
+        if header.kind not in records.RECORD_KINDS and header.group == 0:
             raise UnknownFormat(self.path, f"record of unknown kind {header.kind}", offset)
         start = offset + HEADER_BYTES
         body = data[start : start + header.length]
@@ -121,20 +139,37 @@ class SegmentReader:
 
         The random id keeps a client's bytes that happen to look like a frame from counting.
         """
-        found = []
-        position = self.data.find(records.MAGIC, stop.offset)
+        return [
+            (frame.offset, frame.commit, frame.end)
+            for frame in self.frames(stop.offset)
+            if segment_id in (0, frame.commit.segment_id)
+        ]
+
+    def frames(self, offset: int) -> Iterator[Frame]:
+        """All valid commit frames from ``offset`` on, of whatever segment."""
+        position = self.data.find(records.MAGIC, offset)
         while position != -1:
             header = None
             if position % records.ALIGNMENT_BYTES == 0:
                 header = records.decode_header(self.data, position)
-            if header is not None and header.kind == records.COMMIT:
+            if header is not None and header[:2] == (records.FORMAT, records.COMMIT):
                 start = position + HEADER_BYTES
                 body = self.data[start : start + header.length]
                 commit = _commit_or_none(body, header)
-                if commit is not None and segment_id in (0, commit.segment_id):
-                    found.append((position, commit, start + padded(header.length)))
+                if commit is not None:
+                    yield Frame(position, header, commit, start + padded(header.length))
             position = self.data.find(records.MAGIC, position + 1)
-        return found
+
+
+def _newer_format(data: bytes, offset: int) -> int | None:
+    """The format of a newer version's record.  Its header has its checksum where ours has it; only
+    at the beginning of a segment, where nothing that was written before can stand, we believe it
+    without, unless one changed byte explains it."""
+    format_ = records.foreign_format(data, offset)
+    if format_ is None or offset != 0:
+        return None
+    ours = data[:4] + bytes((records.FORMAT,)) + data[5:HEADER_BYTES]
+    return None if records.decode_header(ours, 0) is not None else format_
 
 
 def _commit_or_none(body: bytes, header: Header) -> Commit | None:

@@ -15,15 +15,18 @@ record does not say which segment or batch it is in, so that it can be copied bi
 
 A **batch** is what one write and one sync made durable together: records, then one COMMIT
 frame.  It is there as a whole or not at all.  The commit frame names the CRC of the commit frame
-before it (so the batches form one chain through all segments), a CRC over the headers of its batch,
-and the last gseq of every group in it.  It ends with a mark that is never zero in its last byte: as
-segments are filled with zeros beforehand, the last byte of a segment that is not zero tells whether
-the last write arrived up to its end.
+before it (so the batches form one chain through all segments), a CRC over the header CRCs of its
+batch in their order (not over the headers: a CRC over bytes that end in their own CRC is the same
+whatever the bytes are), and the last gseq of every group in it.  It ends with a mark that is never
+zero in its last byte: as segments are filled with zeros beforehand, the last byte of a segment that
+is not zero tells whether the last write arrived up to its end.
 """
 
 from __future__ import annotations
 
 import struct
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +63,9 @@ HEADER_BYTES = _HEADER.size
 _SIGNED_BYTES = _UNSIGNED.size
 assert HEADER_BYTES == 64
 assert _SIGNED_BYTES == 60
+
+_CRC_BYTES = 4  # at the end of each header
+_WORDS_PER_HEADER = HEADER_BYTES // _CRC_BYTES
 
 _COMMIT = struct.Struct("<QQIIII")  # batch, segment id, previous CRC, headers' CRC, groups, zero
 _COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
@@ -112,13 +118,18 @@ class Commit:
 
 
 class TableRow(NamedTuple):
-    """What a segment says, when it opens, of one group: how far the WAL is, its batch included."""
+    """What a segment says, when it opens, of one group: how far the WAL is, its batch included.
+
+    ``damaged``: why this replica must not vote or acknowledge again.  Each segment repeats it, so
+    that no later loss takes it away.
+    """
 
     generation: int
     gseq: int
     term: int
     vote: Replica | None
     snapshot_index: int
+    damaged: str | None = None
 
 
 @dataclass(slots=True)
@@ -132,6 +143,7 @@ class SegmentInfo:
     batch: int  # number of the last batch before this one
     slot: int
     table: dict[int, TableRow]
+    incarnation: int  # of the disk that it was written for
 
 
 def padded(length: int) -> int:
@@ -239,6 +251,17 @@ def decode_mark(header: Header, body: bytes) -> Mark:
     return Mark(snapshot, _number(base_index), _number(base_term), resets)
 
 
+def crc_of_headers(headers: Iterable[bytes]) -> int:
+    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen.
+
+    Without a step per record in Python: a commit frame is on the path of every write.
+    """
+    words = array("I", b"".join(headers))
+    assert words.itemsize == _CRC_BYTES
+    crc: int = crc32c(words[_WORDS_PER_HEADER - 1 :: _WORDS_PER_HEADER].tobytes())
+    return crc
+
+
 def encode_commit(commit: Commit) -> bytes:
     groups = commit.groups
     flat = [number for pair in groups.items() for number in pair]
@@ -251,6 +274,15 @@ def encode_commit(commit: Commit) -> bytes:
         0,
     )
     return b"".join((fixed, struct.pack(f"<{len(flat)}Q", *flat), END_MARK))
+
+
+def commit_length(data: bytes, start: int) -> int | None:
+    """How long the body of a commit frame at ``start`` would be; None if it would not fit."""
+    if start + COMMIT_BODY_BYTES_MIN > len(data):
+        return None
+    count = _COMMIT.unpack_from(data, start)[4]
+    length: int = COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES
+    return length if start + length <= len(data) else None
 
 
 def decode_commit(body: bytes) -> Commit:
@@ -277,6 +309,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             None if row.vote is None else row.vote.node,
             0 if row.vote is None else row.vote.incarnation,
             row.snapshot_index,
+            row.damaged,
         ]
         for group, row in info.table.items()
     ]
@@ -289,6 +322,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             info.batch,
             info.slot,
             table,
+            info.incarnation,
         ]
     )
     return body
@@ -296,23 +330,26 @@ def encode_segment(info: SegmentInfo) -> bytes:
 
 def decode_segment(body: bytes) -> SegmentInfo:
     """Raises ValueError on anything else."""
-    *numbers, rows = _unpacked(body, 7)
+    *numbers, rows, disk = _unpacked(body, 8)
     if type(rows) is not list:
         raise ValueError("the table of groups is no list")
     table: dict[int, TableRow] = {}
     for row in rows:
-        if type(row) is not list or len(row) < 7:
+        if type(row) is not list or len(row) < 8:
             raise ValueError("a row of the table of groups is too short")
-        group, generation, gseq, term, node, incarnation, snapshot_index = row[:7]
+        group, generation, gseq, term, node, incarnation, snapshot_index, damaged = row[:8]
         table[_number(group)] = TableRow(
             _number(generation),
             _number(gseq),
             _number(term),
             _vote(node, incarnation),
             _number(snapshot_index),
+            _reason(damaged),
         )
     number, segment_id, previous_id, sealed_bytes, batch, slot = map(_number, numbers)
-    return SegmentInfo(number, segment_id, previous_id, sealed_bytes, batch, slot, table)
+    return SegmentInfo(
+        number, segment_id, previous_id, sealed_bytes, batch, slot, table, _number(disk)
+    )
 
 
 def _unpacked(body: bytes, fields: int) -> list[Any]:
@@ -329,6 +366,12 @@ def _unpacked(body: bytes, fields: int) -> list[Any]:
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} where a number belongs")
+    return value
+
+
+def _reason(value: Any) -> str | None:
+    if value is not None and type(value) is not str:
+        raise ValueError(f"{value!r} where a reason belongs")
     return value
 
 

@@ -1,11 +1,11 @@
-"""Reading a WAL back, and telling what a crash tore from what a disk lost.
+"""Reading a WAL back: what a crash tore is cut, what a disk lost condemns whom it may have hit.
 
 The writer keeps one promise that makes this possible: batch n+1 is written only after the sync of
 batch n has returned, also across a change of segment.  So **whatever was torn belongs to the last
 batch that was begun**, and everything before it was durable and may have been acknowledged.
 
-Reading goes batch by batch until one is not whole.  That batch may be cut only if all of this
-holds; otherwise something durable is gone and recovery refuses (pitfall 45):
+A batch that is not whole is cut only if all of this holds; otherwise something durable is gone
+(pitfall 45):
 
 * nothing shows that a later batch was begun: no later segment with a byte in it, no valid commit
   frame with a higher number, no byte behind this batch's own commit frame;
@@ -14,30 +14,28 @@ holds; otherwise something durable is gone and recovery refuses (pitfall 45):
   with (sectors may arrive in any order).  A flipped bit looks like neither, even in the very last
   batch.
 
-A batch that is whole may still be only in the page cache of a kernel that outlived us, and a kernel
-whose sync has failed may hold it in pages marked clean that never reached the disk (pitfall
-44).  So who opens the WAL writes the last batch again, in place and bit for bit, and syncs it,
-before anything is built on it.
+Everything else is **damage**.  It stops the groups that lost something, or may have; no others::
 
-Bytes become batches in :mod:`raft.store.reader`, records become groups in :mod:`raft.store.replay`;
-here batches are held against each other, and what is not whole is judged.
+    files  --members-->  segments, oldest first       which files are the log
+           --salvage-->  batches and gaps of each     what is proven, and where more may have been
+           --evidence->  groups, whole or condemned   who lost something
+
+Nothing is changed here; :mod:`raft.store.settling` does what is to be done to the disk, and the
+first batch of the next segment says who is condemned, before anything else is said of them.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from google_crc32c import value as crc32c
-
-from raft.store import records
-from raft.store.errors import WalDamaged
+from raft.store.evidence import Evidence
 from raft.store.files import Files, read_whole
-from raft.store.reader import SegmentReader, Stop, used_bytes
-from raft.store.records import Commit, Header, Record, SegmentInfo, TableRow
-from raft.store.replay import RecoveredGroup, Replay
-from raft.store.segments import segment_name, segment_number
+from raft.store.members import Member, find_members
+from raft.store.reader import SegmentReader
+from raft.store.records import TableRow
+from raft.store.replay import RecoveredGroup
+from raft.store.salvage import Batch, Gap, Loss, Place, Salvage, SegmentRead
+from raft.store.segments import segment_name
 
 __all__ = ["Recovered", "RecoveredGroup", "recover"]
 
@@ -48,8 +46,13 @@ class Recovered:
 
     groups: dict[int, RecoveredGroup]
     discard: list[str]  # segments in which nothing ever became durable
-    number: int = 0  # of the last segment in use; 0: none
-    segment_id: int = 0
+    aside: list[str] = field(default_factory=list)  # names that stand in the way of the next ones
+    rows: dict[int, TableRow] = field(default_factory=dict)  # of groups that cannot be opened
+    unmarked: dict[int, str] = field(default_factory=dict)  # condemned groups without their mark
+    damage: list[Loss] = field(default_factory=list)  # all that was met
+    number: int = 0  # the highest number of a segment that is in use; 0: none
+    last: str = ""  # path of the segment that the log ends in
+    segment_id: int = 0  # of that one
     end: int = 0  # its first byte that is not in use
     batch: int = 0
     chain: int = 0  # CRC of the last commit frame
@@ -61,191 +64,129 @@ class Recovered:
 class _Recovery:
     """One pass over the segments, oldest first."""
 
-    def __init__(self, files: Files, directory: str, slot: int) -> None:
+    def __init__(self, files: Files, directory: str, slot: int, incarnation: int | None) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
+        self._incarnation = incarnation
         self._result = Recovered({}, [])
-        self._replays: dict[int, Replay] = {}
+        self._evidence = Evidence()
+        self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
 
     def run(self) -> Recovered:
-        result = self._result
-        numbers = self._numbers()
-        last_data = b""
-        while numbers:
-            last_data = self._read(numbers[-1])
-            if used_bytes(last_data):
-                break
-            # Made ahead, or made and never written to.
-            result.discard.append(segment_name(numbers.pop()))
-        for position, number in enumerate(numbers):
-            last = position == len(numbers) - 1
-            data = last_data if last else self._read(number)
-            self._segment(number, SegmentReader(self._path(number), data), last)
-        self._finish()
+        result, evidence = self._result, self._evidence
+        members = find_members(self._files, self._directory, self._slot, self._incarnation)
+        result.discard, result.aside, result.number = members.discard, members.aside, members.number
+        segments = members.segments
+        last = self._read(segments[-1]) if segments else None
+        while last is not None and self._never_was(segments[-1], last):
+            self._discard(segments.pop())
+            result.torn = True
+            last = self._read(segments[-1]) if segments else None
+        for position, member in enumerate(segments):
+            is_last = position == len(segments) - 1
+            reader = last if is_last else self._read(member)
+            self._segment(member, reader, is_last)
+        result.groups, result.rows, result.unmarked = evidence.judge()
         return result
 
-    def _numbers(self) -> list[int]:
-        names = self._files.listdir(self._directory)
-        numbers = sorted(n for n in map(segment_number, names) if n is not None)
-        for before, number in itertools.pairwise(numbers):
-            if number != before + 1:
-                raise WalDamaged(self._path(before + 1), 0, (), "the segment is missing")
-        return numbers
-
-    def _path(self, number: int) -> str:
-        return os.path.join(self._directory, segment_name(number))
-
-    def _read(self, number: int) -> bytes:
-        data = read_whole(self._files, self._path(number))
+    def _read(self, member: Member) -> SegmentReader | None:
+        if member.lost is not None:
+            return None
+        try:
+            data = read_whole(self._files, member.path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, member.path) from error
         self._result.bytes_read += len(data)
-        return data
+        if member.sealed is not None:
+            data = data[: member.sealed.end]  # what is behind it was cut, or never written
+        return SegmentReader(member.path, data)
 
-    def _segment(self, number: int, reader: SegmentReader, last: bool) -> None:
+    def _never_was(self, member: Member, reader: SegmentReader) -> bool:
+        """The batch that was to open the newest segment is torn."""
+        return self._salvage(member, reader, Place(0, None, None), is_last=True).opening_is_torn()
+
+    def _discard(self, member: Member) -> None:
         result = self._result
-        while (batch := reader.next_batch()) is not None:
-            self._batch(number, reader, *batch)
-        if reader.stop is not None:
-            self._cut_or_refuse(number, reader, reader.stop, last)
-        elif reader.offset == 0:
-            raise WalDamaged(reader.path, 0, (), "it is empty, but a later segment is not")
-        if reader.offset:
-            result.end = reader.offset
-            result.last_batch = reader.data[reader.batch_offset : reader.offset]
+        name = member.path.rpartition("/")[2]
+        result.discard.append(name)
+        if member.number == result.number and name == segment_name(member.number):
+            result.number -= 1
 
-    def _cut_or_refuse(self, number: int, reader: SegmentReader, stop: Stop, last: bool) -> None:
-        result = self._result
-        opened = result.number == number
-        commits = reader.later_commits(stop, result.segment_id if opened else 0)
-        torn = last and reader.looks_torn(stop)
-        for _, commit, end in commits:
-            # A later batch, or a byte behind this one, was begun after this one was synced.
-            torn = torn and commit.batch == result.batch + 1 and end == reader.used
-        if not torn:
-            groups = self._hit(stop, commits)
-            raise WalDamaged(reader.path, stop.offset, groups, stop.reason)
-        result.torn = True
-        if reader.offset == 0:
-            result.discard.append(segment_name(number))
-
-    def _hit(self, stop: Stop, commits: list[tuple[int, Commit, int]]) -> tuple[int, ...]:
-        """The groups that lost something at ``stop``, as far as the WAL can still tell."""
-        header = stop.header
-        if header is not None and header.kind in records.GROUP_KINDS:
-            return (header.group,)
-        reached = {r.header.group: r.header.gseq for r in stop.before if r.header.group}
-        for _, commit, _ in commits:
-            if commit.batch == self._result.batch + 1:
-                return tuple(
-                    group
-                    for group, gseq in sorted(commit.groups.items())
-                    if reached.get(group, 0) < gseq
-                )
-        return tuple(sorted(reached))
-
-    def _batch(
-        self, number: int, reader: SegmentReader, found: list[Record], frame: Record
-    ) -> None:
-        """Take a batch of which each record is whole; hold it against all that came before."""
-        result = self._result
-        path = reader.path
-        opening = reader.batch_offset == 0
-        info = self._opening(number, path, found) if opening else None
-        if info is not None:
-            result.number, result.segment_id = number, info.segment_id
-            result.end = 0
-        try:
-            commit = records.decode_commit(frame.body)
-        except ValueError as error:
-            raise WalDamaged(path, frame.offset, (), str(error)) from error
-        highest: dict[int, int] = {}
-        for record in found[1:] if opening else found:
-            header = record.header
-            if header.kind == records.SEGMENT:
-                raise WalDamaged(path, record.offset, (), "a segment opens in the middle of one")
-            highest[header.group] = max(header.gseq, highest.get(header.group, 0))
-            self._replay(header).add(path, record)
-        said = (
-            commit.batch,
-            commit.segment_id,
-            commit.previous_crc,
-            commit.headers_crc,
-            frame.header.entries,
-            commit.groups,
+    def _salvage(
+        self, member: Member, reader: SegmentReader, before: Place, *, is_last: bool
+    ) -> Salvage:
+        info = member.info
+        return Salvage(
+            reader,
+            before,
+            segment_id=member.segment_id,
+            opened=None if info is None else info.batch,
+            sealed=member.sealed,
+            is_last=is_last,
         )
-        headers_crc = crc32c(b"".join([record.raw for record in found]))
-        seen = (
-            result.batch + 1,
-            result.segment_id,
-            result.chain,
-            headers_crc,
-            len(found),
-            highest,
-        )
-        if said != seen:
-            groups = tuple(sorted(commit.groups.keys() | highest.keys()))
-            raise WalDamaged(path, frame.offset, groups, "the commit frame is of another batch")
-        result.batch = commit.batch
-        result.chain = frame.header.header_crc
-        if info is not None:
-            self._check_table(path, info)
 
-    def _opening(self, number: int, path: str, found: list[Record]) -> SegmentInfo:
-        result = self._result
-        if not found or found[0].header.kind != records.SEGMENT:
-            raise WalDamaged(path, 0, (), "it does not begin with the record that opens a segment")
-        try:
-            info = records.decode_segment(found[0].body)
-        except ValueError as error:
-            raise WalDamaged(path, 0, (), str(error)) from error
-        if result.number == 0 and info.previous_id != 0:
-            raise WalDamaged(path, 0, (), "the segments before it are missing")
-        said = (info.number, info.slot, info.previous_id, info.sealed_bytes, info.batch)
-        seen = (number, self._slot, result.segment_id, result.end, result.batch)
-        if said != seen:
-            raise WalDamaged(
-                path,
-                0,
-                (),
-                "it follows (number, slot, previous id, sealed bytes, batch) "
-                f"{said}, but that is {seen}",
-            )
-        return info
+    def _segment(self, member: Member, reader: SegmentReader | None, is_last: bool) -> None:
+        if member.missing is not None:
+            self._gap(member.missing)
+        before = self._place or Place(0, None, None)
+        if reader is None:
+            assert member.lost is not None
+            self._gap(member.loss(member.lost))
+            return
+        found = self._salvage(member, reader, before, is_last=is_last).read()
+        self._result.torn |= found.torn
+        if found.torn and found.place.offset == 0:
+            self._discard(member)
+            return
+        if not (member.follows or found.follows or member.missing):
+            self._boundary(member)
+        self._take(member, found)
+        self._end(member, reader, found)
 
-    def _check_table(self, path: str, info: SegmentInfo) -> None:
-        for group in sorted(info.table.keys() | self._replays.keys()):
-            row, replay = info.table.get(group), self._replays.get(group)
-            found = None
-            if replay is not None:
-                state = replay.hard_state
-                found = TableRow(
-                    replay.generation, replay.gseq, state.term, state.vote, replay.snapshot_index
-                )
-            if row is None or found != row:
-                reason = f"its table says {row} of the group, the records before it {found}"
-                raise WalDamaged(path, 0, (group,), reason)
+    def _boundary(self, member: Member) -> None:
+        """Nothing says that this segment follows on the one before it."""
+        is_first = self._result.batch == 0 and not self._result.damage
+        if not is_first:
+            self._gap(member.loss("it does not follow on the segment before it"))
 
-    def _replay(self, header: Header) -> Replay:
-        """Of several generations the highest counts: it is a copy that replaced the others."""
-        replay = self._replays.get(header.group)
-        if replay is None or replay.generation < header.generation:
-            replay = Replay(header.group, header.generation)
-            self._replays[header.group] = replay
-        elif replay.generation > header.generation:
-            return Replay(header.group, header.generation, gseq=header.gseq)
-        return replay
+    def _take(self, member: Member, found: SegmentRead) -> None:
+        evidence, path = self._evidence, member.path
+        for position, item in enumerate(found.items):
+            if isinstance(item, Batch):
+                evidence.take_batch(path, item)
+                self._result.damage += item.damage
+            else:
+                self._gap(item.loss)
+            if position == 0 and member.info is not None:
+                evidence.take_table(path, member.info)
 
-    def _finish(self) -> None:
-        for group, replay in self._replays.items():
-            for path, record in replay.pending.values():
-                reason = f"record {record.header.gseq} of the group follows record {replay.gseq}"
-                raise WalDamaged(path, record.offset, (group,), reason)
-            self._result.groups[group] = replay.result()
+    def _gap(self, loss: Loss) -> None:
+        self._evidence.take_gap(loss)
+        self._result.damage.append(loss)
+        self._place = None
+
+    def _end(self, member: Member, reader: SegmentReader, found: SegmentRead) -> None:
+        """The log goes on behind the last batch that is proven, in a segment of its own."""
+        result, place = self._result, found.place
+        is_broken = bool(found.items) and isinstance(found.items[-1], Gap)
+        self._place = None if is_broken or place.chain is None else place
+        if place.number is None or place.offset == 0:
+            return
+        result.last, result.segment_id, result.end = member.path, found.segment_id, place.offset
+        result.batch, result.chain = place.number, place.chain or 0
+        batches = [item for item in found.items if isinstance(item, Batch)]
+        is_sound = all(isinstance(it, Batch) and not it.damage for it in found.items)
+        result.last_batch = b""
+        if is_sound and member.info is not None:
+            result.last_batch = reader.data[batches[-1].offset : place.offset]
 
 
-def recover(files: Files, directory: str, slot: int) -> Recovered:
+def recover(files: Files, directory: str, slot: int, incarnation: int | None) -> Recovered:
     """Read all segments in ``directory``.  Changes nothing.
 
-    Raises WalDamaged and UnknownFormat, and OSError when the disk does not give the bytes.
+    ``incarnation``: of the disk that it must have been written for; None for who only looks.
+    Damage is no exception: it is in ``groups``.  Raises UnknownFormat, ForeignWal and WalDamaged
+    when not one segment is of this disk and slot, and OSError when the disk gives no bytes.
     """
-    return _Recovery(files, directory, slot).run()
+    return _Recovery(files, directory, slot, incarnation).run()

@@ -2,6 +2,10 @@
 
 So a record that was copied forward may come late or twice, and one that is lost leaves a hole.
 
+Whatever is wrong with a record stops its group, and no other: ``broken`` says that no writer of
+ours wrote it there, ``unknown`` that a newer version wrote it.  In both cases the records behind it
+are still counted, and terms and votes still read: the next table has to say how far the group is.
+
 What a log can be at any moment, and what is refused as damage if a record would make it else::
 
         base_index        snapshot.index           last
@@ -21,13 +25,16 @@ from dataclasses import dataclass, field
 from raft.configuration import UnknownPart
 from raft.messages import KINDS, HardState, Mark, Run, SnapshotMeta
 from raft.store import records
-from raft.store.errors import UnknownFormat, WalDamaged
-from raft.store.records import Header, Record
+from raft.store.errors import UnknownFormat
+from raft.store.records import Header, Record, TableRow
 
 
 @dataclass(slots=True)
 class RecoveredGroup:
-    """All that the WAL knows of one group.  ``damaged``: the reason, if it was so marked.
+    """All that the WAL knows of one group.
+
+    ``damaged``: why it lost something, or may have; it must never vote or acknowledge again, and
+    what else is here is only what is left.  ``unknown``: why only a newer version can open it.
 
     ``runs`` follow directly behind (``base_index``, ``base_term``).  ``snapshot``: the newest that
     was recorded; its file may be gone or damaged all the same.
@@ -43,6 +50,7 @@ class RecoveredGroup:
     base_index: int = 0
     base_term: int = 0
     snapshot: SnapshotMeta | None = None
+    unknown: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +67,12 @@ class Replay:
     base_term: int = 0
     snapshot: SnapshotMeta | None = None
     damaged: str | None = None
+    broken: str | None = None
+    unknown: str | None = None
+    snapshot_seen: int = 0  # index of the newest mark, also of one that cannot be understood
     pending: dict[int, tuple[str, Record]] = field(default_factory=dict)
+    # What a later segment's table says was true when the group was at this gseq, and where.
+    rows: dict[int, tuple[str, TableRow]] = field(default_factory=dict)
 
     @property
     def last(self) -> tuple[int, int]:
@@ -73,8 +86,42 @@ class Replay:
     def snapshot_index(self) -> int:
         return 0 if self.snapshot is None else self.snapshot.index
 
+    @property
+    def row(self) -> TableRow:
+        state = self.hard_state
+        return TableRow(
+            self.generation, self.gseq, state.term, state.vote, self.snapshot_seen, self.damaged
+        )
+
+    def check(self, path: str, row: TableRow) -> None:
+        """What a table says must be so once all records up to its gseq are there."""
+        if row.gseq > self.gseq:
+            self.rows[row.gseq] = path, row
+        elif row.gseq < self.gseq or self._contradicts(row):
+            self._break(
+                path, 0, f"its table says {row} of the group, the records before {self.row}"
+            )
+
+    def contradict(self, path: str, reason: str) -> None:
+        self._break(path, 0, reason)
+
+    def _contradicts(self, row: TableRow) -> bool:
+        ours = self.row
+        return self.unknown is None and (row.term, row.vote, row.snapshot_index) != (
+            ours.term,
+            ours.vote,
+            ours.snapshot_index,
+        )
+
+    def _break(self, path: str, offset: int, reason: str) -> None:
+        if self.broken is None:
+            self.broken = f"{path} at offset {offset}: {reason}"
+
     def add(self, path: str, record: Record) -> None:
         gseq = record.header.gseq
+        if record.header.kind == records.DAMAGED and self.damaged is None:
+            # In whatever order it comes, and whatever is missing before it.
+            self.damaged = record.body.decode("utf-8", "replace")
         if gseq <= self.gseq:
             return  # a copy, written forward, of what came before
         if gseq != self.gseq + 1:
@@ -92,14 +139,27 @@ class Replay:
         try:
             if (header.gseq == 1) != (header.kind == records.BOOTSTRAP):
                 raise ValueError("a group begins with its bootstrap record, and only there")
-            _APPLY[header.kind](self, header, record.body)
+            if header.kind == records.SNAPSHOT:
+                self.snapshot_seen = header.first
+            handler = _APPLY.get(header.kind)
+            if handler is None:
+                raise UnknownFormat(f"record of unknown kind {header.kind}", "")
+            if (self.broken or self.unknown) is None or header.kind == records.HARD_STATE:
+                handler(self, header, record.body)
         except UnknownFormat as error:
-            raise UnknownFormat(path, f"group {self.group}: {error.file}", record.offset) from error
+            self._not_known(path, record, error.file)
         except UnknownPart as error:
-            raise UnknownFormat(path, f"group {self.group}: {error}", record.offset) from error
+            self._not_known(path, record, str(error))
         except ValueError as error:
-            raise WalDamaged(path, record.offset, (self.group,), str(error)) from error
+            self._break(path, record.offset, str(error))
         self.gseq = header.gseq
+        row = self.rows.pop(self.gseq, None) if self.rows else None
+        if row is not None:
+            self.check(*row)
+
+    def _not_known(self, path: str, record: Record, what: str) -> None:
+        if self.unknown is None:
+            self.unknown = str(UnknownFormat(path, f"group {self.group}: {what}", record.offset))
 
     def _on_bootstrap(self, header: Header, body: bytes) -> None:
         self.bootstrap = body
@@ -165,7 +225,7 @@ class Replay:
         return 0 if (index, term) == (self.base_index, self.base_term) else None
 
     def _on_damaged(self, header: Header, body: bytes) -> None:
-        self.damaged = body.decode("utf-8", "replace")
+        """Seen already, when it was added."""
 
     def result(self) -> RecoveredGroup:
         return RecoveredGroup(
@@ -179,6 +239,7 @@ class Replay:
             self.base_index,
             self.base_term,
             self.snapshot,
+            self.unknown,
         )
 
 

@@ -35,6 +35,7 @@ from google_crc32c import value as crc32c
 from raft.messages import HardState, Mark, Replica, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
+from raft.store.evidence import shortened
 from raft.store.files import Files, make_directory
 from raft.store.locks import FileLock, me
 from raft.store.records import HEADER_BYTES, PADDING, Commit, SegmentInfo, TableRow, encode_header
@@ -45,8 +46,8 @@ from raft.store.segments import (
     Segment,
     SegmentJob,
     create_segment,
-    segment_name,
 )
+from raft.store.settling import set_aside, settle
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
 
@@ -62,6 +63,7 @@ class _Group:
 
     __slots__ = (
         "base_index",
+        "damaged",
         "firsts",
         "generation",
         "group",
@@ -81,6 +83,7 @@ class _Group:
         self.gseq = 0
         self.term = 0
         self.vote: Replica | None = None
+        self.damaged: str | None = None
         self.firsts = array("Q")  # first index of each run: where a truncation may begin
         self.snapshot_index = 0
         self.snapshot_term = 0
@@ -182,6 +185,7 @@ class Wal:
         lock: FileLock,
         *,
         slot: int,
+        incarnation: int,
         random_id: Callable[[], int],
         segment_bytes_first: int,
         segment_bytes_max: int,
@@ -192,6 +196,7 @@ class Wal:
         self._directory = directory
         self._lock = lock
         self._slot = slot
+        self._incarnation = incarnation
         self._random_id = random_id
         self._segment_bytes_max = segment_bytes_max
         self._next_size = segment_bytes_first
@@ -213,6 +218,7 @@ class Wal:
         self._used = 0
         self._job: SegmentJob | None = None
         self._poisoned: str | None = None
+        self._damage: list[str] = []
         self._closed = False
         self._statistics: dict[str, Any] = {
             "batches": 0,
@@ -236,22 +242,25 @@ class Wal:
         directory: str,
         *,
         slot: int,
+        incarnation: int,
         random_id: Callable[[], int],
         segment_bytes_first: int = SEGMENT_BYTES_FIRST,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
         sync: bool = True,
     ) -> tuple[Wal, dict[int, RecoveredGroup]]:
-        """Lock, recover, and begin a new segment.
+        """Lock, recover, and begin a new segment, which says who is condemned.
 
-        Raises LockHeld (wait and try again), WalDamaged, UnknownFormat, WalPoisoned, OSError.
-        ``random_id`` draws 64 bits.  ``sync`` off loses data in a crash; for measurements alone.
+        Raises LockHeld (wait and try again), UnknownFormat, WalPoisoned, OSError; ForeignWal and
+        WalDamaged where nothing is of this disk and slot.  ``incarnation``: of the disk in
+        node.json; a log written for another one is refused.  ``random_id`` draws 64 bits.  ``sync``
+        off loses data in a crash; for measurements alone.
         """
         make_directory(files, directory)
         lock = FileLock(files, os.path.join(directory, LOCK_FILE))
         try:
             lock.write({**me(), "slot": slot})
-            found = recover(files, directory, slot)
-            _settle(files, directory, found)
+            found = recover(files, directory, slot, incarnation)
+            settle(files, directory, found)
         except BaseException:
             lock.close()
             raise
@@ -260,6 +269,7 @@ class Wal:
             directory,
             lock,
             slot=slot,
+            incarnation=incarnation,
             random_id=random_id,
             segment_bytes_first=segment_bytes_first,
             segment_bytes_max=segment_bytes_max,
@@ -267,6 +277,7 @@ class Wal:
         )
         try:
             wal._continue_from(found)
+            set_aside(files, directory, found)
         except BaseException:
             wal._release()
             raise
@@ -278,11 +289,17 @@ class Wal:
             state.gseq = recovered.last_gseq
             state.term, state.vote = recovered.hard_state.term, recovered.hard_state.vote
             state.begin_at(recovered.base_index, recovered.base_term)
-            for run in recovered.runs:
-                state.add_run(run.first, run.last, run.term)
-            if recovered.snapshot is not None:
-                state.snapshot_index = recovered.snapshot.index
-                state.snapshot_term = recovered.snapshot.term
+            row = found.rows.get(group)
+            if row is not None:
+                # Nothing is saved of it; every table says of it what is known.
+                state.term, state.vote, state.damaged = row.term, row.vote, row.damaged
+                state.snapshot_index = row.snapshot_index
+            else:
+                for run in recovered.runs:
+                    state.add_run(run.first, run.last, run.term)
+                if recovered.snapshot is not None:
+                    state.snapshot_index = recovered.snapshot.index
+                    state.snapshot_term = recovered.snapshot.term
             self._groups[group] = state
         self._batch = found.batch
         self._chain = found.chain
@@ -291,6 +308,9 @@ class Wal:
         self._used = found.end
         self._statistics["recovered_bytes"] = found.bytes_read
         self._statistics["recovered_torn"] = found.torn
+        self._damage = [str(loss) for loss in found.damage]
+        for group, reason in found.unmarked.items():
+            self.mark_damaged(group, reason)
         batch = self._make_batch(open_segment=True)
         batch.run()
         self.complete(batch)
@@ -361,7 +381,8 @@ class Wal:
         """Never again may this replica vote or acknowledge; recovery says so from then on."""
         self._refuse_if_over()
         state = self._groups[group]
-        self._record(state, records.DAMAGED, body=reason.encode()[:1024])
+        state.damaged = reason = shortened(reason)
+        self._record(state, records.DAMAGED, body=reason.encode())
 
     def _save_hard_state(self, state: _Group, hard_state: HardState) -> None:
         term, vote = hard_state.term, hard_state.vote
@@ -478,6 +499,12 @@ class Wal:
         return self._gathered
 
     @property
+    def damage(self) -> list[str]:
+        """What was found to be damaged when the log was opened, and where; who is hit by it is said
+        in the groups that :meth:`open` answers."""
+        return self._damage
+
+    @property
     def poisoned(self) -> str | None:
         """Why nothing more can become durable; None while all is well."""
         return self._poisoned
@@ -515,8 +542,9 @@ class Wal:
             headers.insert(0, header)
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
+        crc = records.crc_of_headers(headers)
         commit = records.encode_commit(
-            Commit(self._batch, self._segment_id, self._chain, crc32c(b"".join(headers)), touched)
+            Commit(self._batch, self._segment_id, self._chain, crc, touched)
         )
         frame = encode_header(
             records.COMMIT, 0, 0, len(headers), 0, self._batch, 0, 0, len(commit), crc32c(commit)
@@ -535,7 +563,12 @@ class Wal:
         """Plan the next segment: what makes it, and its first record (header, body)."""
         table = {
             group: TableRow(
-                state.generation, state.gseq, state.term, state.vote, state.snapshot_index
+                state.generation,
+                state.gseq,
+                state.term,
+                state.vote,
+                state.snapshot_index,
+                state.damaged,
             )
             for group, state in self._groups.items()
         }
@@ -543,7 +576,14 @@ class Wal:
         assert 0 < segment_id < 1 << 64, segment_id
         number = self._number + 1
         info = SegmentInfo(
-            number, segment_id, self._segment_id, self._used, self._batch, self._slot, table
+            number,
+            segment_id,
+            self._segment_id,
+            self._used,
+            self._batch,
+            self._slot,
+            table,
+            self._incarnation,
         )
         body = records.encode_segment(info)
         header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
@@ -638,23 +678,6 @@ class Wal:
             "sync": self._sync,
             "poisoned": self._poisoned,
         }
-
-
-def _settle(files: Files, directory: str, found: Recovered) -> None:
-    """Bring the disk to exactly what recovery says is there, before anything is built on it."""
-    for name in found.discard:
-        files.unlink(os.path.join(directory, name))
-    if found.discard:
-        files.fsync_dir(directory)  # gone before the same name is made again
-    if found.number == 0:
-        return
-    descriptor = files.open(os.path.join(directory, segment_name(found.number)))
-    try:
-        files.pwrite(descriptor, found.last_batch, found.end - len(found.last_batch))
-        files.truncate(descriptor, found.end)
-        files.fsync(descriptor)
-    finally:
-        files.close(descriptor)
 
 
 def _check_length(group: int, length: int) -> None:

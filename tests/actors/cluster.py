@@ -192,6 +192,7 @@ class Node:
             self.files,
             f"/{self.name}",
             slot=0,
+            incarnation=self.me.incarnation,
             random_id=lambda: cluster.random.randrange(1, 1 << 64),
             segment_bytes_first=cluster.segment_bytes,
             segment_bytes_max=4 * cluster.segment_bytes,

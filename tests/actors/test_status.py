@@ -321,6 +321,7 @@ def test_why_names_the_first_reason_of_all(bench: Bench) -> None:
     assert (told["reason"], told["text"]) == ("damaged", "segment 3 at 184")
     bench.status.state["rebirths"] = {str(KV): "catching up 40 %", "99": "no"}
     assert bench.why()["text"] == "segment 3 at 184; catching up 40 %"
+    del bench.status.state["rebirths"]
     bench.status.state["forming"] = "waiting for n3"
     bench.peers["n3"].counts["hello_received"] = 0
     told = bench.why()

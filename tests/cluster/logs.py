@@ -27,7 +27,7 @@ def read_log(node: Node, group: str) -> Log:
     found = [number for number, placed in placement.groups.items() if placed.name == group]
     assert len(found) == 1, f"{node.name} has placed {group} as {found}"
     slot = placement.groups[found[0]].slot
-    recovered = recover(files, os.path.join(data, "wal", str(slot)), slot).groups[found[0]]
+    recovered = recover(files, os.path.join(data, "wal", str(slot)), slot, None).groups[found[0]]
     log: Log = {}
     for run in recovered.runs:
         if run.kind == COMMAND:

@@ -308,6 +308,7 @@ class Slot:
                 self.files,
                 DIRECTORY,
                 slot=self.number,
+                incarnation=self.host.me.incarnation,
                 random_id=lambda: self.rng.randrange(1, 1 << 64),
                 segment_bytes_first=segment_bytes,
                 segment_bytes_max=4 * segment_bytes,
@@ -339,6 +340,9 @@ class Slot:
             self._wal.add_group(group, placed.generation, b"the members")
             self._unborn.add(group)
             found = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        elif not placed.is_born:
+            # It died between the record and the note: that is written down before it takes part.
+            self.host.on_replicas([[group, placed.life, BEGUN, ""]])
         unproven = [save for each, save in self._unproven if each == group]
         disk = Disk(
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot

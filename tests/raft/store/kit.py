@@ -16,6 +16,7 @@ from raft.store.segments import segment_name
 from raft.store.wal import Wal
 
 DIRECTORY = "/data/wal/0"
+INCARNATION = 0xD15C  # of the disk
 N1 = Replica("n1", 0x11)
 N2 = Replica("n2", 0x22)
 CONFIGURATION = Configuration.of(N1, N2)
@@ -57,7 +58,12 @@ class Slot:
 
     def open(self) -> dict[int, RecoveredGroup]:
         self.wal, self.groups = Wal.open(
-            self.files, DIRECTORY, slot=0, random_id=lambda: next(self._ids), **self._options
+            self.files,
+            DIRECTORY,
+            slot=0,
+            incarnation=INCARNATION,
+            random_id=lambda: next(self._ids),
+            **self._options,
         )
         return self.groups
 

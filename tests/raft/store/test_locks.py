@@ -21,7 +21,7 @@ HOLDER = """
 import sys
 from raft.store.files import Files
 from raft.store.wal import Wal
-wal, _ = Wal.open(Files(), sys.argv[1], slot=0, random_id=lambda: 1)
+wal, _ = Wal.open(Files(), sys.argv[1], slot=0, incarnation=1, random_id=lambda: 1)
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -54,11 +54,11 @@ def test_a_wal_is_opened_by_one_process_until_its_death(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"open\n"
         with pytest.raises(LockHeld, match=f"process {holder.pid} "):
-            Wal.open(Files(), directory, slot=0, random_id=lambda: 2)
+            Wal.open(Files(), directory, slot=0, incarnation=1, random_id=lambda: 2)
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    wal, _ = Wal.open(Files(), directory, slot=0, random_id=lambda: 2)
+    wal, _ = Wal.open(Files(), directory, slot=0, incarnation=1, random_id=lambda: 2)
     content = read_lock_file(Files(), f"{directory}/lock")
     assert content == {**me(), "slot": 0}
     wal.close()

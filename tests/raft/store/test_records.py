@@ -83,9 +83,43 @@ def test_a_commit_frame_comes_back_and_ends_in_a_byte_that_is_not_zero() -> None
     assert records.decode_commit(body) == commit
 
 
+HEADERS = [
+    records.encode_header(records.RUN, 1, 1, 1, 7, gseq, 1, gseq, 3, 0xABC) for gseq in range(1, 6)
+]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        HEADERS[:-1],
+        HEADERS[1:],
+        [],
+        [*HEADERS, HEADERS[-1]],
+        HEADERS[::-1],
+        [HEADERS[1], HEADERS[0], *HEADERS[2:]],
+        [a_header(), *HEADERS[1:]],
+    ],
+    ids=["last lost", "first lost", "all lost", "one twice", "reversed", "two swapped", "changed"],
+)
+def test_the_checksum_over_headers_tells_whichever_of_them_changes(others: list[bytes]) -> None:
+    """One over whole headers would not: each ends in its own checksum, so all are alike to it."""
+    assert records.crc_of_headers(others) != records.crc_of_headers(HEADERS)
+
+
+@given(st.integers(0, len(HEADERS) - 1), st.integers(0, 59), st.integers(1, 255))
+def test_the_checksum_over_headers_tells_a_header_that_was_sealed_anew(
+    position: int, offset: int, change: int
+) -> None:
+    changed = bytearray(HEADERS[position])
+    changed[offset] ^= change
+    changed[60:] = crc32c(bytes(changed[:60])).to_bytes(4, "little")
+    others = [*HEADERS[:position], bytes(changed), *HEADERS[position + 1 :]]
+    assert records.crc_of_headers(others) != records.crc_of_headers(HEADERS)
+
+
 def test_a_segments_opening_comes_back() -> None:
     table = {1: TableRow(1, 5, 3, N1, 0), 900: TableRow(2, 1, 0, None, 0)}
-    info = SegmentInfo(3, 0xABC, 0xABB, 777, 12, 4, table)
+    info = SegmentInfo(3, 0xABC, 0xABB, 777, 12, 4, table, 0xD15C)
     assert records.decode_segment(records.encode_segment(info)) == info
 
 

@@ -408,7 +408,7 @@ def test_statistics_count() -> None:
 def test_on_a_real_disk_with_a_thread(tmp_path: object) -> None:
     directory = f"{tmp_path}/wal/3"
     ids = iter(range(1, 100))
-    wal, groups = Wal.open(Files(), directory, slot=3, random_id=lambda: next(ids))
+    wal, groups = Wal.open(Files(), directory, slot=3, incarnation=1, random_id=lambda: next(ids))
     assert groups == {}
     wal.add_group(7, 1, b"boot")
     wal.save(7, Save(1, HardState(1, N1), None, [run_of(1, body=bytes(600_000))]))
@@ -424,7 +424,7 @@ def test_on_a_real_disk_with_a_thread(tmp_path: object) -> None:
             thread.join()
         assert wal.complete(batch) == [(7, number - 1, 1, number - 1)]
     wal.close()
-    wal, groups = Wal.open(Files(), directory, slot=3, random_id=lambda: next(ids))
+    wal, groups = Wal.open(Files(), directory, slot=3, incarnation=1, random_id=lambda: next(ids))
     assert [run.first for run in groups[7].runs] == [1, 2, 3]
     wal.close()
 

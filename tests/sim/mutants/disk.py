@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
-from raft.store import recovery as recovery_module
 from raft.store import wal as wal_module
 from raft.store.errors import WalPoisoned
 from raft.store.files import Files
 from raft.store.memory import MemoryFiles
-from raft.store.reader import SegmentReader
 from raft.store.recovery import Recovered
-from raft.store.segments import segment_name
+from raft.store.salvage import Salvage
+from raft.store.settling import settle
 from raft.store.wal import Batch
 from tests.sim.mutants.mutant import Change, Mutant, nothing
 
@@ -20,12 +18,10 @@ from tests.sim.mutants.mutant import Change, Mutant, nothing
 def _damage_is_cut() -> list[Change]:
     """NATS 2.12.1: whatever cannot be read is taken for a torn tail."""
 
-    def cut(recovery: Any, number: int, reader: SegmentReader, stop: Any, last: bool) -> None:
-        recovery._result.torn = True
-        if reader.offset == 0:
-            recovery._result.discard.append(segment_name(number))
+    def torn(salvage: Any, place: Any, stop: Any, *, provisional: bool) -> bool:
+        return True
 
-    return [(recovery_module._Recovery, "_cut_or_refuse", cut)]
+    return [(Salvage, "_looks_torn", torn)]
 
 
 def _sync_again() -> list[Change]:
@@ -42,18 +38,15 @@ def _sync_again() -> list[Change]:
 
 
 def _cache_is_trusted() -> list[Change]:
-    settle = wal_module._settle
-
     def half(files: Files, directory: str, found: Recovered) -> None:
-        number, found.number = found.number, 0
+        last_batch, found.last_batch = found.last_batch, b""
         settle(files, directory, found)
-        found.number = number
-        if number:
-            descriptor = files.open(os.path.join(directory, segment_name(number)))
+        if last_batch:
+            descriptor = files.open(found.last)
             files.truncate(descriptor, found.end)
             files.close(descriptor)
 
-    return [(wal_module, "_settle", half)]
+    return [(wal_module, "settle", half)]
 
 
 def _failure_is_ignored() -> list[Change]:

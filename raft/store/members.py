@@ -1,0 +1,225 @@
+"""Which files are the log of a slot, in which order, and where one is missing.
+
+Every segment says in its first record what it is: number, random id, the id of the segment that it
+follows, how much of that one is in use.  So the log is read off **backwards**: the newest segment
+names the one before it, and so on.  A file's name only counts where its first record is lost.  A
+segment under another name is found; one of another slot, and a copy of one that is there, are not
+part of the log, and what their names stood for is lost.  One of another disk stops everything:
+somebody put it there, perhaps all of them, and nobody may vote with the votes of another node.
+
+What no later segment follows on is skipped: it was lost already when that one was opened, and was
+judged then.  So damage is judged once, though its traces stay.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from google_crc32c import value as crc32c
+
+from raft.store import records
+from raft.store.errors import ForeignWal, WalDamaged
+from raft.store.files import Files
+from raft.store.reader import SegmentReader, used_bytes
+from raft.store.records import HEADER_BYTES, SegmentInfo
+from raft.store.salvage import Loss, Sealed
+from raft.store.segments import segment_name, segment_number
+
+# No slot ever gets there; a file with a higher number in its name is no segment of ours.
+SEGMENT_NUMBER_MAX = (1 << 48) - 1
+# Far above the largest batch: what is longer is no segment of ours, and is not read.
+SEGMENT_READ_BYTES_MAX = 4 << 30
+
+
+@dataclass(slots=True)
+class Member:
+    """One segment.  ``info``: its first record, if that is whole; ``lost``: why it is not read."""
+
+    number: int
+    path: str
+    info: SegmentInfo | None
+    lost: str | None = None
+    segment_id: int = 0
+    sealed: Sealed | None = None  # what the one that follows says of it
+    follows: bool = False  # itself says that it follows the one before it here
+    missing: Loss | None = None  # of a segment that must have been before it
+
+    def loss(self, reason: str) -> Loss:
+        return Loss(self.path, 0, reason)
+
+
+@dataclass(slots=True)
+class Members:
+    """``segments``: oldest first.  ``number``: the highest in use, or 0."""
+
+    segments: list[Member] = field(default_factory=list)
+    discard: list[str] = field(default_factory=list)  # names of files in which nothing was written
+    aside: list[str] = field(default_factory=list)  # names that no segment of ours has
+    number: int = 0
+
+
+def find_members(files: Files, directory: str, slot: int, incarnation: int | None) -> Members:
+    """Changes nothing.  Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
+    OSError when the disk does not give the bytes."""
+    result = Members()
+    found = _look_at_all(files, directory, result)
+    ours: dict[int, Member] = {}
+    misplaced: list[Member] = []
+    foreign: list[Member] = []
+    for member in found:
+        info = member.info
+        if info is not None and incarnation not in (None, info.incarnation):
+            # No disk does this: somebody put it here, and can take it away.
+            raise ForeignWal(member.path, info.incarnation, incarnation or 0)
+        if info is not None and info.slot != slot:
+            foreign.append(member)
+        elif info is not None and info.number != member.number:
+            misplaced.append(member)
+        else:
+            ours[member.number] = member
+    if foreign and not any(each.info for each in (*ours.values(), *misplaced)):
+        raise WalDamaged(foreign[-1].path, 0, (), f"it is of another slot, this is slot {slot}")
+    for member in misplaced:
+        info = member.info
+        assert info is not None
+        there = ours.get(info.number)
+        if there is None or there.info is None:
+            ours[info.number] = Member(info.number, member.path, info)
+        elif member.number not in ours:
+            ours[member.number] = _without_content(member, f"it is a copy of segment {info.number}")
+    for member in foreign:
+        ours.setdefault(member.number, _without_content(member, "it is of another slot"))
+    result.aside = [
+        os.path.basename(each.path) for number, each in ours.items() if number > SEGMENT_NUMBER_MAX
+    ]
+    result.segments = _linked([ours[number] for number in sorted(ours)])
+    return result
+
+
+def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
+    """Every file with a segment's name, oldest first, but for those at the end without a byte."""
+    numbered = ((segment_number(name), name) for name in files.listdir(directory))
+    names = sorted((number, name) for number, name in numbered if number is not None)
+    found: list[Member] = []
+    for number, name in reversed(names):
+        path = os.path.join(directory, name)
+        info, is_empty, lost = _first_record(files, path, number)
+        if is_empty and not found:
+            # Made ahead, or made and never written to.
+            result.discard.append(name)
+            continue
+        if number <= SEGMENT_NUMBER_MAX:
+            result.number = max(result.number, number)
+        if info is not None and info.number <= SEGMENT_NUMBER_MAX:
+            result.number = max(result.number, info.number)
+        found.append(Member(number, path, info, lost))
+    found.reverse()
+    return found
+
+
+def _first_record(
+    files: Files, path: str, number: int
+) -> tuple[SegmentInfo | None, bool, str | None]:
+    """What opens the segment; whether nothing was ever written; why nothing in it can be read."""
+    try:
+        descriptor = files.open(path)
+        try:
+            size = files.size(descriptor)
+            if size > SEGMENT_READ_BYTES_MAX:
+                return None, False, f"it has {size} bytes"
+            head = files.pread(descriptor, HEADER_BYTES, 0)
+            if not head.strip(b"\0"):
+                is_empty = used_bytes(files.pread(descriptor, size, 0)) == 0
+                return None, is_empty, "it is empty" if is_empty else None
+            SegmentReader(path, head).record_at(0, [])  # raises for what is of a newer version
+            header = records.decode_header(head, 0)
+            if header is None:
+                return None, False, None
+            if header.kind != records.SEGMENT:
+                return None, False, "it does not begin with the record that opens a segment"
+            body = files.pread(descriptor, min(header.length, size), HEADER_BYTES)
+        finally:
+            files.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+    info = None
+    if len(body) == header.length and crc32c(body) == header.body_crc:
+        try:
+            info = records.decode_segment(body)
+        except ValueError as error:
+            return None, False, str(error)
+    elif header.gseq != number:
+        return None, False, f"it is segment {header.gseq}, and its first record is damaged"
+    return info, False, None
+
+
+def _without_content(member: Member, reason: str) -> Member:
+    return Member(member.number, member.path, None, reason)
+
+
+def _linked(candidates: list[Member]) -> list[Member]:
+    """Those that make up the log, each with what its neighbours say of it; oldest first."""
+    chain: list[Member] = []
+    while candidates:
+        if not chain or chain[-1].info is None:
+            chain.append(candidates.pop())
+            if len(chain) > 1:
+                _note_number_gap(chain[-1], chain[-2])
+            continue
+        after = chain[-1]
+        before = _before(after, candidates)
+        if before is None:
+            break
+        chain.append(before)
+    _note_beginning(chain[-1] if chain else None)
+    for member in chain:
+        if member.info is not None:
+            member.segment_id = member.info.segment_id
+    chain.reverse()
+    return chain
+
+
+def _before(after: Member, candidates: list[Member]) -> Member | None:
+    """Take from ``candidates`` the segment that ``after`` follows, or the best there is."""
+    info = after.info
+    assert info is not None
+    if info.previous_id == 0:
+        return None
+    sealed = Sealed(info.sealed_bytes, info.batch)
+    for position in range(len(candidates) - 1, -1, -1):
+        member = candidates[position]
+        if member.info is not None and member.info.segment_id == info.previous_id:
+            del candidates[position:]
+            member.sealed, after.follows = sealed, True
+            return member
+    while candidates:
+        member = candidates.pop()
+        is_next = member.number == info.number - 1
+        if is_next and member.info is None:
+            # Its name alone speaks for it; its id is known.
+            member.segment_id, member.sealed, after.follows = info.previous_id, sealed, True
+            return member
+        if not is_next:
+            _note_number_gap(member, after)
+            return member
+        after.missing = Loss(member.path, 0, member.lost or "it is no part of this log")
+    return None
+
+
+def _note_number_gap(member: Member, after: Member) -> None:
+    if after.missing is None and member.number + 1 < after.number:
+        after.missing = _missing(after, after.number - 1)
+
+
+def _note_beginning(first: Member | None) -> None:
+    if first is None or first.missing is not None:
+        return
+    begins = first.number == 1 if first.info is None else first.info.previous_id == 0
+    if not begins:
+        first.missing = _missing(first, max(1, first.number - 1))
+
+
+def _missing(near: Member, number: int) -> Loss:
+    path = os.path.join(os.path.dirname(near.path), segment_name(number))
+    return Loss(path, 0, "the segment is missing")

@@ -1,0 +1,57 @@
+"""What is done to the disk of a slot when it is opened, before anything is built on what was found.
+
+::
+
+    1  segments in which nothing became durable go       so that their names can be made again
+    2  the last batch is written again, in place, and    a kernel may hold it in pages marked clean
+       the file is cut behind it                         that never reached the disk (pitfall 44)
+    3  a new segment, whose first batch says who is      from here on they are condemned, whatever
+       condemned: a DAMAGED record each, and its table   happens to the segments with the damage
+    4  files that stand in the way are set aside
+
+A crash between any two steps leaves either the damage, which is found again, or the marks.
+
+**A segment with damage in it is never written to**, so step 2 is left out for it: it is evidence,
+and what a disk does with a write beside a bad sector is unknown.  Should its last batch have been
+in the page cache alone, and the power fail, then the table of the next segment has what is missing,
+and those who lost something are condemned, too.  Its bytes behind what was proven need not be cut:
+the next segment says where it ends, and nobody reads on behind that.
+
+Damaged segments stay where they are, under their names, until they are removed like all others,
+when what is alive in them has been copied.
+"""
+
+from __future__ import annotations
+
+import os
+
+from raft.store.files import Files
+from raft.store.recovery import Recovered
+
+ASIDE_SUFFIX = ".aside"
+
+
+def settle(files: Files, directory: str, found: Recovered) -> None:
+    """Steps 1 and 2: bring the disk to exactly what recovery says is there."""
+    for name in found.discard:
+        files.unlink(os.path.join(directory, name))
+    if found.discard:
+        files.fsync_dir(directory)  # gone before the same name is made again
+    if not found.last_batch:
+        return
+    descriptor = files.open(found.last)
+    try:
+        files.pwrite(descriptor, found.last_batch, found.end - len(found.last_batch))
+        files.truncate(descriptor, found.end)
+        files.fsync(descriptor)
+    finally:
+        files.close(descriptor)
+
+
+def set_aside(files: Files, directory: str, found: Recovered) -> None:
+    """Step 4, for the operator to look at: files that no segment of ours can be."""
+    for name in found.aside:
+        path = os.path.join(directory, name)
+        files.rename(path, path + ASIDE_SUFFIX)
+    if found.aside:
+        files.fsync_dir(directory)
