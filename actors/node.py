@@ -39,7 +39,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
-from actors.known_nodes import KnownNodes, rows_of_hello
+from actors.known_nodes import KnownNodes, newer, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
 from actors.process import start_logging
@@ -108,9 +108,10 @@ class Node:
         self._damaged: dict[int, str] = {}
         self._formation: Formation | None = None
         self._forming: str | None = None
-        self._told: list[dict[str, Any]] = []  # what the last HELLO said of nodes
+        self._told: dict[str, Any] = {}  # rows of nodes, as HELLOs said, while blank
         self._refused = False  # by everybody who was heard; soon that is final
         self._nodes = KnownNodes.load(files, self._data)
+        self._nodes.seed(self._founders())
         me = Replica(config.id, identity.incarnation)
         declared = frozenset(config.groups.values())
         self._groups = LocalGroups(
@@ -139,6 +140,7 @@ class Node:
             wire.DRAINED: self._on_drained,
             wire.CANDIDATE: self._admission.on_candidate,
             wire.ASK_CATALOG: self._on_question,
+            wire.CATALOG_CURRENT: lambda frame: self._groups.on_current(),
             wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
@@ -404,9 +406,9 @@ class Node:
         node, incarnation, cluster, their_hash, founders, nodes = frame[3:9]
         rows = rows_of_hello(nodes)
         if self._formation is None:
-            if self._identity.cluster is not None and cluster.hex() == self._identity.cluster:
-                self._learn_nodes(rows)
-                self._send_tables()
+            is_ours = cluster and cluster.hex() == self._identity.cluster
+            if is_ours and self._learn_nodes(rows):
+                self._send(wire.NODES, self._nodes.frame_rows())
             return
         try:
             pairs = tuple((str(name), int(number)) for name, number in founders)
@@ -415,7 +417,7 @@ class Node:
             return
         known = {row["id"]: (row["incarnation"], row["awaits"]) for row in rows}
         self._formation.on_hello(Hello(node, incarnation, cluster, their_hash, pairs, known))
-        self._told = rows
+        self._told |= newer(self._told, rows)
         self._decide()
 
     def _decide(self) -> None:
@@ -446,7 +448,8 @@ class Node:
     def _form(self, formed: Formed) -> None:
         """Placement first: a node that is formed on disk knows who formed it."""
         self._formation = None
-        self._nodes.merge(self._told)
+        self._nodes.merge(self._told.values())
+        self._nodes.seed(formed.pairs)
         members = tuple(Replica(node, incarnation) for node, incarnation in formed.pairs)
         system = PlacedGroup(SYSTEM_SLOT, 1, SYSTEM_GROUP, "_catalog", members)
         self._placement.replace({SYSTEM_GROUP_ID: system})
@@ -481,7 +484,8 @@ class Node:
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
             self._send(wire.RELOAD, slot)
-        self._groups.on_worker(slot)
+        self._groups.tell_desired(slot=slot)
+        self._groups.reconcile_system()
         self._send_state()
         self._maybe_ready()
 
@@ -491,21 +495,21 @@ class Node:
         self._groups.learn(table["groups"])
         self._send_tables()
 
-    def _learn_nodes(self, rows: list[dict[str, Any]]) -> None:
-        """What is newer in it; of an old disk under this node's own name it is the end."""
+    def _learn_nodes(self, rows: list[dict[str, Any]]) -> bool:
+        """Take what is newer; whether anything is.  It may be the end of this node."""
         if not self._nodes.merge(rows):
-            return
+            return False
         mine = self._nodes.rows.get(self._config.id)
-        if self._identity.cluster is not None and mine is not None and mine["version"]:
-            if mine["removed"]:
-                self._fail(f"node {self._config.id} was removed from this cluster")
-            elif mine["incarnation"] != self._identity.incarnation:
-                self._fail(
-                    f"the disk of {self._config.id} was replaced by another one; "
-                    f"{self._data} can never be used again"
-                )
-        self._groups.tell_desired({SYSTEM_GROUP_ID})
-        self._groups.join_system()
+        if mine is not None and mine["incarnation"] != self._identity.incarnation:
+            self._fail(
+                f"the disk of {self._config.id} was replaced by another one; "
+                f"{self._data} can never be used again"
+            )
+        self._groups.on_nodes()
+        return True
+
+    def leave_cluster(self) -> None:
+        self._fail(f"node {self._config.id} was removed from this cluster")
 
     def _on_question(self, frame: list[Any]) -> None:
         self._task(self._groups.carry_question(frame[3:9]))
