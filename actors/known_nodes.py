@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from actors.catalog_members import Row, node_row
@@ -56,17 +56,18 @@ class KnownNodes:
             raise DamagedDocument(path, f"a node has the wrong shape ({error})") from error
         return cls(files, path, rows)
 
+    def seed(self, founders: Iterable[tuple[str, int]]) -> None:
+        """Those of whom nothing else is known are what they were when the cluster formed."""
+        for node, incarnation in founders:
+            self.rows.setdefault(node, node_row(node, incarnation))
+
     def merge(self, rows: Iterable[Row]) -> list[str]:
         """Take what is newer; durable when this returns, unless the disk is too full for it: then
         the catalog tells it once more to the next life of this process.  The nodes of which it was.
 
         Without a version (0) a row is of the cluster's beginning, and nothing that needs keeping.
         """
-        changed = {}
-        for row in rows:
-            known = self.rows.get(row["id"])
-            if known is None or row["version"] > known["version"]:
-                changed[row["id"]] = dict(row)
+        changed = newer(self.rows, rows)
         if changed:
             self.rows = {**self.rows, **changed}
             if any(row["version"] for row in changed.values()):
@@ -92,6 +93,15 @@ class KnownNodes:
             ]
             for node, row in sorted(self.rows.items())
         ]
+
+
+def newer(known: Mapping[str, Row], rows: Iterable[Row]) -> dict[str, Row]:
+    """Of rows that somebody tells, those that are news, by node."""
+    return {
+        row["id"]: dict(row)
+        for row in rows
+        if row["id"] not in known or row["version"] > known[row["id"]]["version"]
+    }
 
 
 def rows_of_hello(nodes: Iterable[Iterable[Any]]) -> list[Row]:

@@ -12,6 +12,7 @@ is ever made because a peer speaks to it.  Then the node offers it to the leader
 **Not to have any more.**  The node asks the group's leader, again and again, whether the replica is
 no member any more (Admin ``mayLeave``); only then is it stopped and forgotten.  What the replica
 itself has in its log may be behind, and a member that vanishes can cost the group its majority.
+A node that was removed from the cluster leaves ``_system`` last, in the same way, and ends.
 
 What is left is one line in the placement: that this disk has been there, up to which life and
 generation.  Should it come back, it comes as the next life (:mod:`raft.lives`), for what the last
@@ -66,6 +67,8 @@ class Host(Protocol):
         self, group: str, batch: bytes, *, elsewhere: bool = False
     ) -> tuple[int, str, bytes]: ...
 
+    def leave_cluster(self) -> None: ...
+
     @property
     def is_stopping(self) -> bool: ...
 
@@ -93,6 +96,7 @@ class LocalGroups:
         self._settled: dict[
             int, int
         ] = {}  # group -> version at which the leader called it a member
+        self._is_current = False
         self._turns = asyncio.Semaphore(JOINS_MAX)
         self.groups: dict[int, Row] = {}  # as the catalog has them
 
@@ -107,9 +111,22 @@ class LocalGroups:
         self.reconcile()
         self.tell_desired({group["id"] for group in groups})
 
+    def on_nodes(self) -> None:
+        """Something new is known of nodes, all of which are members of ``_system``."""
+        self.tell_desired({SYSTEM_GROUP_ID})
+        self.reconcile_system()
+
+    def on_current(self) -> None:
+        """The local replica of the catalog has caught up, for the first time in this life."""
+        if not self._is_current:
+            self._is_current = True
+            self.reconcile()
+            self.reconcile_system()
+            self.tell_desired()
+
     def reconcile(self) -> None:
         """Make what is missing, and begin to leave what is too much."""
-        if self._host.is_stopping:
+        if self._host.is_stopping or not self._is_current:
             return
         placed = dict(self._placement.groups)
         slots = set()
@@ -170,15 +187,16 @@ class LocalGroups:
     def _is_founder(self, placed: PlacedGroup) -> bool:
         return placed.life == 0 and self._me in placed.members
 
-    def on_worker(self, slot: int) -> None:
-        """It has connected."""
-        self.tell_desired(slot=slot)
-        self.join_system()
-
-    def join_system(self) -> None:
-        """A node that did not found the cluster becomes a member of the catalog's group."""
+    def reconcile_system(self) -> None:
+        """A node that did not found the cluster becomes a member of the catalog's group; one that
+        was removed ceases to be."""
         placed = self._placement.groups.get(SYSTEM_GROUP_ID)
-        if placed is not None and not self._is_founder(placed):
+        if placed is None or self._host.is_stopping:
+            return
+        mine = self._nodes.rows.get(self._me.node)
+        if mine is not None and mine["removed"]:
+            self._begin_leaving(SYSTEM_GROUP_ID)
+        elif not self._is_founder(placed):
             self._maybe_join(SYSTEM_GROUP_ID)
 
     def _maybe_join(self, group: int) -> None:
@@ -238,6 +256,9 @@ class LocalGroups:
                 attempt += 1
                 if self._is_wanted(group):
                     break
+                if code == protocol.OK and group == SYSTEM_GROUP_ID:
+                    self._host.leave_cluster()
+                    return
                 if code == protocol.OK and self._forget(group):
                     return
                 log.debug("group %s cannot be left yet: %s", placed.name, text)
@@ -285,7 +306,13 @@ class LocalGroups:
         return list(rows.values())
 
     def tell_desired(self, groups: set[int] | None = None, slot: int | None = None) -> None:
-        """Workers hear what is wanted of these of their groups; None: of all."""
+        """Workers hear what is wanted of these of their groups; None: of all.
+
+        Not before the catalog is current here: applying its log anew tells, step by step, what was
+        wanted once.
+        """
+        if not self._is_current:
+            return
         by_slot: dict[int, list[Any]] = {}
         for group, placed in self._placement.groups.items():
             if (groups is None or group in groups) and slot in (None, placed.slot):

@@ -35,7 +35,6 @@ STRANGERS: Final = "*"  # no node's name
 REFUSED_PEERS_MAX: Final = 64  # remembered for `why`; then the oldest is forgotten
 REFUSED_LOG_MS: Final = 60_000  # at most one line about the same peer in this time
 STORE_FORMAT: Final = 1
-NOBODY: Final = 0  # no disk has this incarnation
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,19 +111,12 @@ class Neighbours:
         """What the catalog says of a node: a row of NODES (:mod:`actors.wire`)."""
         node, incarnation, addresses, _, _, is_removed = row
         self._nodes[node] = row
-        if is_removed:
-            self.incarnations[node] = NOBODY
-            link = self.links.pop(node, None)
-            if link is not None:
-                link.close()
-                self.down_since_ms.pop(node, None)
-            return
         self.incarnations[node] = incarnation
+        if node in self.links:
+            self.links[node].expect(incarnation)
         peer_address = addresses.get("peer")
-        if not peer_address:
-            if node in self.links:
-                self.links[node].expect(incarnation)
-            return
+        if not peer_address or (is_removed and node not in self.links):
+            return  # who is removed is spoken to until it has left, and not sought again
         try:
             parse_tcp(peer_address)
         except AddressError as error:

@@ -39,7 +39,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
-from actors.known_nodes import KnownNodes, rows_of_hello
+from actors.known_nodes import KnownNodes, newer, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
 from actors.placing import Placing
@@ -113,9 +113,10 @@ class Node:
         self._ended_by: dict[int, str] = {}  # slots whose worker is down, with its last words
         self._formation: Formation | None = None
         self._forming: str | None = None
-        self._told: list[dict[str, Any]] = []  # what the last HELLO said of nodes
+        self._told: dict[str, Any] = {}  # rows of nodes, as HELLOs said, while blank
         self._refused = False  # by everybody who was heard; soon that is final
         self._nodes = KnownNodes.load(files, self._data)
+        self._nodes.seed(self._founders())
         me = Replica(config.id, identity.incarnation)
         declared = frozenset(config.groups.values())
         self._groups = LocalGroups(
@@ -143,7 +144,8 @@ class Node:
             wire.REPLY: self._on_reply,
             wire.DRAINED: self._on_drained,
             wire.CANDIDATE: self._admission.on_candidate,
-            wire.ASK_CATALOG: lambda frame: self._task(self._groups.carry_question(frame[3:9])),
+            wire.ASK_CATALOG: lambda frame: self.spawn(self._groups.carry_question(frame[3:9])),
+            wire.CATALOG_CURRENT: lambda frame: self._groups.on_current(),
             wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
@@ -168,7 +170,7 @@ class Node:
             )
             self._forming = "waiting for the other members"
         self._router.start()
-        self._task(
+        self.spawn(
             links.stay_connected(
                 self._loop,
                 self._socket_path,
@@ -186,7 +188,7 @@ class Node:
                 task.cancel()
             self._lock.close()
 
-    def _task(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -276,7 +278,7 @@ class Node:
         self._reported.add(child.slot)
         self._maybe_ready()
 
-    def _start_worker(self, slot: int) -> None:
+    def start_worker(self, slot: int) -> None:
         if slot in self._workers or self._stopping:
             return
         config = self._config
@@ -311,7 +313,7 @@ class Node:
 
     def _start_workers(self) -> None:
         for placed in self._placement.groups.values():
-            self._start_worker(placed.slot)
+            self.start_worker(placed.slot)
 
     def _watch_memory(self) -> None:
         """libzmq bounds no message that never ends: the router's memory is watched from outside."""
@@ -415,7 +417,7 @@ class Node:
         sys.stdout.write(f"ready node={self._config.id} {shown} pid={os.getpid()}\n")
         sys.stdout.flush()
         if self._identity.cluster is not None:
-            self._task(self._declare())
+            self.spawn(self._declare())
 
     # ------------------------------------------------------------------ formation
 
@@ -423,9 +425,9 @@ class Node:
         node, incarnation, cluster, their_hash, founders, nodes = frame[3:9]
         rows = rows_of_hello(nodes)
         if self._formation is None:
-            if self._identity.cluster is not None and cluster.hex() == self._identity.cluster:
-                self._learn_nodes(rows)
-                self._send_tables()
+            is_ours = cluster and cluster.hex() == self._identity.cluster
+            if is_ours and self._learn_nodes(rows):
+                self._send(wire.NODES, self._nodes.frame_rows())
             return
         try:
             pairs = tuple((str(name), int(number)) for name, number in founders)
@@ -434,7 +436,7 @@ class Node:
             return
         known = {row["id"]: (row["incarnation"], row["awaits"]) for row in rows}
         self._formation.on_hello(Hello(node, incarnation, cluster, their_hash, pairs, known))
-        self._told = rows
+        self._told |= newer(self._told, rows)
         self._decide()
 
     def _decide(self) -> None:
@@ -465,7 +467,8 @@ class Node:
     def _form(self, formed: Formed) -> None:
         """Placement first: a node that is formed on disk knows who formed it."""
         self._formation = None
-        self._nodes.merge(self._told)
+        self._nodes.merge(self._told.values())
+        self._nodes.seed(formed.pairs)
         members = tuple(Replica(node, incarnation) for node, incarnation in formed.pairs)
         system = PlacedGroup(SYSTEM_SLOT, 1, SYSTEM_GROUP, "_catalog", members)
         self._placement.replace({SYSTEM_GROUP_ID: system})
@@ -484,7 +487,7 @@ class Node:
         self._send_state()
         self._start_workers()
         if self._ready:
-            self._task(self._declare())
+            self.spawn(self._declare())
 
     # ------------------------------------------------------------------ groups
 
@@ -501,7 +504,8 @@ class Node:
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
             self._send(wire.RELOAD, slot)
-        self._groups.on_worker(slot)
+        self._groups.tell_desired(slot=slot)
+        self._groups.reconcile_system()
         self._send_state()
         self._maybe_ready()
 
@@ -517,21 +521,21 @@ class Node:
         for slot in sorted(self._workers):
             self._reload(slot)
 
-    def _learn_nodes(self, rows: list[dict[str, Any]]) -> None:
-        """What is newer in it; of an old disk under this node's own name it is the end."""
+    def _learn_nodes(self, rows: list[dict[str, Any]]) -> bool:
+        """Take what is newer; whether anything is.  It may be the end of this node."""
         if not self._nodes.merge(rows):
-            return
+            return False
         mine = self._nodes.rows.get(self._config.id)
-        if self._identity.cluster is not None and mine is not None and mine["version"]:
-            if mine["removed"]:
-                self._fail(f"node {self._config.id} was removed from this cluster")
-            elif mine["incarnation"] != self._identity.incarnation:
-                self._fail(
-                    f"the disk of {self._config.id} was replaced by another one; "
-                    f"{self._data} can never be used again"
-                )
-        self._groups.tell_desired({SYSTEM_GROUP_ID})
-        self._groups.join_system()
+        if mine is not None and mine["incarnation"] != self._identity.incarnation:
+            self._fail(
+                f"the disk of {self._config.id} was replaced by another one; "
+                f"{self._data} can never be used again"
+            )
+        self._groups.on_nodes()
+        return True
+
+    def leave_cluster(self) -> None:
+        self._fail(f"node {self._config.id} was removed from this cluster")
 
     # ------------------------------------------------------------------ what its groups need of it
 
@@ -541,21 +545,15 @@ class Node:
     def send(self, kind: int, *fields: Any) -> None:
         self._send(kind, *fields)
 
-    def start_worker(self, slot: int) -> None:
-        self._start_worker(slot)
-
     def has_worker(self, slot: int) -> bool:
         return slot in self._workers
-
-    def spawn(self, coroutine: Any) -> None:
-        self._task(coroutine)
 
     def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
         async def ask() -> None:
             answered(*await self.ask(group, batch))
 
         if not self._stopping:
-            self._task(ask())
+            self.spawn(ask())
 
     def _reload(self, slot: int) -> None:
         self._send(wire.RELOAD, slot)
@@ -621,7 +619,7 @@ class Node:
             return
         self._stopping = True
         log.info("stopping")
-        self._task(self._stop())
+        self.spawn(self._stop())
 
     async def _stop(self) -> None:
         """Answer what is under way, then end workers, then the router."""

@@ -40,7 +40,7 @@ from actors.replacing import DONE, LEARNER, USED, WAITING, encode_question
 from actors.wire import BEGUN
 from raft.lives import LIVES_MAX
 from raft.messages import Replica
-from raft.store.placement import BORN, REJOINING, PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, REJOINING, PlacedGroup, Placement
 from transport import protocol
 
 log = logging.getLogger("polyraft.node")
@@ -120,7 +120,7 @@ class Rebirths:
         born, slots = {}, set()
         for group, life, what, reason in rows:
             placed = groups.get(group)
-            if placed is None:
+            if placed is None or LEFT in placed.options:
                 continue
             if what == BEGUN or life < placed.life:
                 slots.add(placed.slot)  # it has not read what it waits for
@@ -162,7 +162,7 @@ class Rebirths:
 
     def _ask_now(self, rebirth: _Rebirth) -> None:
         placed = self._placement.groups.get(rebirth.group)
-        if placed is None:
+        if placed is None or LEFT in placed.options:
             self._end(rebirth)  # the node has no replica of the group any more
             return
         if not rebirth.placed and self._moving >= REBIRTHS_MAX:

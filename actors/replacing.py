@@ -96,7 +96,7 @@ def stand(core: Core, wanted: Wanted, now_ms: int) -> Standing:
     new, old = wanted.new, wanted.old.intersection(configuration.members)
     if not old and new not in configuration:
         return Standing(error=f"no replica of {new.node} that was lost is a member")
-    if core.configuration_index > core.commit_index or core.is_changing_members:
+    if core.is_changing:
         return Standing()
     if not wanted.placed:
         return _stand_before(core, wanted, now_ms)

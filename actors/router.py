@@ -158,7 +158,7 @@ class Router:
             wire.PEER_CONTROL: self._on_peer_control,
             wire.SUMMARIES: self._on_summaries,
             wire.DESCRIBED: self._on_described,
-            wire.CATALOG: self._pass_to_node,
+            wire.CATALOG: self._on_catalog,
             wire.DRAINED: self._pass_to_node,
             wire.ASK_CATALOG: self._pass_to_node,
             wire.DESIRED: self._pass_to_worker,
@@ -556,6 +556,8 @@ class Router:
         for group, summary in rows:
             if group == SYSTEM_GROUP_ID:
                 self.routing.catalog_is_current = summary["current"]
+                if summary["current"]:
+                    self.to_node(wire.CATALOG_CURRENT)
             route = self.routing.by_group.get(group)
             if route is None:
                 self._early_summaries[group] = summary
@@ -606,6 +608,11 @@ class Router:
     def _on_request(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         number, group, batch, elsewhere = frame[3:7]
         self.routing.on_message(OWN, number, False, b"", group.encode(), batch, elsewhere=elsewhere)
+
+    def _on_catalog(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self._pass_to_node(link, frame)
+        if self.routing.catalog_is_current:
+            self.to_node(wire.CATALOG_CURRENT)
 
     def _pass_to_worker(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         """Lost without one; it is told again when it says HELLO."""

@@ -84,3 +84,6 @@ CANDIDATE: Final = 33
 REPLICAS: Final = 24
 BEGUN: Final = "begun"
 LOST: Final = "lost"
+# R -> N, control.  The local replica of _system has applied all that is committed, as a leader of
+# the present term has told it
+CATALOG_CURRENT: Final = 34

@@ -274,11 +274,6 @@ class State:
         )
 
     @property
-    def is_changing_members(self) -> bool:
-        """A leader takes one change at a time; the next one is refused until this one is over."""
-        return self._change is not None or self.configuration.is_joint
-
-    @property
     def is_transferring(self) -> bool:
         """A leader that hands over takes no proposals until that has succeeded or failed."""
         return self.role == LEADER and self._handover is not None

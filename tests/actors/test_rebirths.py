@@ -16,7 +16,7 @@ from actors.wire import BEGUN, LOST
 from raft.lives import LIVES_MAX
 from raft.messages import Replica
 from raft.store.memory import MemoryFiles
-from raft.store.placement import BORN, REJOINING, PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, REJOINING, PlacedGroup, Placement
 from transport import protocol
 
 ME = Replica("n1", 11)
@@ -286,10 +286,11 @@ def test_only_some_come_back_at_once(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert bench.question() == (1, False)
 
 
-def test_a_group_that_the_node_has_no_more_is_forgotten(bench: Bench) -> None:
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_group_that_the_node_has_no_more_is_forgotten(bench: Bench, is_gone: bool) -> None:
     bench.lose()
     bench.refuse(protocol.NO_LEADER)
-    bench.placement.replace({})
+    bench.placement.replace({} if is_gone else {KV: replace(bench.disk, options={LEFT: 12})})
     bench.wait()
     assert bench.rebirths.is_idle
     bench.lose()

@@ -176,8 +176,8 @@ class Slot:
         # Groups whose first record is gathered, and under way.
         self._unborn: set[int] = set()
         self._being_born: set[int] = set()
-        # Groups whose log is lost, with the reason, until their next life begins.
-        self.condemned: dict[int, str] = {}
+        # Groups whose log is lost, in which life and why, until the next one begins.
+        self.condemned: dict[int, tuple[int, str]] = {}
         # Saves in no batch, those of the batch under way, and those of one that was under way when
         # the last life ended.
         self._gathered: list[tuple[int, Save]] = []
@@ -256,6 +256,7 @@ class Slot:
             self._condemn(group, found)
             self._open_group(plan, found.get(group))
         self._unproven = []
+        self.is_flipped = False  # it was read, and judged
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
         self.world.after(LOOK_US, self._look, self.life)
@@ -300,6 +301,8 @@ class Slot:
         try:
             found = find_log(placed, found)
         except CannotOpen as lost:
+            if self.is_flipped and lost.is_lost:
+                self.condemned.setdefault(group, (placed.life, str(lost)))
             if not lost.is_lost or group not in self.condemned:
                 raise AssertionError(f"{self.where} cannot open {group}: {lost}") from lost
             self.host.tell_lost(self, group, placed.life, str(lost))
@@ -309,6 +312,9 @@ class Slot:
             self._wal.add_group(group, placed.generation, b"the members")
             self._unborn.add(group)
             found = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        elif not placed.is_born:
+            # It died between the record and the note: that is written down before it takes part.
+            self.host.on_replicas([[group, placed.life, BEGUN, ""]])
         unproven = [save for each, save in self._unproven if each == group]
         disk = Disk(
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
@@ -343,9 +349,10 @@ class Slot:
     def condemn(self, groups: Collection[int], *, whole: bool) -> None:
         """Their log is lost: damaged, or, of all groups of the ``whole`` slot, gone."""
         assert not self.is_up
+        placed = self.host.placement.groups
         for group in groups:
-            if self.host.placement.groups[group].is_born:
-                self.condemned[group] = "its records are lost"
+            if placed[group].is_born:
+                self.condemned[group] = placed[group].life, "its records are lost"
         self._unproven = [each for each in self._unproven if each[0] not in groups]
         if whole and self.files.exists(DIRECTORY):
             for name in self.files.listdir(DIRECTORY):
@@ -356,8 +363,10 @@ class Slot:
     def _condemn(self, group: int, found: dict[int, RecoveredGroup]) -> None:
         """As recovery does."""
         placed, log = self.host.placement.groups[group], found.get(group)
-        reason = self.condemned.get(group)
-        if reason is not None and log is not None and log.generation == placed.generation:
+        life, reason = self.condemned.get(group, (-1, ""))
+        if life != placed.life or log is None or log.generation != placed.generation:
+            return
+        if log.damaged is None:
             self._wal.mark_damaged(group, reason)
             log.damaged = reason
 
@@ -365,18 +374,18 @@ class Slot:
     def has_news(self) -> bool:
         """A life has begun in the placement, and not here."""
         groups = self.host.placement.groups
-        return any(not groups[group].is_born for group in self.condemned)
+        return any(groups[group].life > life for group, (life, _) in self.condemned.items())
 
     def reload(self) -> None:
         groups = self.host.placement.groups
-        for group in [each for each in self.condemned if not groups[each].is_born]:
-            if self.is_up:
+        for group, (life, _) in list(self.condemned.items()):
+            if self.is_up and groups[group].life > life:
                 self._open_group(self.plans[group], None)
                 self.host.on_group_opened(self, group)
                 self._ask_for_turn()
 
     def _begin_life(self, group: int, life: int) -> None:
-        if self.condemned.pop(group, None) is not None:
+        if self.condemned.pop(group, None) is not None and life:
             self.world.note(self.where, f"begins life {life} of {group}")
             self.counts["lives"] += 1
 
