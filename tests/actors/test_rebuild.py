@@ -420,6 +420,12 @@ def test_a_leader_s_snapshot_that_cannot_be_restored_either_is_not_asked_for_all
     assert mood.restores <= counts(sick)["attempts"] <= 12
     taken = leader.group.snapshots.counts["taken"]
     assert taken <= 2, "its snapshot is good, and not taken again"
+    for at in range(4):
+        fill(cluster, leader, 12, f"more{at}")
+        cluster.run(2 * PAUSE_MS_MAX)
+    assert sick.group.snapshots.counts["received"] > 4
+    assert len(sick.files.listdir("/n3/snapshots")) <= 2, "what did not help does not stay"
+    assert sick.core.first_index > 20, "nor does the log before it"
     mood.fails_restores = False
     cluster.run(2 * PAUSE_MS_MAX)
     assert_all_equal(cluster)

@@ -16,6 +16,7 @@ from raft.messages import (
     Replica,
     SendChunk,
     SnapshotChunk,
+    SnapshotLost,
     SnapshotMeta,
     SnapshotNeeded,
     SnapshotReceived,
@@ -263,3 +264,38 @@ def test_a_leader_that_appends_nothing_can_hand_over_after_a_link_has_broken(
     network.run(150)
     network.step("n1", Transfer(1, target))
     assert [each.to for each in network["n1"].sent if type(each) is TimeoutNow] == [N3]
+
+
+def test_who_lacks_log_as_well_gets_the_snapshot_that_brings_both() -> None:
+    network = lost(index=5)
+    network.isolate("n3")
+    for _ in range(5):
+        network.propose("n1")
+    network.run(300)
+    network.snapshot("n1")
+    network.heal()
+    network.run(2_000)
+    core = network.core("n3")
+    assert core.snapshot == newest(network)
+    assert core.log.base_index == newest(network).index, "it began anew"
+    assert not network.core("n1").snapshots_in_use
+    assert takes(network) <= 3, "none was asked for once it was known to lag"
+
+
+def test_a_snapshot_that_cannot_be_read_is_followed_by_the_next_beside_the_appends() -> None:
+    network = lost()
+    network.snapshot("n1")
+    network.run(100)
+    network.drop(lambda it: type(it) is SnapshotChunk)
+    damaged = newest(network)
+    network.step("n1", SnapshotLost(damaged))
+    assert peer(network).state == REPLICATE
+    assert not network.core("n1").snapshots_in_use
+    network.propose("n1")
+    network.run(200)
+    assert takes(network) > 0
+    network.snapshot("n1")
+    network.run(800)
+    assert peer(network).snapshot in (newest(network), None)
+    assert sum(network["n3"].received.values()) == 100
+    assert newest(network) != damaged
