@@ -187,9 +187,10 @@ class GroupRebuild:
     def _rebuild_from(self, snapshot: SnapshotMeta | None) -> list[object]:
         core = self._group.core
         first = 1 if snapshot is None else snapshot.index + 1
-        self._is_rebuilding = True
         if snapshot is not None:
-            self._group.snapshots.note_restoring(snapshot)
+            is_at_another = self._is_rebuilding
+            self._group.snapshots.note_rebuilding(snapshot, is_at_another=is_at_another)
+        self._is_rebuilding = True
         # The runs are those of the log, not copies.
         rebuild = Rebuild(snapshot, core.log.between(first, core.handed_index))
         return [Tell(machine_name(self._group.group), rebuild, control=True)]

@@ -94,6 +94,7 @@ class GroupSnapshots:
         "_mark_number",
         "_not_before_ms",
         "_reading",
+        "_rebuilding",
         "_restoring",
         "_restoring_index",
         "_settings",
@@ -132,6 +133,7 @@ class GroupSnapshots:
         self._view_bytes = 0
         self._restoring_index = 0  # of what the machine was last told to become
         self._restoring: list[SnapshotMeta] = []  # told, and not known to be read yet
+        self._rebuilding: list[SnapshotMeta] = []  # the same, after it has failed
         self._mark_number = 0  # the save with the newest mark, 0: it is durable
         self.is_dirty = False  # there is something for the end of the turn:
         self._view_wanted = False
@@ -337,10 +339,10 @@ class GroupSnapshots:
         self._restoring.append(snapshot)
         return [Tell(machine_name(self._group), Restore(snapshot), control=True)]
 
-    def note_restoring(self, snapshot: SnapshotMeta) -> None:
-        """The machine is told to become it, by somebody else (:mod:`actors.rebuild`)."""
-        if snapshot not in self._restoring:
-            self._restoring.append(snapshot)
+    def note_rebuilding(self, snapshot: SnapshotMeta, *, is_at_another: bool) -> None:
+        """A quarantined machine is told to begin with it (:mod:`actors.rebuild`)."""
+        others = self._rebuilding if is_at_another else []
+        self._rebuilding = [snapshot, *(each for each in others if each != snapshot)]
 
     def adopt(self, snapshot: SnapshotMeta) -> None:
         """One that was received stands for the log from now on, as if it were taken here."""
@@ -353,6 +355,7 @@ class GroupSnapshots:
         self._counted_bytes = self._handed_bytes
         index = message.meta.index
         self._restoring = [each for each in self._restoring if each.index > index]
+        self._rebuilding = []
         self._want_keep()
 
     # ------------------------------------------------------------------ sending
@@ -460,7 +463,8 @@ class GroupSnapshots:
             self._keep_wanted = False
             core = self._core
             newest = [] if core.snapshot is None else [core.snapshot]
-            needed = newest + core.snapshots_in_use + self._restoring + self.held
+            needed = newest + core.snapshots_in_use + self._restoring + self._rebuilding
+            needed += self.held
             effects.append(KeepSnapshots(self._group, needed))
         self.is_dirty = self._keep_wanted or self._view_wanted
         return effects

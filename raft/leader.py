@@ -296,6 +296,8 @@ class Leadership:
             peer.round = message.round
             if self._settings.lease_reads and peer.votes:
                 self.lease.on_confirmed(self._confirmed_round())
+        if peer.state == PROBE and peer.match == self._log.last_index:
+            peer.become_replicate()  # the line is there, and no append will ever ask
         if (
             peer.match < self._log.last_index
             and peer.state != SNAPSHOT

@@ -11,7 +11,7 @@ import pytest
 
 from actors import rebuild as module
 from actors import snapshots as snapshots_module
-from actors.group_messages import StoreChunk
+from actors.group_messages import KeepSnapshots, StoreChunk, WriteSnapshot
 from actors.machine import RunRestore
 from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
@@ -420,6 +420,12 @@ def test_a_leader_s_snapshot_that_cannot_be_restored_either_is_not_asked_for_all
     assert mood.restores <= counts(sick)["attempts"] <= 12
     taken = leader.group.snapshots.counts["taken"]
     assert taken <= 2, "its snapshot is good, and not taken again"
+    for at in range(4):
+        fill(cluster, leader, 12, f"more{at}")
+        cluster.run(2 * PAUSE_MS_MAX)
+    assert sick.group.snapshots.counts["received"] > 4
+    assert len(sick.files.listdir("/n3/snapshots")) <= 2, "what did not help does not stay"
+    assert sick.core.first_index > 20, "nor does the log before it"
     mood.fails_restores = False
     cluster.run(2 * PAUSE_MS_MAX)
     assert_all_equal(cluster)
@@ -476,6 +482,65 @@ def test_a_snapshot_on_its_way_is_waited_for_however_long_it_takes(
     assert counts(sick) == {"attempts": 2, "rebuilt": 0}
     sick.works_at_once = True
     until(cluster, lambda: state(sick) == "running")
+    assert_all_equal(cluster)
+
+
+def test_a_long_restore_is_not_begun_again_meanwhile() -> None:
+    cluster = cluster_of({"n3": Mood("bad")})
+    leader, sick = led_by(cluster, "n1"), cluster["n3"]
+    fill(cluster, leader, 12)
+    write(cluster, leader, "bad")
+    until(cluster, lambda: counts(sick)["attempts"] == 2)
+    sick.works_at_once = False
+    cluster.settle()
+    while not (sick.jobs and isinstance(sick.jobs[0][1], RunRestore)):
+        sick.work()
+        cluster.run(100)
+    cluster.run(30_000)
+    assert counts(sick) == {"attempts": 2, "rebuilt": 0}
+    assert [type(effect) for _, effect in sick.jobs].count(RunRestore) == 1
+    sick.works_at_once = True
+    cluster.run(100)
+    assert_all_equal(cluster)
+
+
+def test_a_leader_that_was_asked_is_not_once_the_own_disk_has_helped() -> None:
+    cluster = cluster_of({"n3": Mood("bad", times=2)})
+    leader, sick = led_by(cluster, "n1"), cluster["n3"]
+    leader.works_at_once = False
+    write(cluster, leader, "bad")
+    until(cluster, lambda: counts(sick)["attempts"] == 2)
+    until(cluster, lambda: state(sick) == "running")
+    assert counts(sick) == {"attempts": 3, "rebuilt": 1}
+    wanted = [it for it in cluster.trace if it[0] == SnapshotWanted.__name__]
+    assert wanted
+    cluster.run(1_000)
+    assert len([it for it in cluster.trace if it[0] == SnapshotWanted.__name__]) == len(wanted)
+
+
+def test_the_snapshot_that_it_begins_with_stays_until_it_is_read() -> None:
+    """A newer one that was under way when the machine failed takes its place in the log."""
+    mood = Mood("bad", times=1)
+    cluster = cluster_of({"n3": mood})
+    leader, sick = led_by(cluster, "n1"), cluster["n3"]
+    fill(cluster, leader, 12)
+    old = path_of_snapshot(sick)
+    sick.works_at_once = False
+    fill(cluster, leader, 10, "more")
+    write(cluster, leader, "bad")
+    cluster.run(cluster.settings.commit_notice_ms)
+    assert [type(effect) for _, effect in sick.jobs] == [WriteSnapshot, RunRestore]
+    sick.work()
+    cluster.settle()
+    assert sick.group.snapshots.index == 20
+    sick.jobs.reverse()
+    assert isinstance(sick.jobs[0][1], KeepSnapshots)
+    sick.work()
+    assert sick.files.exists(old)
+    sick.works_at_once = True
+    cluster.run(1_000)
+    assert counts(sick) == {"attempts": 1, "rebuilt": 1}
+    assert not sick.files.exists(old)
     assert_all_equal(cluster)
 
 

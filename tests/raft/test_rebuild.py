@@ -12,8 +12,11 @@ from raft.messages import (
     Append,
     AppendReply,
     Heartbeat,
+    LinkClosed,
+    Replica,
     SendChunk,
     SnapshotChunk,
+    SnapshotLost,
     SnapshotMeta,
     SnapshotNeeded,
     SnapshotReceived,
@@ -23,9 +26,9 @@ from raft.messages import (
     TimeoutNow,
     Transfer,
 )
-from raft.progress import REPLICATE, Progress
+from raft.progress import PROBE, REPLICATE, Progress
 from raft.settings import RaftSettings
-from tests.raft.network import Network, led, replica
+from tests.raft.network import Network, go_on_until_chunk, led, replica
 
 N1, N2, N3 = (replica(f"n{number}") for number in range(1, 4))
 SETTINGS = RaftSettings(snapshot_chunk_bytes=40)
@@ -238,17 +241,61 @@ def test_leadership_goes_to_somebody_with_a_machine_to_serve_with() -> None:
     assert targets == [N2], "n3 would come first otherwise"
 
 
-def test_lost_chunks_are_sent_again_though_appends_are_answered_all_the_time() -> None:
+def test_a_lost_chunk_is_sent_again_though_appends_are_answered_all_the_time() -> None:
+    network = lost()
+    network.snapshot("n1")
+    go_on_until_chunk(network)
+    network.drop(lambda it: type(it) is SnapshotChunk)
+    for _ in range(20):
+        network.propose("n1")
+        network.run(40)
+    assert sum(network["n3"].received.values()) == 100
+
+
+@pytest.mark.parametrize("target", [N3, None])
+def test_a_leader_that_appends_nothing_can_hand_over_after_a_link_has_broken(
+    target: Replica | None,
+) -> None:
+    """It takes no commands while its machine is lost: nothing would ever end the probing."""
+    network = led()
+    for name in ("n2", "n3"):
+        network.step("n1", LinkClosed(name))
+    assert peer(network).state == PROBE
+    network.run(150)
+    network.step("n1", Transfer(1, target))
+    assert [each.to for each in network["n1"].sent if type(each) is TimeoutNow] == [N3]
+
+
+def test_who_lacks_log_as_well_gets_the_snapshot_that_brings_both() -> None:
+    network = lost(index=5)
+    network.isolate("n3")
+    for _ in range(5):
+        network.propose("n1")
+    network.run(300)
+    network.snapshot("n1")
+    network.heal()
+    network.run(2_000)
+    core = network.core("n3")
+    assert core.snapshot == newest(network)
+    assert core.log.base_index == newest(network).index, "it began anew"
+    assert not network.core("n1").snapshots_in_use
+    assert takes(network) <= 3, "none was asked for once it was known to lag"
+
+
+def test_a_snapshot_that_cannot_be_read_is_followed_by_the_next_beside_the_appends() -> None:
     network = lost()
     network.snapshot("n1")
     network.run(100)
     network.drop(lambda it: type(it) is SnapshotChunk)
-    for _ in range(20):
-        network.propose("n1")
-        for _ in range(3):
-            network.drop(lambda it: type(it) is SnapshotChunk)
-            network.deliver()
-        network.run(40)
-    assert len(chunks(network)) > 1
-    network.run(500)
+    damaged = newest(network)
+    network.step("n1", SnapshotLost(damaged))
+    assert peer(network).state == REPLICATE
+    assert not network.core("n1").snapshots_in_use
+    network.propose("n1")
+    network.run(200)
+    assert takes(network) > 0
+    network.snapshot("n1")
+    network.run(800)
+    assert peer(network).snapshot in (newest(network), None)
     assert sum(network["n3"].received.values()) == 100
+    assert newest(network) != damaged

@@ -313,6 +313,8 @@ class Observed(Network):
         lines.extend(self._show_chunk(wanted, node) for wanted in output.send_chunks)
         for chunk in output.received:
             lines.append(f"keeps {show_piece(chunk.snapshot, chunk.offset, len(chunk.data))}")
+        if output.take_snapshot:
+            lines.append("take a snapshot")
         lines.extend(f"read {token} at {index}" for token, index in output.reads)
         lines.extend(f"read {token} failed" for token in output.reads_failed)
         lines.extend(show_decision(decision) for decision in output.decisions)
