@@ -54,6 +54,8 @@ def test_every_seed_holds_what_must_hold() -> None:
     assert counts["quarantined"] >= SEEDS // 3
     assert counts["quarantined at the end"] >= SEEDS // 50
     assert counts["snapshots lost"] >= SEEDS // 100
+    assert counts["full"] >= SEEDS
+    assert counts["short"] >= SEEDS // 2
     assert counts["clients failed reads"] >= SEEDS // 20
     assert counts["messages misdirected"] >= SEEDS
     assert counts["message TimeoutNow"] >= SEEDS
