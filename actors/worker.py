@@ -99,7 +99,7 @@ from raft.messages import (
     SnapshotChunk,
 )
 from raft.settings import RaftSettings
-from raft.store.errors import LockHeld
+from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
 from raft.store.runs import check_run
@@ -724,6 +724,6 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     loop.set_exception_handler(lambda _, context: end_by(failure_in(context), said, who))
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except Exception as error:  # noqa: BLE001 - the store has failed, or we have: this ends us
+    except (StoreError, OSError) as error:
         end_by(error, said, who)
     end_process(0)

@@ -612,6 +612,17 @@ def test_a_failed_batch_ends_the_process_and_answers_nothing(
     assert bench.replies() == {}
 
 
+def test_who_has_nobody_to_say_last_words_to_ends_all_the_same(said: Said) -> None:
+    class Gone:
+        def send_bytes(self, data: bytes) -> None:
+            assert len(data) <= process_module.LAST_WORDS_BYTES_MAX
+            raise BrokenPipeError
+
+    with pytest.raises(Ended) as ended:
+        end_by(WalPoisoned("x" * 10_000), cast(Any, Gone()), "slot 1")
+    assert ended.value.args == (EXIT_STORE,)
+
+
 def test_poison_that_a_turn_meets_before_the_news_of_it_ends_the_process_alike(
     said: Said, caplog: pytest.LogCaptureFixture
 ) -> None:
