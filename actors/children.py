@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Final
 
+from actors.process import LAST_WORDS_BYTES_MAX
 from actors.runtime import RestartBudget, RestartSpec
 from actors.runtime.clock import Clock
 from actors.settings import (
@@ -41,7 +42,6 @@ from raft.store.identity import Child, process_start_time
 log = logging.getLogger("polyraft.node")
 
 PRELOAD: Final = ["actors.worker"]
-LAST_WORDS_BYTES_MAX: Final = 4_096
 KILL_WAIT_MS: Final = 5_000
 _PR_SET_CHILD_SUBREAPER: Final = 36
 

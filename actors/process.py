@@ -24,6 +24,7 @@ EXIT_STORE: Final = 3  # the disk refuses: damaged, poisoned, or another process
 EXIT_CRASH: Final = 4  # a bug of ours
 EXIT_ADDRESS: Final = 5  # an address cannot be bound
 
+LAST_WORDS_BYTES_MAX: Final = 4_096
 # The last words of a worker begin with what it was, for its node to tell apart.
 DAMAGED: Final = "damaged"  # another start will find the same
 FULL: Final = "full"
@@ -47,7 +48,11 @@ def end_by(error: BaseException, said: Connection | None, who: str) -> None:
         return
     log.critical("%s: %s", who, error)
     if said is not None:
-        said.send_bytes(f"{_kind_of(error)}: {error}".encode())
+        words = f"{_kind_of(error)}: {error}".encode()[:LAST_WORDS_BYTES_MAX]
+        try:
+            said.send_bytes(words)
+        except OSError as trouble:
+            log.warning("nobody hears the last words: %s", trouble)
     end_process(EXIT_STORE)
 
 

@@ -99,7 +99,7 @@ from raft.messages import (
     Persisted,
     Replica,
 )
-from raft.store.errors import LockHeld
+from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files
 from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore
@@ -702,6 +702,6 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     loop.set_exception_handler(lambda _, context: end_by(failure_in(context), said, who))
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except Exception as error:  # noqa: BLE001 - the store has failed, or we have: this ends us
+    except (StoreError, OSError) as error:
         end_by(error, said, who)
     end_process(0)

@@ -15,6 +15,7 @@ import pytest
 from actors import process as process_module
 from actors import wire as kinds
 from actors import worker as worker_module
+from actors.disk import DiskThread
 from actors.group_messages import machine_name
 from actors.process import EXIT_CRASH, EXIT_STORE, end_by, failure_in
 from actors.runtime import VirtualClock
@@ -36,6 +37,7 @@ from raft.store.errors import WalPoisoned
 from raft.store.memory import MemoryFiles
 from raft.store.runs import encode_run
 from raft.store.segments import FILL_BYTES, SEGMENT_BYTES_FIRST
+from raft.store.wal import Batch
 from tests.actors.cluster import batch_of, put
 from tests.actors.test_worker import KV, ME, N2, N3, Bench, snapshot
 from transport import peer_codec, protocol
@@ -486,6 +488,40 @@ def test_a_leader_whose_sync_hangs_steps_down_and_serves_again_when_it_is_over(
     assert core.is_leader
 
 
+def test_a_sync_that_hangs_keeps_the_disk_thread_and_is_heard_of_when_it_is_over() -> None:
+    bench = a_bench(a_disk())
+    bench.join()
+    heard: list[tuple[Batch, BaseException | None]] = []
+    told = threading.Event()
+
+    class Loop:
+        def call_soon_threadsafe(
+            self, call: Callable[..., None], batch: Batch, error: BaseException | None
+        ) -> None:
+            call(batch, error)
+            told.set()
+
+    thread = DiskThread(lambda batch, error: heard.append((batch, error)), cast(Any, Loop()))
+    bench.files.hang("fdatasync", path=".wal")
+    bench.request(*write(1))
+    (batch,) = bench.disk.batches
+    thread.submit(batch)
+    try:
+        bench.request(*write(2), *write(3))
+        assert not told.wait(0.02)
+        assert bench.worker._wal.take_batch() is None, "at most one is unsynced"
+        assert bench.replies() == {}
+    finally:
+        bench.files.go_on()
+    assert told.wait(10)
+    bench.disk.batches.clear()
+    ((done, error),) = heard
+    bench.worker._on_disk_done(done, error)
+    bench.loop.turn()
+    bench.sync()
+    assert bench.replies() == {1: OK, 2: OK, 3: OK}
+
+
 def _pass(bench: Bench, clock: VirtualClock, ms: int) -> None:
     clock.advance(ms)
     bench.worker._on_timer()
@@ -575,6 +611,17 @@ def test_a_failed_batch_ends_the_process_and_answers_nothing(
     assert ended.value.args == (code,)
     assert said.words == words
     assert bench.replies() == {}
+
+
+def test_who_has_nobody_to_say_last_words_to_ends_all_the_same(said: Said) -> None:
+    class Gone:
+        def send_bytes(self, data: bytes) -> None:
+            assert len(data) <= process_module.LAST_WORDS_BYTES_MAX
+            raise BrokenPipeError
+
+    with pytest.raises(Ended) as ended:
+        end_by(WalPoisoned("x" * 10_000), cast(Any, Gone()), "slot 1")
+    assert ended.value.args == (EXIT_STORE,)
 
 
 def test_poison_that_a_turn_meets_before_the_news_of_it_ends_the_process_alike(

@@ -55,6 +55,8 @@ def test_every_seed_holds_what_must_hold() -> None:
     assert counts["rebuilt"] >= SEEDS // 4
     assert counts["message SnapshotWanted"] >= SEEDS // 4
     assert counts["snapshots lost"] >= SEEDS // 100
+    assert counts["full"] >= SEEDS
+    assert counts["short"] >= SEEDS // 2
     assert counts["clients failed reads"] >= SEEDS // 20
     assert counts["messages misdirected"] >= SEEDS
     assert counts["message TimeoutNow"] >= SEEDS
