@@ -7,10 +7,13 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.config import PORTS_PER_NODE
+from actors.ports import free_loopback_ports
 from tests.cluster.harness import Cluster, Node, wait_until
 from tests.cluster.test_failures import under_load
 from transport.client import ctl
@@ -132,6 +135,23 @@ def test_nodes_that_replaced_their_disks_one_after_the_other_find_each_other(
         node.kill_all()
     cluster.start()
     cluster.wait_equal("kv")
+
+
+def test_a_new_node_joins_and_gets_a_replica(cluster: Cluster, tmp_path: Path) -> None:
+    with under_load(cluster) as workload:
+        addresses = [f"tcp://127.0.0.1:{port}" for port in free_loopback_ports(PORTS_PER_NODE)]
+        arguments = ["--join", cluster["n1"].client, "--group", "kv=kv"]
+        new = Node("n4", addresses, tmp_path, cluster.mark, arguments, [])
+        cluster.nodes.append(new)
+        new.start()
+        wait_until(lambda: is_voter(cluster, "n4", "_system"), "n4 is a node", CATCH_UP_S_MAX)
+        done(cluster, "change-peers", "kv", "n1,n2,n4")
+        wait_until(lambda: is_voter(cluster, "n4", "kv"), "n4 has a replica", CATCH_UP_S_MAX)
+        workload.wait_acknowledged()
+        new.stop()
+        new.start()
+        wait_until(lambda: is_voter(cluster, "n4", "kv"), "it is back", CATCH_UP_S_MAX)
+        done(cluster, "change-peers", "kv", "n1,n2,n3,n4")
 
 
 def wait_for_votes(cluster: Cluster, name: str) -> None:
