@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors.config import PORTS_PER_NODE
-from actors.ports import free_loopback_ports
+from actors.ports import PORTS_PER_NODE, free_loopback_ports
 from tests.cluster.harness import Cluster, Node, wait_until
 from tests.cluster.test_failures import under_load
 from transport.client import ctl
