@@ -64,7 +64,11 @@ def _parser() -> _Parser:
         help="take no writes while less is free where the log is (default 256 MiB; 0: never)",
     )
     add("--disk-reserve-bytes", metavar="BYTES", help="kept for each log (default 4 MiB)")
-    add("--join", metavar="ADDRESS", help="join a running cluster (not in this version)")
+    add(
+        "--join",
+        metavar="ADDRESS",
+        help="join the cluster with this client address",
+    )
     add("--raft", metavar="KEY=VALUE", action="append", help="one key of the [raft] table")
     add("--insecure", action="store_true", default=None, help="allow addresses others can reach")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(config.LOG_LEVELS)} (default info)")

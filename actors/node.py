@@ -39,16 +39,17 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
+from actors.joining import JoinRefused, ask_to_join
 from actors.known_nodes import KnownNodes, newer, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
+from actors.node_data import NodeRefused, open_data
 from actors.placing import Placing
 from actors.process import DAMAGED, start_logging
 from actors.rebirths import Answered, Rebirths, Ways
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
-    LOCK_WAIT_MS_MAX,
     ROUTER_MEMORY_BYTES_MAX,
     ROUTER_MEMORY_CHECK_MS,
     STOP_MS_MAX,
@@ -56,8 +57,8 @@ from actors.settings import (
 from actors.worker import worker_process
 from actors.worker_arguments import WorkerArguments
 from raft.messages import Replica
-from raft.store.errors import LockHeld, StoreError
-from raft.store.files import Files, make_directory
+from raft.store.errors import StoreError
+from raft.store.files import Files
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.placement import PlacedGroup, Placement
 from raft.store.space import is_full_error
@@ -70,10 +71,6 @@ DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
 REFUSED_LINGER_MS: Final = 500
-
-
-class NodeRefused(Exception):
-    """This node cannot run; one line says why."""
 
 
 class Node:
@@ -157,7 +154,8 @@ class Node:
             self._loop.add_signal_handler(number, self._on_signal)
         end_left_over(self._lock.left_over, self._clock)
         formed_with = self._identity.members_hash
-        if formed_with not in (None, members_hash(self._config.members).hex()):
+        listed = (None, members_hash(self._config.members).hex())
+        if self._config.join is None and formed_with not in listed:
             names = ", ".join(node for node, _ in self._founders())
             log.warning(
                 "--members differ from those that formed this cluster (%s), which stay", names
@@ -166,7 +164,10 @@ class Node:
         self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
-                self._config.id, self._identity.incarnation, self._config.members
+                self._config.id,
+                self._identity.incarnation,
+                self._config.members,
+                joins=self._config.join is not None,
             )
             self._forming = "waiting for the other members"
         self._router.start()
@@ -675,35 +676,6 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _open_data(config: NodeConfig) -> tuple[Files, DataLock, NodeIdentity]:
-    """Lock DATA and find out who its disk is; raises NodeRefused, StoreError."""
-    files = Files()
-    data = str(config.data)
-    make_directory(files, data)
-    lock = _take_lock(files, data)
-    identity = NodeIdentity.load(files, data)
-    if identity is None:
-        identity = NodeIdentity.create(files, data, config.id, secrets.randbits(63) | 1)
-    elif identity.node != config.id:
-        raise NodeRefused(f"{data} is the data of node {identity.node}, not of {config.id}")
-    return files, lock, identity
-
-
-def _take_lock(files: Files, data: str) -> DataLock:
-    """A node that is just ending may still hold it."""
-    import threading
-
-    clock = MonotonicClock()
-    deadline_ms = clock.now_ms() + LOCK_WAIT_MS_MAX
-    while True:
-        try:
-            return DataLock(files, data)
-        except LockHeld as error:
-            if clock.now_ms() >= deadline_ms:
-                raise NodeRefused(f"the data is in use: {error}") from error
-            threading.Event().wait(0.02)
-
-
 def run_node(config: NodeConfig) -> int:
     """Run one node until it is stopped; the exit code.  One line on stderr says why it is not 0."""
     start_logging(config.log_level, config.id)
@@ -712,12 +684,14 @@ def run_node(config: NodeConfig) -> int:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        files, lock, identity = _open_data(config)
+        files, lock, identity = open_data(config)
+        if config.join is not None and identity.cluster is None:
+            config = ask_to_join(config, identity.incarnation)
         node = Node(config, files, lock, identity, loop)
         return loop.run_until_complete(node.run())
     except KeyboardInterrupt:
         return 130
-    except (NodeRefused, StoreError) as error:
+    except (NodeRefused, JoinRefused, StoreError) as error:
         sys.stderr.write(f"{config.id}: {error}\n")
         return 1
     except OSError as error:

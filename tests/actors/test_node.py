@@ -20,7 +20,8 @@ from actors.catalog_members import group_row, node_row
 from actors.config import NodeConfig
 from actors.formation import Formation, cluster_id, members_hash
 from actors.local_groups import SYSTEM_SLOT, free_slot
-from actors.node import Node, NodeRefused, _shown
+from actors.node import Node, _shown
+from actors.node_data import NodeRefused
 from raft.messages import Replica
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.memory import MemoryFiles

@@ -501,7 +501,9 @@ def test_a_sync_that_hangs_keeps_the_disk_thread_and_is_heard_of_when_it_is_over
             call(batch, error)
             told.set()
 
-    thread = DiskThread(lambda batch, error: heard.append((batch, error)), cast(Any, Loop()))
+    thread = DiskThread(
+        lambda batch, error: heard.append((batch, error)), lambda: None, cast(Any, Loop())
+    )
     bench.files.hang("fdatasync", path=".wal")
     bench.request(*write(1))
     (batch,) = bench.disk.batches
