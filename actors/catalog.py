@@ -14,6 +14,8 @@ Commands (``operation``, key, msgpack data):
 * ``RESTORE_GROUP``, group name, ``{"machine", "restore"}``: the same for a group that begins as
   what a backup held (:mod:`actors.restores`). An operation of its own, since a version that does
   not know it must not make an empty group of it.
+* ``SET_MEMBERS``, ``REPLACE_NODE``, ``ADMIT_NODE``, ``REMOVE_NODE``: who is to
+  be a member of what, and which disks are which nodes (:mod:`actors.catalog_members`).
 
 Reads: data is ``b"nodes"``, ``b"groups"``, or a JSON list of group names, of which those that
 exist are answered; the answer is JSON.
@@ -32,6 +34,7 @@ from zlib import crc32
 
 import msgpack
 
+from actors import catalog_members as rules
 from actors.beginnings import members_in, meta_in
 from actors.machines import Context, Machine, ReadRequest, Response, WriteRequest
 
@@ -44,6 +47,13 @@ ADDRESS_BYTES_MAX = 256
 ADDRESSES = ("client", "peer", "events")
 SNAPSHOT_FORMAT = 1
 SNAPSHOT_CHUNK_BYTES = 128 << 10
+
+
+def node_name_error(name: str) -> str | None:
+    """Why ``name`` cannot name a node, or None."""
+    if not GROUP_NAME.match(name):
+        return f"{name[:140]!r} is no node id: 1 to 128 of A-Z a-z 0-9 . _ -"
+    return None
 
 
 def group_name_error(name: str) -> str | None:
@@ -82,14 +92,17 @@ class CatalogMachine(Machine):
 
     def __init__(self, members: Iterable[tuple[str, int]] = ()) -> None:
         self.nodes: dict[str, dict[str, Any]] = {
-            node: {"id": node, "incarnation": incarnation, **dict.fromkeys(ADDRESSES)}
-            for node, incarnation in sorted(members)
+            node: rules.node_row(node, incarnation) for node, incarnation in sorted(members)
         }
         self.groups: dict[str, dict[str, Any]] = {}
         self._operations: dict[str, Callable[[WriteRequest, Context], Response]] = {
             "REGISTER_NODE": self._register_node,
             "CREATE_GROUP": self._create_group,
             "RESTORE_GROUP": self._restore_group,
+            "SET_MEMBERS": self._set_members,
+            "REPLACE_NODE": self._replace_node,
+            "ADMIT_NODE": self._admit_node,
+            "REMOVE_NODE": self._remove_node,
         }
 
     def apply(self, request: WriteRequest, context: Context) -> Response:
@@ -101,16 +114,15 @@ class CatalogMachine(Machine):
     def _register_node(self, request: WriteRequest, context: Context) -> Response:
         wanted = _unpack_map(request.data)
         node = self.nodes.get(request.key)
-        if node is None:
+        if node is None or node["removed"]:
             return Response.refuse(f"{request.key[:64]!r} is no member of this cluster")
         if wanted.get("incarnation") != node["incarnation"]:
             return Response.refuse(f"the disk of {request.key} is new; replace the node")
-        for name in ADDRESSES:
-            address = wanted.get(name)
-            if not isinstance(address, str) or len(address) > ADDRESS_BYTES_MAX:
-                return Response.refuse(f"the {name} address is missing or too long")
+        error = _addresses_error(wanted)
+        if error is not None:
+            return Response.refuse(error)
         if any(node[name] != wanted[name] for name in ADDRESSES):
-            node.update({name: wanted[name] for name in ADDRESSES})
+            node.update({name: wanted[name] for name in ADDRESSES}, version=context.index)
             context.emit("node", node)
         return Response()
 
@@ -123,6 +135,23 @@ class CatalogMachine(Machine):
         if group is not None and group.get("restore") != values:
             return Response.refuse(f"group {request.key} exists, and began as something else")
         return self._create_group(request, context, values)
+
+    def _admit_node(self, request: WriteRequest, context: Context) -> Response:
+        wanted = _unpack_map(request.data)
+        error = _addresses_error(wanted) or node_name_error(request.key)
+        if error is not None:
+            return Response.refuse(error)
+        return rules.admit_node(self.nodes, self.groups, request.key, wanted, ADDRESSES, context)
+
+    def _replace_node(self, request: WriteRequest, context: Context) -> Response:
+        return rules.replace_node(self.nodes, request.key, context)
+
+    def _remove_node(self, request: WriteRequest, context: Context) -> Response:
+        return rules.remove_node(self.nodes, self.groups, request.key, context)
+
+    def _set_members(self, request: WriteRequest, context: Context) -> Response:
+        name, wanted = request.key, _unpack_map(request.data)
+        return rules.set_members(self.nodes, self.groups.get(name), name, wanted, context)
 
     def _create_group(
         self, request: WriteRequest, context: Context, restore: dict[str, Any] | None = None
@@ -141,8 +170,8 @@ class CatalogMachine(Machine):
             return Response(msgpack.packb({"id": group["id"], "created": False}))
         if len(self.groups) >= GROUPS_MAX:
             return Response.refuse(f"the cluster has {GROUPS_MAX} groups already")
-        members = [[node["id"], node["incarnation"]] for _, node in sorted(self.nodes.items())]
-        group = {"id": context.index, "name": name, "machine": machine, "members": members}
+        members = [[node["id"], node["incarnation"]] for node in rules.living(self.nodes)]
+        group = rules.group_row(context.index, name, machine, members)
         if restore is not None:
             if members_in(restore) != members:
                 return Response.refuse("the nodes of the cluster are others by now; restore again")
@@ -154,13 +183,11 @@ class CatalogMachine(Machine):
     def read(self, request: ReadRequest) -> Response:
         what = request.data
         if what == b"nodes":
-            nodes = [
-                {**node, "incarnation": _hex(node["incarnation"])} for node in self.nodes.values()
-            ]
+            nodes = [_shown_node(node) for node in self.nodes.values() if not node["removed"]]
             return Response(json.dumps({"nodes": nodes}).encode())
         if what == b"groups":
             groups = [
-                {**group, "members": [[node, _hex(number)] for node, number in group["members"]]}
+                {**group, **{key: rules.shown_pairs(group[key]) for key in _PAIRS}}
                 for group in self.groups.values()
             ]
             return Response(json.dumps({"groups": groups}).encode())
@@ -191,8 +218,8 @@ class CatalogMachine(Machine):
         nodes, groups = rows[1 : 1 + nodes_count], rows[1 + nodes_count :]
         if len(nodes) != nodes_count or len(groups) != groups_count:
             raise ValueError(f"the snapshot has {len(rows) - 1} rows, not {head[1:3]}")
-        by_id = {node["id"]: node for node in nodes}
-        by_name = {group["name"]: group for group in groups}
+        by_id = {node["id"]: rules.complete_node(node) for node in nodes}
+        by_name = {group["name"]: rules.complete_group(group) for group in groups}
         self.nodes, self.groups = by_id, by_name
 
     def digest(self) -> bytes:
@@ -201,9 +228,22 @@ class CatalogMachine(Machine):
         return crc32(msgpack.packb(rows)).to_bytes(8, "big")
 
 
-def _hex(incarnation: int) -> str:
-    """As ``status`` shows it: numbers of 64 bits do not survive every reader of JSON."""
-    return f"{incarnation:016x}"
+_PAIRS = ("members", "learners", "founders")
+
+
+def _shown_node(node: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of 64 bits as ``status`` shows them: not every reader of JSON can take them."""
+    shown = {**node, "incarnation": f"{node['incarnation']:016x}"}
+    shown["past"] = [f"{number:016x}" for number in node["past"]]
+    return shown
+
+
+def _addresses_error(wanted: dict[str, Any]) -> str | None:
+    for name in ADDRESSES:
+        address = wanted.get(name)
+        if not isinstance(address, str) or len(address) > ADDRESS_BYTES_MAX:
+            return f"the {name} address is missing or too long"
+    return None
 
 
 def unpack_names(data: bytes) -> list[str] | None:

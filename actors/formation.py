@@ -10,7 +10,9 @@ A blank disk draws an incarnation and writes it down before it says a word.  The
 * a member is *formed* and its cluster has exactly our pair: we were part of it and crashed in
   between, or were a moment late; its cluster is ours;
 * a member is formed and knows our name with another incarnation: our disk is new, and what the
-  old one promised is lost.  We refuse (pitfalls 19, 20); an operator replaces the node;
+  old one promised is lost.  We refuse (pitfalls 19, 20), unless an operator has ordered that the
+  node be replaced: then the members of the cluster put this disk into their catalog, and when one
+  of them says that it is there we are part of the cluster, as somebody else than the old disk;
 * a member is silent: we wait.  Forming with those present could make two clusters of one list.
 
 Pure: hellos in, a decision out.  The node process carries decisions out.
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgpack
 
@@ -40,13 +43,17 @@ def cluster_id(pairs: Iterable[Pair]) -> bytes:
 
 @dataclass(slots=True, frozen=True)
 class Hello:
-    """What a member says of itself; ``pairs``: who formed its cluster (empty while blank)."""
+    """What a member says of itself; ``pairs``: who formed its cluster (empty while blank).
+
+    ``nodes``: what it knows of nodes, by name: incarnation, and whether a new disk is awaited.
+    """
 
     node: str
     incarnation: int
     cluster: bytes
     members_hash: bytes
     pairs: tuple[Pair, ...] = ()
+    nodes: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
 
     @property
     def formed(self) -> bool:
@@ -89,9 +96,10 @@ class Formation:
             self._hellos[hello.node] = hello
 
     def decide(self) -> Decision:
-        for hello in self._hellos.values():
-            if hello.formed:
-                return self._join(hello)
+        # Of several answers the most favourable: who is behind knows of no replacement yet.
+        joined = [self._join(hello) for hello in self._hellos.values() if hello.formed]
+        if joined:
+            return min(joined, key=lambda decision: _RANKS[type(decision)])
         silent = sorted(self._members - {self._me[0]} - self._hellos.keys())
         if silent:
             names = ", ".join(silent)
@@ -107,10 +115,16 @@ class Formation:
         node, incarnation = self._me
         if cluster_id(hello.pairs) != hello.cluster:
             return Wait(f"{hello.node} names a cluster that does not follow from its members")
-        if node not in known:
+        present, is_awaited = hello.nodes.get(node, (known.get(node, 0), False))
+        if present == incarnation:
+            return Formed(hello.cluster, tuple(sorted(hello.pairs)))
+        if is_awaited:
+            return Wait(f"waiting to be taken in by {hello.node} in the place of the old disk")
+        if not present:
             return Refused(
                 f"the cluster of {hello.node} has no member {node}; joining is not in this version"
             )
-        if known[node] != incarnation:
-            return Refused(f"the disk of {node} is new; use `bin/ctl node replace {node}`")
-        return Formed(hello.cluster, tuple(sorted(hello.pairs)))
+        return Refused(f"the disk of {node} is new; use `bin/ctl node replace {node}`")
+
+
+_RANKS: Final = {Formed: 0, Wait: 1, Refused: 2}

@@ -36,11 +36,14 @@ from actors.backups import GroupBackups
 from actors.catalog import SYSTEM_GROUP
 from actors.clients import Clients, Gathered, Pending
 from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
+from actors.group_members import TIMER as MEMBERS_TIMER
 from actors.group_messages import (
     BackupChunk,
+    CatalogAnswered,
     ChunkFailed,
     ChunkRead,
     DescribeGroup,
+    DesiredMembers,
     Drain,
     GroupDescribed,
     PeerMessages,
@@ -170,6 +173,8 @@ class GroupActor(Actor):
             ClockAnomaly: self._on_clock_anomaly,
             DescribeGroup: self._on_describe,
             Drain: self._on_drain,
+            DesiredMembers: self.admin.members.on_desired,
+            CatalogAnswered: self.admin.members.on_answered,
         }
 
     def on_start(self) -> Effects:
@@ -374,6 +379,9 @@ class GroupActor(Actor):
         if message.key == BACKUPS_TIMER:
             self.backups.on_timer()
             return None
+        if message.key == MEMBERS_TIMER:
+            self.admin.members.on_timer()
+            return None
         self._timer_ms = None
         now = self._clock.now_ms()
         if self.core.next_deadline() <= now:
@@ -453,6 +461,8 @@ class GroupActor(Actor):
             effects += self.backups.end_turn()
         if self.snapshots.is_dirty:
             effects += self.snapshots.end_turn()
+        if self.admin.members.is_dirty:
+            effects += self.admin.members.take_effects()
         if self.is_system and self._summary.get("current") != self._is_current():
             effects += self._on_changed()
         self.clients.take_out(effects)
@@ -551,6 +561,7 @@ class GroupActor(Actor):
             self._led = False
             self._step_down()
             effects.append(Tell(self._machine, machines.Leadership(False, self.core.term), True))
+        self.admin.members.look()
         summary = self.summary()
         if summary != self._summary:
             self._summary = summary

@@ -4,7 +4,7 @@ Each command says where it is carried out: by the leader of ``_system`` (the cat
 leader of the group, or by whichever replica got it.  A replica that is not the one hands the
 message back, for the router to forward.
 
-A change of the leader or of the members is a message to the core, answered by a
+A change of the leader is a message to the core, answered by a
 :class:`~raft.messages.Decision`, perhaps much later.  Until then it may yet take effect: a deadline
 that passes meanwhile says so.
 
@@ -25,8 +25,11 @@ import msgpack
 
 from actors.catalog import ADDRESSES
 from actors.clients import Pending
+from actors.group_members import COMMANDS as MEMBER_COMMANDS
+from actors.group_members import GroupMembers
 from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
+from actors.replacing import REPLACE, Replacing
 from actors.restores import Uploading, described
 from raft.messages import Decision, Replica, ResetPeers, Transfer
 from raft.store.backup_file import meta_values
@@ -43,7 +46,10 @@ HAND_OVER_AGAIN_MS: Final = 30_000  # between two attempts of a leader whose mac
 SYSTEM_LEADER, LEADER, ANYWHERE = range(3)
 
 # Asked by node processes, never by clients.
-RIGHTS_NEEDED: Final[Mapping[str, int]] = {"registerNode": protocol.RIGHT_NODE}
+RIGHTS_NEEDED: Final[Mapping[str, int]] = dict.fromkeys(
+    ("registerNode", "admitNode", "setMembers", "offerReplica", "mayLeave", REPLACE),
+    protocol.RIGHT_NODE,
+)
 
 Handler = Callable[["GroupAdmin", Pending, AdminOperation], None]
 
@@ -60,6 +66,7 @@ class GroupAdmin:
         "_offered",
         "_token",
         "_transfers",
+        "members",
         "uploading",
     )
 
@@ -73,9 +80,16 @@ class GroupAdmin:
         self._next_heir = 0  # whose turn it is, among the other voters
         self._offered = False  # it has been tried since the node began to stop
         self._not_before_ms = 0
+        self.members = GroupMembers(group, self)
 
     def accept(self, pending: Pending, admin: AdminOperation) -> None:
         group = self._group
+        if admin.command in MEMBER_COMMANDS:
+            if group.core.is_leader:
+                MEMBER_COMMANDS[admin.command](self.members, pending, admin)
+            else:
+                group.clients.hand_back(pending.token)
+            return
         place, handler = _COMMANDS.get(admin.command, (ANYWHERE, GroupAdmin._refuse_unknown))
         if place == SYSTEM_LEADER and not group.is_system:
             self._refuse_unknown(pending, admin)
@@ -109,6 +123,14 @@ class GroupAdmin:
         self._write_catalog(pending, "CREATE_GROUP", admin.value, {"machine": machine})
 
     def _register_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_node(pending, admin, "REGISTER_NODE", {})
+
+    def _admit_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_node(pending, admin, "ADMIT_NODE", {"joins": _is_true(admin, "joins")})
+
+    def _write_node(
+        self, pending: Pending, admin: AdminOperation, operation: str, more: Mapping[str, Any]
+    ) -> None:
         values: dict[str, Any] = {key: admin.options.get(key, "") for key in ADDRESSES}
         try:
             for address in values.values():
@@ -117,7 +139,34 @@ class GroupAdmin:
             self._refuse(pending, protocol.BAD_REQUEST, str(error))
             return
         values["incarnation"] = _decimal(admin.options.get("incarnation", ""))
-        self._write_catalog(pending, "REGISTER_NODE", admin.value, values)
+        self._write_catalog(pending, operation, admin.value, {**values, **more})
+
+    def _replace_node(self, pending: Pending, admin: AdminOperation) -> None:
+        """Whose disk is lost is not heard here: this group is on all nodes."""
+        core = self._group.core
+        silence_ms = core.settings.election_timeout_ms
+        now = self._group.now_ms()
+        is_heard = admin.value == core.me.node or any(
+            peer.replica.node == admin.value and now - peer.active_ms < silence_ms
+            for peer in core.progress()
+        )
+        if is_heard and not _is_true(admin, "force"):
+            text = f"{admin.value} is alive: stop it first, or force it"
+            self._refuse(pending, protocol.REJECTED, text)
+            return
+        self._write_catalog(pending, "REPLACE_NODE", admin.value, {})
+
+    def _remove_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_catalog(pending, "REMOVE_NODE", admin.value, {})
+
+    def _set_members(self, pending: Pending, admin: AdminOperation) -> None:
+        values: dict[str, Any] = {
+            key: [name for name in admin.options.get(key, "").split(",") if name]
+            for key in ("voters", "learners")
+        }
+        if "if_version" in admin.options:
+            values["if_version"] = _decimal(admin.options["if_version"])
+        self._write_catalog(pending, "SET_MEMBERS", admin.value, values)
 
     def _write_catalog(
         self, pending: Pending, operation: str, key: str, values: Mapping[str, Any]
@@ -163,10 +212,14 @@ class GroupAdmin:
             text = f"{', '.join(strangers)[:256] or 'nobody'}: name members of the group as voters"
             self._refuse(pending, protocol.BAD_REQUEST, text)
             return
-        force = admin.options.get("force", "").lower() in ("true", "1", "yes")
-        token = self._await(pending, lambda: {"voters": sorted(voters)})
+        self.members.begin_reset()
+        token = self._await(pending, lambda: {"voters": sorted(voters)}, self.members.end_reset)
         replicas = frozenset(voter for voter in voters.values() if voter is not None)
-        group.core.step(ResetPeers(token, replicas, force), group.now_ms())
+        message = ResetPeers(token, replicas, _is_true(admin, "force"))
+        group.core.step(message, group.now_ms())
+
+    def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
+        Replacing(self._group).accept(pending, admin.value, admin.options)
 
     def _do_snapshot(self, pending: Pending, admin: AdminOperation) -> None:
         if self._is_meant(pending, admin):
@@ -219,13 +272,23 @@ class GroupAdmin:
 
     # ------------------------------------------------------------------ decisions
 
-    def _await(self, pending: Pending, answer: Callable[[], dict[str, Any]]) -> int:
-        """Admit the message; its answer comes with the decision on the token returned."""
+    def _await(
+        self,
+        pending: Pending,
+        answer: Callable[[], dict[str, Any]],
+        hear: Callable[[Decision], None] | None = None,
+    ) -> int:
+        """Admit the message; its answer comes with the decision on the token returned.
+
+        ``hear`` is told of the decision whether or not anybody still waits for the answer.
+        """
         clients = self._group.clients
         pending.appended = True  # from now on it may take effect
         clients.admit(pending)
 
         def decide(decision: Decision) -> None:
+            if hear is not None:
+                hear(decision)
             if pending.answered:
                 return
             if decision.error is None:
@@ -234,9 +297,9 @@ class GroupAdmin:
             code = protocol.INTERNAL if decision.unknown else protocol.REJECTED
             clients.finish_all([pending], code, decision.error, maybe_applied=decision.unknown)
 
-        return self._expect(decide)
+        return self.expect(decide)
 
-    def _expect(self, decide: Callable[[Decision], None]) -> int:
+    def expect(self, decide: Callable[[Decision], None]) -> int:
         self._token += 1
         self._decisions[self._token] = decide
         return self._token
@@ -263,7 +326,7 @@ class GroupAdmin:
             heir = self._take_heir()
         self._not_before_ms = now + HAND_OVER_AGAIN_MS
         self._hands_over = True
-        self._transfer(self._expect(self._on_handed_over), heir)
+        self._transfer(self.expect(self._on_handed_over), heir)
 
     def _take_heir(self) -> Replica | None:
         core = self._group.core
@@ -290,6 +353,10 @@ def _of_node(replicas: Iterable[Replica], node: str) -> Replica | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_true(admin: AdminOperation, option: str) -> bool:
+    return admin.options.get(option, "").lower() in ("true", "1", "yes")
+
+
 def _decimal(text: str) -> int:
     """A non-negative number of at most 64 bits, or -1."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
@@ -303,10 +370,15 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "restoreWrite": (ANYWHERE, GroupAdmin._restore_write),
     "restoreGroup": (SYSTEM_LEADER, GroupAdmin._restore_group),
     "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
+    "admitNode": (SYSTEM_LEADER, GroupAdmin._admit_node),
+    "replaceNode": (SYSTEM_LEADER, GroupAdmin._replace_node),
+    "removeNode": (SYSTEM_LEADER, GroupAdmin._remove_node),
+    "setMembers": (SYSTEM_LEADER, GroupAdmin._set_members),
     "transferLeader": (LEADER, GroupAdmin._transfer_leader),
     "readIndex": (LEADER, GroupAdmin._read_index),
     "backupBegin": (ANYWHERE, GroupAdmin._backup_begin),
     "backupRead": (ANYWHERE, GroupAdmin._backup_read),
     "doSnapshot": (ANYWHERE, GroupAdmin._do_snapshot),
     "resetPeers": (ANYWHERE, GroupAdmin._reset_peers),
+    REPLACE: (LEADER, GroupAdmin._replace_replica),
 }

@@ -14,7 +14,7 @@ from raft.configuration import Configuration
 from raft.messages import PeerMessage, Replica, Save, SnapshotMeta
 
 # Admin commands to come; until then they are refused by name.
-LATER_ADMINS = frozenset(("deleteGroup", "changePeers", "removePeer", "removePeers", "addLearner"))
+LATER_ADMINS = frozenset(("deleteGroup",))
 
 
 # --------------------------------------------------------------------------- messages
@@ -97,6 +97,26 @@ class ChunkFailed:
     snapshot: SnapshotMeta
 
 
+@dataclass(slots=True, frozen=True)
+class DesiredMembers:
+    """What the catalog wants the group's members to be, since its entry ``version``: disks, of
+    which any life will do (:mod:`raft.lives`)."""
+
+    version: int
+    voters: frozenset[Replica]
+    learners: frozenset[Replica]
+
+
+@dataclass(slots=True)
+class CatalogAnswered:
+    """What came of an AskCatalog: a code of replies, its reason, and the answer in JSON."""
+
+    token: int
+    code: int
+    text: str
+    data: bytes
+
+
 # --------------------------------------------------------------------------- effects
 
 
@@ -136,6 +156,18 @@ class GroupDescribed:
     key: Any
     group: int
     description: dict[str, Any]
+
+
+@dataclass(slots=True)
+class AskCatalog:
+    """An Admin for the group ``_system``, wherever it is led.  -> CatalogAnswered, or nothing, when
+    a process on the way is lost: whoever waits asks again, so what is asked must be idempotent."""
+
+    group: int
+    token: int
+    command: str
+    value: str
+    options: dict[str, str]
 
 
 @dataclass(slots=True)

@@ -57,6 +57,8 @@ class Listener:
     on_up: Callable[[str], None]
     on_down: Callable[[str], None]
     on_bulk_lost: Callable[[str], None]  # what was forwarded is lost; the node may be well
+    on_candidate: Callable[[PeerHeader, Hello], None]  # a blank disk where a new one is awaited
+    on_news: Callable[[PeerHeader, Hello], None]  # somebody of this cluster knows more of nodes
 
 
 class Neighbours:
@@ -82,6 +84,7 @@ class Neighbours:
         self.cluster = b""  # empty while the disk is blank
         self.links: dict[str, PeerLink] = {}
         self.incarnations: dict[str, int] = {}  # of the catalog, or of who formed the cluster
+        self._nodes: dict[str, list[Any]] = {}  # rows of NODES (actors/wire.py)
         self.refused: dict[str, tuple[str, int]] = {}  # node -> why, when last logged
         self.down_since_ms: dict[str, int] = {}  # nodes whose link is not up
 
@@ -104,11 +107,16 @@ class Neighbours:
             link.set_endpoint(self.endpoint())
             link.expect(self.incarnations.get(node, 0))
 
-    def learn(self, node: str, incarnation: int, peer_address: str | None) -> None:
-        """What the catalog says of a node."""
+    def learn(self, row: list[Any]) -> None:
+        """What the catalog says of a node: a row of NODES (:mod:`actors.wire`)."""
+        node, incarnation, addresses, _, _, is_removed = row
+        self._nodes[node] = row
         self.incarnations[node] = incarnation
-        if not peer_address:
-            return
+        if node in self.links:
+            self.links[node].expect(incarnation)
+        peer_address = addresses.get("peer")
+        if not peer_address or (is_removed and node not in self.links):
+            return  # who is removed is spoken to until it has left, and not sought again
         try:
             parse_tcp(peer_address)
         except AddressError as error:
@@ -142,6 +150,8 @@ class Neighbours:
         if node == self._me.node or not (asked or self.cluster):
             self._counts["hello_unasked"] += 1
             return
+        if self.cluster and hello.formed and header.cluster == self.cluster:
+            self._compare(header, hello)
         known = self.incarnations.get(node)
         is_stranger = known is None and node not in self._me.members
         if self.cluster and hello.formed and header.cluster != self.cluster:
@@ -153,10 +163,22 @@ class Neighbours:
         elif is_stranger:
             self._counts["unknown_nodes"] += 1
         elif self.cluster and known is not None and header.sender_incarnation != known:
+            if not hello.formed and node in self._nodes and self._nodes[node][4]:
+                self._listener.on_candidate(header, hello)
+                return
             self._refuse(node, f"{node} at {hello.peer_address} has a new disk; replace the node")
         else:
             self.refused.pop(node, None)
             self._listener.on_heard(header, hello)
+
+    def _compare(self, header: PeerHeader, hello: Hello) -> None:
+        """Who knows more of nodes than we do is believed before it is asked who it is: it may be
+        what we have missed (:mod:`actors.known_nodes`)."""
+        for node, _, version, *_ in hello.nodes:
+            known = self._nodes.get(node)
+            if version > (0 if known is None else known[3]):
+                self._listener.on_news(header, hello)
+                return
 
     def _hello(self) -> Hello:
         advertise = self._me.advertise
@@ -169,6 +191,19 @@ class Neighbours:
             STORE_FORMAT,
             STORE_FORMAT,
             self._founders,
+            [
+                [
+                    node,
+                    incarnation,
+                    version,
+                    [addresses.get(key, "") for key in ("client", "peer", "events")],
+                    awaits,
+                    removed,
+                ]
+                for node, incarnation, addresses, version, awaits, removed in self._nodes.values()
+            ]
+            if self.cluster
+            else [],
         )
 
     def _refuse(self, node: str, reason: str) -> None:

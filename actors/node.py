@@ -34,12 +34,16 @@ from typing import Any, Final
 import uvloop
 
 from actors import wire
+from actors.admission import Admission
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
+from actors.known_nodes import KnownNodes, newer, rows_of_hello
+from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
 from actors.process import start_logging
+from actors.rebirths import Answered, Rebirths, Ways
 from actors.router import RouterArguments, router_process
 from actors.runtime import MonotonicClock
 from actors.settings import (
@@ -54,18 +58,15 @@ from raft.store.errors import LockHeld, StoreError
 from raft.store.files import Files, make_directory
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.placement import PlacedGroup, Placement
-from raft.store.uploads import RESTORE
 from transport import frames, links, protocol
 from transport.addresses import AddressError, runtime_socket_path
 
 log = logging.getLogger("polyraft.node")
 
-SYSTEM_SLOT: Final = 0
 DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
 REFUSED_LINGER_MS: Final = 500
-WORKERS_MAX: Final = 1_000  # processes; beyond, groups share workers, whatever groups_per_worker
 
 
 class NodeRefused(Exception):
@@ -107,8 +108,16 @@ class Node:
         self._damaged: dict[int, str] = {}
         self._formation: Formation | None = None
         self._forming: str | None = None
-        self._nodes: dict[str, dict[str, Any]] = {}
-        self._groups: dict[int, dict[str, Any]] = {}
+        self._told: dict[str, Any] = {}  # rows of nodes, as HELLOs said, while blank
+        self._refused = False  # by everybody who was heard; soon that is final
+        self._nodes = KnownNodes.load(files, self._data)
+        self._nodes.seed(self._founders())
+        me = Replica(config.id, identity.incarnation)
+        declared = frozenset(config.groups.values())
+        self._groups = LocalGroups(
+            me, self._placement, self._nodes, config.groups_per_worker, declared, self
+        )
+        self._admission = Admission(self._nodes, self.ask, self.spawn)
         self._requests: dict[int, asyncio.Future[bytes]] = {}
         self._request_number = 0
         self._ready = False
@@ -117,6 +126,11 @@ class Node:
         self._ended = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._router = self._child("router", None, router_process, self._router_arguments())
+        self._rebirths = Rebirths(
+            Replica(config.id, identity.incarnation),
+            self._placement,
+            Ways(self._ask, self._later, self._reload, self._send_state),
+        )
         self._handlers: dict[int, Callable[[list[Any]], None]] = {
             wire.WELCOME: self._on_welcome,
             wire.WORKER: self._on_worker,
@@ -124,6 +138,10 @@ class Node:
             wire.CATALOG: self._on_catalog,
             wire.REPLY: self._on_reply,
             wire.DRAINED: self._on_drained,
+            wire.CANDIDATE: self._admission.on_candidate,
+            wire.ASK_CATALOG: self._on_question,
+            wire.CATALOG_CURRENT: lambda frame: self._groups.on_current(),
+            wire.REPLICAS: lambda frame: self._rebirths.on_replicas(frame[3]),
         }
 
     # ------------------------------------------------------------------ life
@@ -140,6 +158,7 @@ class Node:
                 "--members differ from those that formed this cluster (%s), which stay", names
             )
         self._mark_declared()
+        self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
                 self._config.id, self._identity.incarnation, self._config.members
@@ -343,34 +362,8 @@ class Node:
         return tuple((each.node, each.incarnation) for each in placed.members)
 
     def _send_tables(self) -> None:
-        self._send(
-            wire.NODES,
-            [
-                [
-                    node,
-                    values["incarnation"],
-                    {key: values[key] for key in ("client", "peer", "events") if values.get(key)},
-                ]
-                for node, values in self._nodes.items()
-            ],
-        )
-        self._send(wire.GROUPS, list(self._group_rows().values()))
-
-    def _group_rows(self) -> dict[int, list[Any]]:
-        rows: dict[int, list[Any]] = {
-            group: [
-                group,
-                each["name"],
-                each["machine"],
-                [node for node, _ in each["members"]],
-                None,
-            ]
-            for group, each in self._groups.items()
-        }
-        for group, placed in self._placement.groups.items():
-            members = [each.node for each in placed.members]
-            rows[group] = [group, placed.name, placed.machine, members, placed.slot]
-        return rows
+        self._send(wire.NODES, self._nodes.frame_rows())
+        self._send(wire.GROUPS, self._groups.routes())
 
     def _send_state(self) -> None:
         processes = [
@@ -387,6 +380,8 @@ class Node:
             "processes": processes,
             "forming": self._forming,
             "damaged": {str(slot): words for slot, words in self._damaged.items()},
+            "rebirths": self._rebirths.state(),
+            "rebirths_counts": dict(self._rebirths.counts),
         }
         self._send(wire.STATE, state)
 
@@ -408,15 +403,21 @@ class Node:
     # ------------------------------------------------------------------ formation
 
     def _on_peer_hello(self, frame: list[Any]) -> None:
-        node, incarnation, cluster, their_hash, founders = frame[3:8]
+        node, incarnation, cluster, their_hash, founders, nodes = frame[3:9]
+        rows = rows_of_hello(nodes)
         if self._formation is None:
+            is_ours = cluster and cluster.hex() == self._identity.cluster
+            if is_ours and self._learn_nodes(rows):
+                self._send(wire.NODES, self._nodes.frame_rows())
             return
         try:
             pairs = tuple((str(name), int(number)) for name, number in founders)
         except (TypeError, ValueError):
             log.error("the HELLO of %s does not say who formed its cluster", node)
             return
-        self._formation.on_hello(Hello(node, incarnation, cluster, their_hash, pairs))
+        known = {row["id"]: (row["incarnation"], row["awaits"]) for row in rows}
+        self._formation.on_hello(Hello(node, incarnation, cluster, their_hash, pairs, known))
+        self._told |= newer(self._told, rows)
         self._decide()
 
     def _decide(self) -> None:
@@ -429,15 +430,26 @@ class Node:
             self._forming = decision.text
             self._send_state()
         elif isinstance(decision, Refused):
-            # The others are being asked at this moment: who hears us can say why we are not there.
-            self._formation = None
-            self._loop.call_later(REFUSED_LINGER_MS / 1_000, self._fail, decision.text)
+            # The others are being asked at this moment: who hears us can say why we are not there,
+            # and one of them may know better.
+            if not self._refused:
+                self._refused = True
+                self._loop.call_later(REFUSED_LINGER_MS / 1_000, self._give_up)
         else:
             self._form(decision)
+
+    def _give_up(self) -> None:
+        self._refused = False
+        decision = None if self._formation is None else self._formation.decide()
+        if isinstance(decision, Refused):
+            self._formation = None
+            self._fail(decision.text)
 
     def _form(self, formed: Formed) -> None:
         """Placement first: a node that is formed on disk knows who formed it."""
         self._formation = None
+        self._nodes.merge(self._told.values())
+        self._nodes.seed(formed.pairs)
         members = tuple(Replica(node, incarnation) for node, incarnation in formed.pairs)
         system = PlacedGroup(SYSTEM_SLOT, 1, SYSTEM_GROUP, "_catalog", members)
         self._placement.replace({SYSTEM_GROUP_ID: system})
@@ -451,8 +463,6 @@ class Node:
             "cluster %s: %s", formed.cluster.hex(), ", ".join(node for node, _ in formed.pairs)
         )
         self._forming = None
-        if len(formed.pairs) == 1:
-            log.warning("this node forms a cluster of one; no other can join it in this version")
         self._send_identity()
         self._send_tables()
         self._send_state()
@@ -468,68 +478,72 @@ class Node:
             return
         self._damaged.pop(slot, None)
         self._reported.add(slot)
-        self._mark_born(groups)
         if any(
-            group not in groups and not placed.options.get("born")
+            group not in groups and not placed.is_born
             for group, placed in self._placement.in_slot(slot).items()
         ):
             # It may have read the placement before they were in it, when RELOAD found no link yet.
             self._send(wire.RELOAD, slot)
+        self._groups.tell_desired(slot=slot)
+        self._groups.reconcile_system()
         self._send_state()
         self._maybe_ready()
 
-    def _mark_born(self, groups: list[int]) -> None:
-        """The log of these groups is on disk; a missing one is a loss from now on, no beginning."""
-        placed = self._placement.groups
-        born = {
-            group: replace(placed[group], options={**placed[group].options, "born": True})
-            for group in groups
-            if group in placed and not placed[group].options.get("born")
-        }
-        if born:
-            self._placement.replace({**placed, **born})
-
     def _on_catalog(self, frame: list[Any]) -> None:
         table = frame[3]
-        for node in table["nodes"]:
-            self._nodes[node["id"]] = node
-        for group in table["groups"]:
-            self._groups[group["id"]] = group
-        self._reconcile()
+        self._learn_nodes(table["nodes"])
+        self._groups.learn(table["groups"])
         self._send_tables()
 
-    def _reconcile(self) -> None:
-        me = [self._config.id, self._identity.incarnation]
-        placed = dict(self._placement.groups)
-        missing = [
-            group
-            for group in self._groups.values()
-            if group["id"] not in placed and me in group["members"]
-        ]
-        if not missing or self._stopping:
-            return
-        slots = set()
-        declared = set(self._config.groups.values())
-        for group in missing:
-            slot = _free_slot(placed, self._config.groups_per_worker)
-            slots.add(slot)
-            placed[group["id"]] = PlacedGroup(
-                slot,
-                1,
-                group["name"],
-                group["machine"],
-                tuple(Replica(node, incarnation) for node, incarnation in group["members"]),
-                {
-                    **({DECLARED: True} if group["machine"] in declared else {}),
-                    **({RESTORE: group[RESTORE]} if RESTORE in group else {}),
-                },
+    def _learn_nodes(self, rows: list[dict[str, Any]]) -> bool:
+        """Take what is newer; whether anything is.  It may be the end of this node."""
+        if not self._nodes.merge(rows):
+            return False
+        mine = self._nodes.rows.get(self._config.id)
+        if mine is not None and mine["incarnation"] != self._identity.incarnation:
+            self._fail(
+                f"the disk of {self._config.id} was replaced by another one; "
+                f"{self._data} can never be used again"
             )
-        self._placement.replace(placed)
-        for slot in sorted(slots):
-            if slot in self._workers:
-                self._send(wire.RELOAD, slot)
-            else:
-                self._start_worker(slot)
+        self._groups.on_nodes()
+        return True
+
+    def leave_cluster(self) -> None:
+        self._fail(f"node {self._config.id} was removed from this cluster")
+
+    def _on_question(self, frame: list[Any]) -> None:
+        self._task(self._groups.carry_question(frame[3:9]))
+
+    # ------------------------------------------------------------------ what its groups need of it
+
+    def send(self, kind: int, *fields: Any) -> None:
+        self._send(kind, *fields)
+
+    def start_worker(self, slot: int) -> None:
+        self._start_worker(slot)
+
+    def has_worker(self, slot: int) -> bool:
+        return slot in self._workers
+
+    def spawn(self, coroutine: Any) -> None:
+        self._task(coroutine)
+
+    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        async def ask() -> None:
+            answered(*await self.ask(group, batch))
+
+        if not self._stopping:
+            self._task(ask())
+
+    def _reload(self, slot: int) -> None:
+        self._send(wire.RELOAD, slot)
+
+    def _later(self, ms: int, what: Callable[[], None]) -> None:
+        self._loop.call_later(ms / 1_000, what)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
 
     async def _declare(self) -> None:
         """Tell the catalog where this node is reached, and create the groups that it was given."""
@@ -547,7 +561,7 @@ class Node:
     async def _declare_one(self, command: str, value: str, options: Mapping[str, str]) -> None:
         batch = protocol.encode_admin(command, value, options, timeout_ms=DECLARE_TIMEOUT_MS)
         while not self._stopping:
-            code, text = await self._request(SYSTEM_GROUP, batch)
+            code, text, _ = await self.ask(SYSTEM_GROUP, batch)
             if code == protocol.OK:
                 return
             if code == protocol.REJECTED:
@@ -556,18 +570,20 @@ class Node:
             log.debug("%s %s: %s; trying again", command, value, text)
             await asyncio.sleep(DECLARE_RETRY_MS / 1_000)
 
-    async def _request(self, group: str, batch: bytes) -> tuple[int, str]:
-        """A request as a client of our own router: (code, reason)."""
+    async def ask(
+        self, group: str, batch: bytes, *, elsewhere: bool = False
+    ) -> tuple[int, str, bytes]:
+        """A request as a client of our own router: (code, reason, data)."""
         if self._link is None or not self._router_epoch:
-            return protocol.NO_LEADER, "no router"
+            return protocol.NO_LEADER, "no router", b""
         self._request_number += 1
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._requests[self._request_number] = future
-        self._send(wire.REQUEST, self._request_number, group, batch)
+        self._send(wire.REQUEST, self._request_number, group, batch, elsewhere)
         try:
-            return protocol.first_reply(await future)[:2]
+            return protocol.first_reply(await future)
         except ConnectionResetError as error:
-            return protocol.UNAVAILABLE, str(error)
+            return protocol.UNAVAILABLE, str(error), b""
 
     def _on_reply(self, frame: list[Any]) -> None:
         future = self._requests.pop(frame[3], None)
@@ -617,19 +633,6 @@ class Node:
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(0)
-
-
-def _free_slot(placed: Mapping[int, PlacedGroup], groups_per_worker: int) -> int:
-    """The lowest slot with room; ``_system`` keeps its own."""
-    used: dict[int, int] = {}
-    for each in placed.values():
-        used[each.slot] = used.get(each.slot, 0) + 1
-    slots = range(SYSTEM_SLOT + 1, SYSTEM_SLOT + 1 + WORKERS_MAX)
-    for slot in slots:
-        if used.get(slot, 0) < groups_per_worker:
-            return slot
-    # So many processes are enough for a host: from here on groups share them.
-    return min(slots, key=lambda slot: used[slot])
 
 
 def _socket_path(config: NodeConfig) -> str:

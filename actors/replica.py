@@ -28,6 +28,7 @@ from actors.runtime import Clock
 from actors.settings import SnapshotSettings
 from raft.configuration import Configuration, UnknownPart
 from raft.core import Core
+from raft.lives import replica_of
 from raft.log import Log
 from raft.messages import Replica
 from raft.settings import RaftSettings
@@ -42,18 +43,22 @@ TOKEN_BITS = 62  # of the first read token of a life; counted up from there, it 
 
 
 class CannotOpen(Exception):
-    """``state``: what is shown of the replica, "damaged" or "down"."""
+    """``state``: what is shown of the replica, "damaged" or "down".
 
-    def __init__(self, reason: str, state: str) -> None:
+    ``is_lost``: its log is; this disk may go on as another replica (:mod:`raft.lives`).
+    """
+
+    def __init__(self, reason: str, state: str, *, is_lost: bool = False) -> None:
         super().__init__(reason)
         self.state = state
+        self.is_lost = is_lost
 
 
 @dataclass(slots=True, frozen=True)
 class Surroundings:
     """What all replicas of one worker have in common."""
 
-    me: Replica
+    me: Replica  # with the disk's own incarnation
     files: Files
     data: str
     client_address: str
@@ -71,27 +76,36 @@ class Opened:
     store: SnapshotStore
 
 
-def check_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> None:
-    """Raises CannotOpen for a log that must not be used, or whose absence is a loss."""
-    if recovered is None:
-        if placed.options.get("born"):
-            reason = "its log is gone; this replica must be replaced, it may never vote again"
-            raise CannotOpen(reason, "damaged")
-        return
-    if recovered.damaged is not None:
-        reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
-        raise CannotOpen(reason, "damaged")
-    if recovered.generation != placed.generation:
+def find_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> RecoveredGroup | None:
+    """The log of this replica among what was found; None: it has none yet.
+
+    What is left of a life before it has an older generation, and is nobody's.  Raises CannotOpen
+    for a log that must not be used, or whose absence is a loss.
+    """
+    if recovered is not None and recovered.generation > placed.generation:
+        # This disk has been more than it remembers, and might become that once more.
         raise CannotOpen(
-            f"the log has generation {recovered.generation}, "
-            f"the placement says {placed.generation}",
+            f"the log has generation {recovered.generation}, the placement says "
+            f"{placed.generation}: it is an old copy; restore the newer one, or replace the node",
             "damaged",
         )
+    if recovered is None or recovered.generation < placed.generation:
+        if placed.is_born:
+            reason = "its log is gone; this replica must be replaced, it may never vote again"
+            raise CannotOpen(reason, "damaged", is_lost=True)
+        return None
+    if recovered.damaged is not None:
+        reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
+        raise CannotOpen(reason, "damaged", is_lost=True)
+    if recovered.unknown is not None:
+        raise CannotOpen(recovered.unknown, "down")
+    return recovered
 
 
 def begin_group(around: Surroundings, group: int, placed: PlacedGroup) -> RecoveredGroup:
     """What a replica that has no log yet begins as.  Raises CannotOpen."""
-    recovered = beginning(around.files, around.data, around.me, group, placed)
+    me = replica_of(around.me, group, placed.life)
+    recovered = beginning(around.files, around.data, me, group, placed)
     if recovered is None:
         raise CannotOpen(missing_text(placed), "down")
     return recovered
@@ -126,7 +140,7 @@ def open_replica(
 
     def core(make_run: MakeRun) -> Core:
         return Core(
-            me=around.me,
+            me=replica_of(around.me, group, placed.life),
             configuration=Configuration(frozenset(placed.members)),
             hard_state=recovered.hard_state,
             log=Log(recovered.runs, base_index=recovered.base_index, base_term=recovered.base_term),
@@ -138,9 +152,7 @@ def open_replica(
             now=around.clock.now_ms(),
         )
 
-    store = SnapshotStore(
-        around.files, os.path.join(around.data, "groups", str(group), "snapshots")
-    )
+    store = snapshot_store(around, group)
     try:
         actor = GroupActor(
             group=group,
@@ -166,6 +178,11 @@ def open_replica(
         store.read,
     )
     return Opened(actor, machine_actor, store)
+
+
+def snapshot_store(around: Surroundings, group: int) -> SnapshotStore:
+    directory = os.path.join(around.data, "groups", str(group), "snapshots")
+    return SnapshotStore(around.files, directory)
 
 
 def bootstrap(placed: PlacedGroup) -> bytes:

@@ -147,6 +147,8 @@ class Router:
                 self._on_peer_up,
                 self._on_peer_down,
                 self._on_bulk_lost,
+                self._on_candidate,
+                self._on_news,
             ),
         )
         self.status = Status(self)
@@ -156,14 +158,18 @@ class Router:
             wire.PEER_CONTROL: self._on_peer_control,
             wire.SUMMARIES: self._on_summaries,
             wire.DESCRIBED: self._on_described,
-            wire.CATALOG: self._pass_to_node,
+            wire.CATALOG: self._on_catalog,
             wire.DRAINED: self._pass_to_node,
+            wire.ASK_CATALOG: self._pass_to_node,
+            wire.DESIRED: self._pass_to_worker,
+            wire.CATALOG_ANSWER: self._pass_to_worker,
+            wire.REPLICAS: self._pass_to_node,
             wire.IDENTITY: self._on_identity,
             wire.GROUPS: self._on_groups,
             wire.NODES: self._on_nodes,
             wire.STATE: self._on_state,
             wire.REQUEST: self._on_request,
-            wire.RELOAD: self._on_reload,
+            wire.RELOAD: self._pass_to_worker,
             wire.DRAIN: self._on_drain,
         }
 
@@ -357,6 +363,9 @@ class Router:
 
     def _on_peer_heard(self, header: PeerHeader, hello: Hello) -> None:
         self.routing.addresses[header.sender] = hello.client_address
+        self._on_news(header, hello)
+
+    def _on_news(self, header: PeerHeader, hello: Hello) -> None:
         self.to_node(
             wire.PEER_HELLO,
             header.sender,
@@ -364,7 +373,16 @@ class Router:
             header.cluster if hello.formed else b"",
             hello.members_hash,
             hello.founders,
+            hello.nodes,
         )
+
+    def _on_candidate(self, header: PeerHeader, hello: Hello) -> None:
+        addresses = {
+            "client": hello.client_address,
+            "peer": hello.peer_address,
+            "events": hello.events_address,
+        }
+        self.to_node(wire.CANDIDATE, header.sender, header.sender_incarnation, addresses)
 
     def _on_peer_up(self, node: str) -> None:
         for body in self._kept_replies.take(node):
@@ -397,6 +415,7 @@ class Router:
 
         What is meant for a disk that is gone must not reach the replica that now lives under the
         same name (pitfall 21): frames carry the receiver of the link, not of each message.
+        Incarnation 0: the message says itself for whom it is, and is looked at there.
         """
         by_receiver: dict[tuple[str, int], list[Any]] = {}
         size_bytes = 0
@@ -413,7 +432,7 @@ class Router:
     def _send_by_receiver(self, lane: int, by_receiver: dict[tuple[str, int], list[Any]]) -> None:
         kind = _RAFT_KINDS[lane]
         for (node, incarnation), flat in by_receiver.items():
-            if not self.neighbours.lives(node, incarnation):
+            if incarnation and not self.neighbours.lives(node, incarnation):
                 self.counts["raft_misaddressed"] += 1
             elif not self.neighbours.send(node, lane, kind, frames.pack_raft(flat)):
                 self.counts["raft_dropped"] += 1
@@ -484,6 +503,7 @@ class Router:
         """What workers said while the node process was not connected."""
         for worker in self.routing.workers.values():
             self.to_node(wire.WORKER, worker.slot, worker.pid, True, sorted(worker.groups))
+            worker.send(wire.RELOAD, control=True)  # in answer it tells of its replicas again
         system = self.routing.hosts.get(SYSTEM_GROUP_ID)
         if system is not None:
             system.send(wire.CATALOG_WANTED, control=True)
@@ -536,6 +556,8 @@ class Router:
         for group, summary in rows:
             if group == SYSTEM_GROUP_ID:
                 self.routing.catalog_is_current = summary["current"]
+                if summary["current"]:
+                    self.to_node(wire.CATALOG_CURRENT)
             route = self.routing.by_group.get(group)
             if route is None:
                 self._early_summaries[group] = summary
@@ -574,22 +596,29 @@ class Router:
         self._take_summaries(list(early.items()))
 
     def _on_nodes(self, link: links.LinkProtocol, frame: list[Any]) -> None:
-        for node, incarnation, addresses in frame[3]:
+        for row in frame[3]:
+            node, _, addresses = row[:3]
             if addresses.get("client"):
                 self.routing.addresses[node] = addresses["client"]
-            self.neighbours.learn(node, incarnation, addresses.get("peer"))
+            self.neighbours.learn(row)
 
     def _on_state(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         self.status.state = frame[3]
 
     def _on_request(self, link: links.LinkProtocol, frame: list[Any]) -> None:
-        number, group, batch = frame[3:6]
-        self.routing.on_message(OWN, number, False, b"", group.encode(), batch)
+        number, group, batch, elsewhere = frame[3:7]
+        self.routing.on_message(OWN, number, False, b"", group.encode(), batch, elsewhere=elsewhere)
 
-    def _on_reload(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+    def _on_catalog(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        self._pass_to_node(link, frame)
+        if self.routing.catalog_is_current:
+            self.to_node(wire.CATALOG_CURRENT)
+
+    def _pass_to_worker(self, link: links.LinkProtocol, frame: list[Any]) -> None:
+        """Lost without one; it is told again when it says HELLO."""
         worker = self.routing.workers.get(frame[3])
         if worker is not None:
-            worker.send(wire.RELOAD, control=True)
+            worker.send(frame[0], *frame[4:], control=True)
 
     def _on_drain(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         self.routing.stopping = True

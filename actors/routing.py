@@ -164,8 +164,13 @@ class Routing:
         correlation: bytes,
         group: bytes,
         batch: bytes,
+        *,
+        elsewhere: bool = False,
     ) -> None:
-        """A well-formed message of a client (``source``: identity) or of this node's process."""
+        """A well-formed message of a client (``source``: identity) or of this node's process.
+
+        ``elsewhere``: about a replica of this node, which is not to be asked itself.
+        """
         self.counts["messages"] += 1
         self._token = token = self._token + 1
         body, timeout_ms = peek(batch)
@@ -195,7 +200,7 @@ class Routing:
             return
         pending.group = route.group
         worker = self.hosts.get(route.group)
-        if worker is not None:
+        if worker is not None and not elsewhere:
             self._hand_over(worker, pending)
         else:
             self._forward_anywhere(pending, route)
@@ -389,7 +394,12 @@ class Routing:
         if route.leader is not None and route.leader != self._me:
             self._forward_to(pending, route.leader)
             return
-        for node in route.members:
+        members = route.members
+        if pending.origin == OWN and members:
+            # It asks again and again, and the first of them may have no replica any more, either.
+            at = pending.token % len(members)
+            members = members[at:] + members[:at]
+        for node in members:
             if node != self._me and self._try_forward(pending, node):
                 return
         self._no_leader(pending, None, "no worker of the group is reached right now")

@@ -272,6 +272,7 @@ class Status:
                 name: dict(monitor.counts) for name, monitor in router.monitors.items()
             },
             "peers": {node: peer.status() for node, peer in router.neighbours.links.items()},
+            "rebirths": self.state.get("rebirths_counts"),
             "refused": {node: reason for node, (reason, _) in router.neighbours.refused.items()},
         }
 
@@ -284,6 +285,9 @@ class Status:
 
     def _why(self, group: str) -> dict[str, Any]:
         reason, text, silent = self._reason(group)
+        back = self._coming_back(group)
+        if back:
+            text = f"{text}; {back}"
         refused = "; ".join(reason for reason, _ in self._router.neighbours.refused.values())
         return {
             "group": group,
@@ -292,6 +296,12 @@ class Status:
             "text": f"{text}; link refused: {refused}" if refused else text,
             "silent": silent,
         }
+
+    def _coming_back(self, group: str) -> str:
+        """Where the local replica stands, if its log was lost."""
+        route = self._router.routing.routes.get(group.encode())
+        rebirths = self.state.get("rebirths", {})
+        return "" if route is None else str(rebirths.get(str(route.group), ""))
 
     def _reason(self, group: str) -> tuple[str, str, list[dict[str, Any]]]:
         router = self._router

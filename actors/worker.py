@@ -39,12 +39,15 @@ from typing import Any
 import uvloop
 
 from actors import snapshot_files, wire
+from actors.births import Births
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
+from actors.describing import Describing
+from actors.desired import CatalogTalk
 from actors.disk import DiskThread
 from actors.group import GroupActor
 from actors.group_messages import (
-    DescribeGroup,
+    AskCatalog,
     Drain,
     GroupDescribed,
     HandBacks,
@@ -74,9 +77,10 @@ from actors.replica import (
     begin_group,
     bootstrap,
     broken_summary,
-    check_log,
+    find_log,
     make_machine_of,
     open_replica,
+    snapshot_store,
 )
 from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
@@ -99,10 +103,10 @@ from raft.messages import (
 from raft.settings import RaftSettings
 from raft.store.errors import LockHeld, StoreError, WalPoisoned
 from raft.store.files import Files
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.runs import check_run
 from raft.store.snapshots import SnapshotStore
-from raft.store.wal import Batch, Wal
+from raft.store.wal import Batch, RecoveredGroup, Wal
 from transport import links, peer_codec, protocol
 from transport.frames import GATHER_BYTES_MAX, LANE_BULK, FrameError, pack_link, unpack_link
 from transport.peer_codec import LANES
@@ -113,7 +117,6 @@ MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is co
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
-DESCRIBING_MAX = 1_000  # questions of the router that are not answered yet
 DRAIN_MS_MAX = 2_000
 
 
@@ -154,6 +157,7 @@ class Worker:
         self._groups: dict[int, GroupActor] = {}
         self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
         self._stores: dict[int, SnapshotStore] = {}
+        self._closed: set[int] = set()  # groups that this node has left
         self._threads = SnapshotThreads(self._post)
         self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
         # What this turn made, until its end.
@@ -163,10 +167,7 @@ class Worker:
         self._replies_out: list[Any] = []
         self._hand_backs_out: list[Any] = []
         self._summaries_out: dict[int, dict[str, Any]] = {}
-        self._described: dict[int, _Describing] = {}
-        # Groups whose first record is gathered, then those whose first record is under way.
-        self._unborn: set[int] = set()
-        self._being_born: set[int] = set()
+        self._births = Births()
         self.counts = {
             "appends_dropped": 0,
             "bad_frames": 0,
@@ -186,8 +187,11 @@ class Worker:
         self._scheduler.carry(HandBacks, self._carry_hand_backs)
         self._scheduler.carry(RoleChanged, self._carry_role)
         self._scheduler.carry(ReplicaRetired, self._carry_retired)
-        self._scheduler.carry(GroupDescribed, self._carry_described)
+        self._describing = Describing(self._scheduler, self._send_control)
+        self._scheduler.carry(GroupDescribed, self._describing.carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
+        talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
+        self._scheduler.carry(AskCatalog, talk.carry_question)
         for effect in snapshot_files.EFFECTS:
             self._scheduler.carry(effect, self._carry_snapshot)
         self._scheduler.carry(RunRestore, self._carry_restore)
@@ -201,6 +205,8 @@ class Worker:
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
             wire.CATALOG_WANTED: self._on_catalog_wanted,
+            wire.DESIRED: talk.on_desired,
+            wire.CATALOG_ANSWER: talk.on_answer,
         }
 
     # ------------------------------------------------------------------ life
@@ -255,27 +261,34 @@ class Worker:
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         for group, placed in placement.in_slot(self._arguments.slot).items():
+            if LEFT in placed.options:
+                self._close_group(group)
+                continue
+            self._closed.discard(group)
+            if self._births.is_over(group, placed.life):
+                self._births.settle(group)
+                self._broken.pop(group, None)
             if group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
         recovered = self._recovered.pop(group, None)
         try:
-            check_log(placed, recovered)
+            recovered = find_log(placed, recovered)
             machine = make_machine_of(group, placed, self._arguments.machines)
-            is_new = recovered is None
-            if recovered is None:
-                recovered = begin_group(self._around, group, placed)
+            if recovered is None or not placed.is_born:
+                self._begin_group(group, placed, recovered)
+                return
             opened = open_replica(group, placed, recovered, machine, self._around)
         except CannotOpen as trouble:
             log.error("group %s: %s", placed.name, trouble)
+            self._births.settle(group)
             self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
+            if trouble.is_lost:
+                self._births.lose(group, placed.life, str(trouble))
             return
-        if is_new:
-            # A replica is born once.  After that its log may never be missing again.
-            self._wal.add_group(group, placed.generation, bootstrap(placed))
-            save_beginning(self._wal, recovered)
-            self._unborn.add(group)
+        self._births.settle(group)
+        self._summaries_out[group] = opened.group.summary()
         self._groups[group] = opened.group
         self._stores[group] = opened.store
         self._scheduler.spawn(
@@ -284,6 +297,19 @@ class Worker:
             blocking=machine.blocking,
         )
         self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+
+    def _begin_group(
+        self, group: int, placed: PlacedGroup, recovered: RecoveredGroup | None
+    ) -> None:
+        """It takes part when the placement says that it was born (:mod:`actors.births`)."""
+        if recovered is None:
+            recovered = begin_group(self._around, group, placed)
+            self._wal.add_group(group, placed.generation, bootstrap(placed))
+            save_beginning(self._wal, recovered)
+            self._births.gather(group, placed.life)
+        else:
+            self._births.find(group, placed.life)
+        self._recovered[group] = recovered
 
     @property
     def _around(self) -> Surroundings:
@@ -393,12 +419,17 @@ class Worker:
     def _pack(self, kind: int, *fields: Any) -> bytes:
         return pack_link(kind, self._epoch, self._router_epoch, *fields)
 
+    def _send_control(self, kind: int, *fields: Any) -> None:
+        """Lost without a router."""
+        if self._link is not None and self._router_epoch:
+            self._link.send(self._pack(kind, *fields), control=True)
+
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
         batch = self._wal.take_batch()
         if batch is not None:
-            self._being_born, self._unborn = self._unborn, set()
+            self._births.on_batch_taken()
             self._disk.submit(batch)
             prepare = self._wal.prepare_next_segment()
             if prepare is not None:
@@ -411,12 +442,8 @@ class Worker:
             end_process(EXIT_STORE if isinstance(error, WalPoisoned | OSError) else EXIT_CRASH)
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
-        if self._being_born:
-            # Only now does the node hear of them, and writes down that they exist.
-            for group in self._being_born:
-                self._summaries_out[group] = self._groups[group].summary()
-            self._being_born = set()
-            self._ask_for_turn()
+        if self._births.on_batch_done():
+            self._tell_replicas()
         self._write()
 
     # ------------------------------------------------------------------ carriers
@@ -424,7 +451,8 @@ class Worker:
     def _carry_peers(self, effect: SendPeers, address: object) -> None:
         group = self._group_of(address)
         for message in effect.messages:
-            node, incarnation = message.to
+            node = message.to.node
+            incarnation = peer_codec.header_incarnation(message.to)
             data = peer_codec.encode(message)
             if LANES[type(message)] == LANE_BULK:
                 self._bulk_out += (node, incarnation, group, data)
@@ -471,8 +499,6 @@ class Worker:
         return self._link is None or self._link.queued_bytes < ANSWERS_QUEUED_BYTES_MAX
 
     def _carry_role(self, effect: RoleChanged, address: object) -> None:
-        if effect.group in self._unborn or effect.group in self._being_born:
-            return  # told when it is born
         self._summaries_out[effect.group] = effect.summary
 
     def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
@@ -481,19 +507,28 @@ class Worker:
         trouble = CannotOpen(effect.reason, effect.state)
         log.critical("group %s stops: %s", self._groups[group].group_name, trouble)
         del self._groups[group]
-        self._unborn.discard(group)
-        self._being_born.discard(group)
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
 
-    def _carry_described(self, effect: GroupDescribed, address: object) -> None:
-        describing = self._described.get(effect.key)
-        if describing is None:
+    def _close_group(self, group: int) -> None:
+        """This node is no member of it any more: nothing of the replica is needed."""
+        if group in self._closed:
             return
-        describing.rows.append([effect.group, effect.description])
-        describing.missing -= 1
-        if describing.missing == 0:
-            self._finish_describing(effect.key)
+        self._closed.add(group)
+        reason = "this node is no member of the group any more"
+        self._births.settle(group)
+        self._recovered.pop(group, None)
+        if self._broken.pop(group, None) or self._groups.pop(group, None):
+            self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
+            self._scheduler.stop_actor(actor_name(group), reason)
+            self._scheduler.stop_actor(machine_name(group), reason)
+        store = snapshot_store(self._around, group)
+
+        def forget() -> None:
+            if group in self._closed:  # it may have come back as another life
+                store.keep([])
+
+        self._threads.submit(forget, lambda _: None, long=True)
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""
@@ -535,10 +570,7 @@ class Worker:
     def _on_connected(self, link: links.LinkProtocol) -> None:
         self._link = link
         self._router_epoch = 0
-        unborn = self._unborn | self._being_born
-        rows = [
-            [group, actor.summary()] for group, actor in self._groups.items() if group not in unborn
-        ]
+        rows = [[group, actor.summary()] for group, actor in self._groups.items()]
         rows += [[group, summary] for group, summary in self._broken.items()]
         self._summaries_out = {}
         link.send(
@@ -567,7 +599,13 @@ class Worker:
     def _on_welcome(self, frame: list[Any]) -> None:
         self._router_epoch = frame[1]
         self._ask_for_turn()
+        self._tell_replicas()
         self._send_catalog()
+
+    def _tell_replicas(self) -> None:
+        rows = self._births.rows()
+        if rows and self._link is not None and self._router_epoch:
+            self._link.send(self._pack(wire.REPLICAS, rows), control=True)
 
     def _on_catalog_wanted(self, frame: list[Any]) -> None:
         self._send_catalog()
@@ -644,25 +682,11 @@ class Worker:
 
     def _on_reload(self, frame: list[Any]) -> None:
         self._load_groups()
+        self._tell_replicas()
         self._ask_for_turn()
 
     def _on_describe(self, frame: list[Any]) -> None:
-        query, wanted = frame[3], frame[4]
-        groups = [group for group in wanted or self._groups if group in self._groups]
-        rows = [[each, summary] for each, summary in self._broken.items() if each in wanted]
-        while len(self._described) >= DESCRIBING_MAX:
-            # A machine that blocks never answered; the router stopped waiting long ago.
-            del self._described[next(iter(self._described))]
-        self._described[query] = _Describing(rows, len(groups))
-        if not groups:
-            self._finish_describing(query)
-        for group in groups:
-            self._scheduler.tell(actor_name(group), DescribeGroup(query), control=True)
-
-    def _finish_describing(self, query: int) -> None:
-        rows = self._described.pop(query).rows
-        if self._link is not None:
-            self._link.send(self._pack(wire.DESCRIBED, query, rows), control=True)
+        self._describing.ask(frame, self._groups, self._broken)
 
     def _on_drain(self, frame: list[Any]) -> None:
         """Accept nothing more; say so when what was accepted is answered and others lead, or the
@@ -682,12 +706,6 @@ class Worker:
             return
         if self._link is not None:
             self._link.send(self._pack(wire.DRAINED, self._arguments.slot), control=True)
-
-
-@dataclass(slots=True)
-class _Describing:
-    rows: list[Any]
-    missing: int
 
 
 def worker_process(arguments: WorkerArguments, said: Connection) -> None:

@@ -259,6 +259,15 @@ class State:
         return self._history.at(index)
 
     @property
+    def is_changing(self) -> bool:
+        """A change of membership is under way, or the last one is not known to be committed."""
+        return (
+            self._change is not None
+            or self.configuration.is_joint
+            or self._history.latest_index > self.commit_index
+        )
+
+    @property
     def is_transferring(self) -> bool:
         """A leader that hands over takes no proposals until that has succeeded or failed."""
         return self.role == LEADER and self._handover is not None

@@ -47,6 +47,7 @@ HEADER_BYTES_MAX: Final = 1024  # of a peer frame
 MEMBERS_HASH_BYTES_MAX: Final = 64
 ADDRESS_CHARACTERS_MAX: Final = 256
 FOUNDERS_MAX: Final = 64
+HELLO_NODES_MAX: Final = 1_000  # of which a HELLO tells; a catalog has fewer
 HEADERS_CACHED_MAX: Final = 256  # parsed peer headers kept; at the limit the cache starts anew
 PEEK_FIELDS_MAX: Final = 32  # fields of a request that the router looks at before it gives up
 ARRAY_ITEMS_MAX: Final = 1 << 18  # in one msgpack array from another process
@@ -344,6 +345,9 @@ class Hello(NamedTuple):
     format: int  # of the log that this node writes
     format_oldest: int  # the oldest one that it can read
     founders: list[Any]  # [node, incarnation] of each who formed the cluster; empty while blank
+    # Of each node that the sender knows of: [node, incarnation, version, [client, peer, events
+    # address], awaits?, removed?] (actors/known_nodes.py)
+    nodes: list[Any] = []
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -375,7 +379,24 @@ def unpack_hello(body: Buffer) -> Hello:
         or not all(map(_is_founder, fields[7]))
     ):
         raise FrameError("a field of HELLO is too long, or names no node")
-    return Hello(fields[0] == "formed", *fields[1:8])
+    nodes = fields[8] if len(fields) > 8 else []
+    if type(nodes) is not list or len(nodes) > HELLO_NODES_MAX or not all(map(_is_node, nodes)):
+        raise FrameError("HELLO does not say properly which nodes there are")
+    return Hello(fields[0] == "formed", *fields[1:8])._replace(nodes=nodes)
+
+
+def _is_node(value: object) -> bool:
+    return (
+        type(value) is list
+        and len(value) >= 6
+        and _is_founder(value[:2])
+        and _is_uint(value[2])
+        and type(value[3]) is list
+        and len(value[3]) == 3
+        and all(type(it) is str and len(it) <= ADDRESS_CHARACTERS_MAX for it in value[3])
+        and type(value[4]) is bool
+        and type(value[5]) is bool
+    )
 
 
 def _is_founder(value: object) -> bool:

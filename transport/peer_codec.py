@@ -1,8 +1,12 @@
 """Messages of consensus as bytes: fixed-position msgpack arrays, ``[number, term, ...]``.
 
 What may live here: the two directions between :mod:`raft.messages` and bytes, in two tables.
-Sender and receiver are not in the bytes: the header of the peer frame names both nodes with their
-incarnations, and the worker gives them to :func:`decode`.
+Sender and receiver are not in the bytes: the header of the peer frame names both nodes with the
+incarnations of their disks, and the worker gives them to :func:`decode`.  A disk that has lost the
+log of one group is another replica there (:mod:`raft.lives`), which the header does not know.  Of
+such a sender, or to such a receiver, a message is **addressed**: ``[0, sender's incarnation,
+receiver's incarnation, number, term, ...]``, where 0 stands for what the header says.  It costs the
+others nothing; who does not know it takes 0 for an unknown number, and drops the message.
 
 Decoding is total: what comes out has the types and ranges that the core relies on (runs that
 follow directly after the predecessor, terms that do not fall, positive counts, a chunk that lies
@@ -21,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raft.configuration import Configuration
+from raft.lives import DERIVED_BIT
 from raft.messages import (
     Append,
     AppendReply,
@@ -42,6 +47,7 @@ from raft.messages import (
 )
 from transport.frames import LANE_BULK, LANE_CONTROL, FrameError, pack, unpack_array
 
+ADDRESSED: Final = 0
 PRE_VOTE: Final = 1
 PRE_VOTE_REPLY: Final = 2
 VOTE: Final = 3
@@ -58,6 +64,7 @@ SNAPSHOT_REPLY: Final = 13
 
 RUN_FIELDS: Final = 6  # kind, term, first, count, crc, body
 MEMBER_FIELDS: Final = 3  # node, incarnation, part
+ADDRESS_FIELDS: Final = 3  # ADDRESSED, sender's incarnation, receiver's incarnation
 RUN_KIND_MAX: Final = 255
 CRC_MAX: Final = (1 << 32) - 1
 
@@ -80,12 +87,30 @@ LANES: Final[dict[type, int]] = {
 
 
 def encode(message: PeerMessage) -> bytes:
-    return pack(_ENCODERS[type(message)](message))
+    fields = _ENCODERS[type(message)](message)
+    sender, to = message.sender.incarnation, message.to.incarnation
+    if (sender | to) & DERIVED_BIT:
+        fields[:0] = (ADDRESSED, _if_derived(sender), _if_derived(to))
+    return pack(fields)
+
+
+def _if_derived(incarnation: int) -> int:
+    return incarnation if incarnation & DERIVED_BIT else 0
+
+
+def header_incarnation(to: Replica) -> int:
+    """Which disk the frame is for: 0 where the message says itself for whom it is."""
+    return 0 if to.incarnation & DERIVED_BIT else to.incarnation
 
 
 def decode(data: bytes | memoryview, sender: Replica, to: Replica) -> PeerMessage:
+    """``sender`` and ``to``: as the header of the frame names them."""
     fields = unpack_array(data, 2, "peer message")
     number = fields[0]
+    if number == ADDRESSED and type(number) is int:
+        sender, to = _addresses(fields, sender, to)
+        del fields[:ADDRESS_FIELDS]
+        number = fields[0]
     entry = _DECODERS.get(number) if type(number) is int else None
     if entry is None:
         raise FrameError(f"unknown peer message {number!r:.20}")
@@ -97,6 +122,17 @@ def decode(data: bytes | memoryview, sender: Replica, to: Replica) -> PeerMessag
         if type(value) is not kind or (type(value) is int and value < 0):
             raise FrameError(f"peer message {number}: field {at} is wrong")
     return make(fields, sender, to)
+
+
+def _addresses(fields: list[Any], sender: Replica, to: Replica) -> tuple[Replica, Replica]:
+    if len(fields) < ADDRESS_FIELDS + 2:
+        raise FrameError(f"an addressed peer message of {len(fields)} fields")
+    found = []
+    for value, known in zip(fields[1:ADDRESS_FIELDS], (sender, to), strict=True):
+        if type(value) is not int or not (value == 0 or DERIVED_BIT <= value < 2 * DERIVED_BIT):
+            raise FrameError("a peer message is addressed to or from nobody")
+        found.append(Replica(known.node, value) if value else known)
+    return found[0], found[1]
 
 
 # ----------------------------------------------------------------------------------------- encoders

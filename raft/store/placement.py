@@ -2,6 +2,11 @@
 
 The node process alone replaces it, atomically; a worker reads it.  A group is in the WAL of the
 slot named here, under the generation named here; records of the group anywhere else are left-overs.
+
+It is also the memory of **lives** (:mod:`raft.lives`): which replica of the group this disk is.  A
+life begins here, with a generation of its own, before anything of it is in the log; from that
+moment on nothing of this node speaks as an earlier one.  A file with such a group has the higher
+format: an older version, which would speak as the first life, must not read it.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raft.lives import LIVES_MAX
 from raft.messages import Replica
 from raft.store.documents import read_document, write_document
 from raft.store.errors import DamagedDocument
@@ -18,12 +24,23 @@ from raft.store.files import Files
 
 FILE = "placement"
 WHAT = "placement"
-FORMAT = 1
+FORMAT = 2
+FORMAT_WITHOUT_LIVES = 1
+
+# Names of options.
+BORN = "born"  # its log was durable once, and may never be missing again
+REJOINING = "rejoining"  # it has yet to take the place of the life before
+# This node has no part in the group any more, since this version of its row in the catalog. Rows
+# are heard again, from the first one on, whenever the catalog's log is applied anew.
+LEFT = "left"
 
 
 @dataclass(slots=True, frozen=True)
 class PlacedGroup:
-    """Where a group lives and what it was created as; ``members`` are its first ones."""
+    """Where a group lives and what it was created as; ``members`` are its first ones.
+
+    ``life``: how often the log of this group was lost from this disk.
+    """
 
     slot: int
     generation: int
@@ -31,6 +48,11 @@ class PlacedGroup:
     machine: str
     members: tuple[Replica, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    life: int = 0
+
+    @property
+    def is_born(self) -> bool:
+        return bool(self.options.get(BORN))
 
 
 class Placement:
@@ -66,12 +88,14 @@ class Placement:
     def replace(self, groups: Mapping[int, PlacedGroup]) -> None:
         """Durable when this returns; after an OSError the file holds old or new content."""
         body = {"groups": {str(group): _encode(placed) for group, placed in groups.items()}}
-        write_document(self._files, self._path, WHAT, FORMAT, body)
+        has_lives = any(placed.life for placed in groups.values())
+        format_ = FORMAT if has_lives else FORMAT_WITHOUT_LIVES
+        write_document(self._files, self._path, WHAT, format_, body)
         self._groups = dict(groups)
 
 
 def _encode(placed: PlacedGroup) -> dict[str, Any]:
-    return {
+    encoded: dict[str, Any] = {
         "slot": placed.slot,
         "generation": placed.generation,
         "name": placed.name,
@@ -80,6 +104,9 @@ def _encode(placed: PlacedGroup) -> dict[str, Any]:
         "members": [[member.node, f"{member.incarnation:016x}"] for member in placed.members],
         "options": dict(placed.options),
     }
+    if placed.life:
+        encoded["life"] = placed.life
+    return encoded
 
 
 def _decode(value: dict[str, Any]) -> PlacedGroup:
@@ -92,4 +119,11 @@ def _decode(value: dict[str, Any]) -> PlacedGroup:
             Replica(str(node), int(incarnation, 16)) for node, incarnation in value["members"]
         ),
         options=dict(value["options"]),
+        life=_life(value.get("life", 0)),
     )
+
+
+def _life(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= LIVES_MAX:
+        raise ValueError(f"{value!r} is no life")
+    return value

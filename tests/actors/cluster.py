@@ -22,14 +22,21 @@ and answered, as ``(what, node, ...)``.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
+
 from actors import snapshot_files
+from actors.catalog import CatalogMachine
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    AskCatalog,
+    CatalogAnswered,
+    DesiredMembers,
     GroupDescribed,
     HandBacks,
     PeerMessages,
@@ -42,7 +49,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Emitted, MachineActor, RestoreEnded, RunRestore
-from actors.machines import Machine
+from actors.machines import Context, Machine
 from actors.machines.kv import KeyValueMachine
 from actors.runtime import Scheduler, VirtualClock
 from actors.runtime.supervisor import CrashReport
@@ -217,6 +224,7 @@ class Node:
         scheduler.carry(RoleChanged, self._carry_role)
         scheduler.carry(GroupDescribed, self._carry_described)
         scheduler.carry(Emitted, self._carry_nothing)
+        scheduler.carry(AskCatalog, self._carry_ask)
         scheduler.carry(RunRestore, self._carry_restore)
         for effect in snapshot_files.EFFECTS:
             scheduler.carry(effect, self._carry_snapshot)
@@ -242,6 +250,8 @@ class Node:
         scheduler.spawn(self.machine)
         scheduler.spawn(self.group)
         self._has_work = True
+        if cluster.catalog.has_said_something:
+            self.tell(cluster.catalog.desired(), control=True)
 
     def _make_core(self, found: RecoveredGroup, make_run: MakeRun) -> Core:
         cluster = self.cluster
@@ -376,6 +386,9 @@ class Node:
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self.jobs.append((machine_name(GROUP), effect))
 
+    def _carry_ask(self, effect: AskCatalog, _: object) -> None:
+        self.cluster.catalog.questions.append((self, self.life, effect))
+
     def _carry_nothing(self, effect: object, _: object) -> None:
         pass
 
@@ -391,6 +404,96 @@ class Node:
         for hand_back in hand_backs:
             self.cluster.hand_back(*hand_back)
         self._begin_batch()
+
+
+class Catalog:
+    """The real machine of ``_system`` without its group: one question, one entry.
+
+    ``answers``: whether it does; what it is asked meanwhile is lost.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.machine = CatalogMachine((each.node, each.incarnation) for each in cluster.members)
+        self.index = GROUP - 1
+        self.questions: list[tuple[Node, int, AskCatalog]] = []
+        self.answers = True
+        self.asked: list[AskCatalog] = []
+        self.has_said_something = False
+        self._offered: set[Any] = set()
+        self.write("CREATE_GROUP", NAME, {"machine": "kv"})
+        for at, member in enumerate(cluster.members):
+            self.register("REGISTER_NODE", member, at)
+
+    def write(self, operation: str, key: str, values: object) -> Any:
+        self.index += 1
+        request = protocol.WriteRequest(operation=operation, key=key, data=msgpack.packb(values))
+        return self.machine.apply(request, Context(self.index, 0, 1, lambda kind, row: None))
+
+    def register(self, operation: str, replica: Replica, at: int, **more: object) -> None:
+        addresses = dict.fromkeys(("client", "peer", "events"), f"tcp://{replica.node}:7{at}01")
+        values = {"incarnation": replica.incarnation, **addresses, **more}
+        response = self.write(operation, replica.node, values)
+        assert response.success, response.error
+
+    def desired(self) -> DesiredMembers:
+        row = self.machine.groups[NAME]
+        return DesiredMembers(
+            row["version"],
+            frozenset(Replica(*pair) for pair in row["members"]),
+            frozenset(Replica(*pair) for pair in row["learners"]),
+        )
+
+    def say(self) -> None:
+        """Every node tells its group what is wanted."""
+        self.has_said_something = True
+        for node in self._cluster.up():
+            node.tell(self.desired(), control=True)
+
+    def offer(self) -> bool:
+        """The nodes that are to have a replica, and are up, offer it to who leads, once each."""
+        if not self.has_said_something:
+            return False
+        wanted, offered = self.desired(), False
+        disks = wanted.voters | wanted.learners
+        for leader in self._cluster.up():
+            if not leader.core.can_serve:
+                continue
+            for node in self._cluster.up():
+                key = (leader.name, leader.life, leader.core.term, wanted.version, node.me)
+                is_member = node.me in leader.core.configuration
+                if node.me not in disks or is_member or key in self._offered:
+                    continue
+                self._offered.add(key)
+                offered = True
+                options = {"incarnation": str(node.me.incarnation), "life": "0"}
+                request = wire.encode_admin("offerReplica", node.name, options)
+                rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
+                self._cluster.request_raw(leader, batch_of(request), rights=rights)
+        return offered
+
+    def work(self) -> bool:
+        questions, self.questions = self.questions, []
+        for node, life, ask in questions:
+            self.asked.append(ask)
+            if self.answers:
+                self._answer(node, life, ask)
+        return bool(questions)
+
+    def _answer(self, node: Node, life: int, ask: AskCatalog) -> None:
+        assert ask.command == "setMembers"
+        values: dict[str, Any] = {
+            key: [name for name in ask.options[key].split(",") if name]
+            for key in ("voters", "learners")
+        }
+        if "if_version" in ask.options:
+            values["if_version"] = int(ask.options["if_version"])
+        response = self.write("SET_MEMBERS", ask.value, values)
+        data = json.dumps(msgpack.unpackb(response.data)).encode() if response.success else b""
+        code = protocol.OK if response.success else protocol.REJECTED
+        if node.is_up and node.life == life:
+            node.tell(CatalogAnswered(ask.token, code, response.error, data), control=True)
+        self.say()
 
 
 class Cluster:
@@ -427,6 +530,7 @@ class Cluster:
         self._leaders: dict[int, str] = {}  # by term
         self._applied: dict[int, int | None] = {}  # index -> term
         self.members = tuple(Replica(name, 100 + at) for at, name in enumerate(names))
+        self.catalog = Catalog(self)
         self.nodes = {each.node: Node(self, each) for each in self.members}
         for node in self.nodes.values():
             node.files.recording = recording
@@ -434,6 +538,19 @@ class Cluster:
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
+
+    def add_node(self, name: str, incarnation: int = 200) -> Node:
+        """It joins the cluster, and has an empty replica of a group that it is no member of; in the
+        place of who had its name."""
+        me = Replica(name, incarnation)
+        old = self.nodes.get(name)
+        if old is not None and old.is_up:
+            old.crash()
+        self.catalog.register("ADMIT_NODE", me, len(self.nodes), joins=True)
+        node = self.nodes[name] = Node(self, me)
+        node.files.recording = True
+        node.start()
+        return node
 
     def make_machine(self, name: str) -> Machine:
         return self._machines.get(name) or KeyValueMachine()
@@ -501,7 +618,8 @@ class Cluster:
 
     def arrive(self, message: PeerMessage) -> None:
         node = self.nodes[message.to.node]
-        if node.is_up and (message.sender.node, node.name) not in self._cut:
+        is_meant = node.me == message.to  # the disk that now has this name, or the one before
+        if node.is_up and is_meant and (message.sender.node, node.name) not in self._cut:
             node.receive(message)
 
     def drop(self, choice: Choice = everything) -> None:
@@ -540,6 +658,7 @@ class Cluster:
                 if node.works_at_once and node.jobs:
                     node.work()
                     busy = True
+            busy = self.catalog.work() or self.catalog.offer() or busy
             if not (self.deliver() or busy):
                 self.check_leaders()
                 return

@@ -76,10 +76,11 @@ def test_a_group_gets_the_index_of_its_entry_as_id_and_all_nodes_as_members(
 ) -> None:
     replica.index = 6
     assert created(replica.create("orders")) == (7, True)
-    group = {"id": 7, "name": "orders", "machine": "kv", "members": [["n1", 11], ["n2", 22]]}
-    assert replica.events == [("group", group)]
+    pairs = [["n1", 11], ["n2", 22]]
+    group = {"id": 7, "name": "orders", "machine": "kv", "learners": [], "version": 7}
+    assert replica.events == [("group", {**group, "members": pairs, "founders": pairs})]
     shown = [["n1", f"{11:016x}"], ["n2", f"{22:016x}"]]
-    assert replica.read("groups") == [{**group, "members": shown}]
+    assert replica.read("groups") == [{**group, "members": shown, "founders": shown}]
 
 
 def test_creating_what_is_there_already_is_no_error_and_no_event(replica: Replica) -> None:
@@ -124,6 +125,7 @@ def test_there_is_a_most_of_groups(replica: Replica, monkeypatch: pytest.MonkeyP
 
 def test_nodes_are_there_from_the_beginning_without_addresses(replica: Replica) -> None:
     nothing = dict.fromkeys(catalog.ADDRESSES)
+    nothing |= {"awaits": False, "past": [], "removed": False, "version": 0}
     assert replica.read("nodes") == [
         {"id": "n1", "incarnation": f"{11:016x}", **nothing},
         {"id": "n2", "incarnation": f"{22:016x}", **nothing},
@@ -132,7 +134,8 @@ def test_nodes_are_there_from_the_beginning_without_addresses(replica: Replica) 
 
 def test_a_node_that_registers_is_found_at_its_addresses(replica: Replica) -> None:
     assert replica.register("n1", 11).success
-    assert replica.read("nodes")[0] == {"id": "n1", "incarnation": f"{11:016x}", **ADDRESSES}
+    row = replica.read("nodes")[0]
+    assert {**row, "id": "n1", "incarnation": f"{11:016x}", **ADDRESSES, "version": 1} == row
     assert [kind for kind, _ in replica.events] == ["node"]
 
 

@@ -376,7 +376,7 @@ def test_only_members_can_be_named(value: str, text: str) -> None:
 # --------------------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize("command", ["changePeers", "addLearner", "removePeer", "removePeers"])
+@pytest.mark.parametrize("command", ["deleteGroup"])
 def test_what_is_to_come_is_refused_by_name_everywhere(command: str) -> None:
     cluster, leader, (follower, _) = three()
     for node in (leader, follower):

@@ -17,7 +17,7 @@ from transport.frames import LANE_BULK
 CLUSTER = b"c" * 16
 OLD, NEW = 2, 22  # disks of n2
 NO_SOCKETS: tuple[Any, Any] = (None, None)
-NOBODY = Listener(*[cast(Any, None)] * 4)
+NOBODY = Listener(*[cast(Any, None)] * 6)
 
 
 class Link:
@@ -64,6 +64,87 @@ def test_what_is_meant_for_a_disk_that_is_gone_does_not_reach_the_one_in_its_pla
     link.remote_incarnation = 0  # not up: the link says so
     assert neighbours.lives("n2", OLD)
     assert neighbours.lives("n3", OLD)
+
+
+def header(node: str, incarnation: int, cluster: bytes = CLUSTER) -> frames.PeerHeader:
+    return frames.PeerHeader(cluster, node, incarnation, 9, "n1", 1)
+
+
+def says(*nodes: list[Any], formed: bool = True) -> frames.Hello:
+    return frames.Hello(formed, b"", "tcp://c:1", "tcp://p:1", "", 1, 1, [], list(nodes))
+
+
+def row(node: str, incarnation: int, version: int, *, awaits: bool = False) -> list[Any]:
+    """A row of NODES."""
+    return [node, incarnation, {}, version, awaits, False]
+
+
+def told(node: str, incarnation: int, version: int) -> list[Any]:
+    """A row of HELLO."""
+    return [node, incarnation, version, ["", "", ""], False, False]
+
+
+class Heard:
+    """A member of a cluster of n1, n2 and n3, and what it has passed on."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        names = ("heard", "up", "down", "bulk_lost", "candidate", "news")
+        listener = Listener(*[cast(Any, partial(self._note, name)) for name in names])
+        me = Self("n1", 1, 5, {"client": "", "peer": "", "events": ""}, {}, b"")
+        self.it = Neighbours(me, *NO_SOCKETS, VirtualClock(), Counter(), listener)
+        self.it.introduce(CLUSTER, [["n1", 1], ["n2", OLD], ["n3", 3]])
+
+    def _note(self, name: str, header: frames.PeerHeader, _: frames.Hello) -> None:
+        self.calls.append((name, header.sender, header.sender_incarnation))
+
+    def take(self) -> list[tuple[str, str, int]]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+def test_a_blank_disk_under_a_known_name_is_a_candidate_where_a_new_one_is_awaited() -> None:
+    heard = Heard()
+    blank = says(formed=False)
+    heard.it.hear(header("n2", NEW, b""), blank, asked=False)
+    assert heard.take() == []
+    assert "has a new disk" in heard.it.refused["n2"][0]
+    heard.it.learn(row("n2", OLD, 7, awaits=True))
+    heard.it.hear(header("n2", NEW, b""), blank, asked=False)
+    assert heard.take() == [("candidate", "n2", NEW)]
+    heard.it.hear(header("n2", NEW), says(), asked=False)
+    assert heard.take() == [], "one that is formed comes from elsewhere"
+
+
+def test_after_a_replacement_the_new_disk_counts_and_the_old_one_never_again() -> None:
+    """Pitfalls 20, 21."""
+    heard = Heard()
+    heard.it.learn(row("n2", NEW, 9))
+    me = heard.it.endpoint()
+    for incarnation, word in ((NEW, ""), (OLD, "wrong_sender")):
+        frame = frames.PeerHeader(CLUSTER, "n2", incarnation, 9, me.node, me.incarnation)
+        assert heard.it.mismatch(frame) == word
+    heard.it.hear(header("n2", OLD), says(told("n2", OLD, 3)), asked=True)
+    assert heard.take() == []
+    assert "n2" in heard.it.refused
+
+
+def test_who_was_down_while_a_disk_was_replaced_learns_of_it_from_the_very_disk() -> None:
+    heard = Heard()
+    heard.it.hear(header("n2", NEW), says(told("n2", NEW, 9)), asked=True)
+    assert heard.take() == [("news", "n2", NEW)]
+    heard.it.learn(row("n2", NEW, 9))
+    heard.it.hear(header("n2", NEW), says(told("n2", NEW, 9)), asked=True)
+    assert heard.take() == [("heard", "n2", NEW)]
+    heard.it.hear(header("n2", NEW, b"x" * 16), says(told("n3", 33, 12)), asked=True)
+    assert heard.take() == [], "of another cluster"
+
+
+def test_what_a_node_knows_of_others_goes_with_each_hello() -> None:
+    heard = Heard()
+    heard.it.learn(["n2", NEW, {"client": "tcp://c:1"}, 9, False, True])
+    hello = frames.unpack_hello(frames.pack_hello(heard.it._hello()))
+    assert hello.nodes == [["n2", NEW, 9, ["tcp://c:1", "", ""], False, True]]
 
 
 def test_who_may_have_lost_replies_hears_of_it_behind_those_that_wait() -> None:

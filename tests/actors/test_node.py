@@ -15,9 +15,11 @@ import pytest
 from actors import node as node_module
 from actors import wire as kinds
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
+from actors.catalog_members import group_row, node_row
 from actors.config import NodeConfig
 from actors.formation import Formation, cluster_id, members_hash
-from actors.node import SYSTEM_SLOT, Node, NodeRefused, _free_slot, _shown
+from actors.local_groups import SYSTEM_SLOT, free_slot
+from actors.node import Node, NodeRefused, _shown
 from raft.messages import Replica
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.memory import MemoryFiles
@@ -129,8 +131,16 @@ class Bench:
         }
         self.frame(kinds.WELCOME, "n1", bound)
 
-    def hello(self, node: str, incarnation: int, cluster: bytes = b"", pairs: Any = ()) -> None:
-        self.frame(kinds.PEER_HELLO, node, incarnation, cluster, members_hash(MEMBERS), pairs)
+    def hello(
+        self,
+        node: str,
+        incarnation: int,
+        cluster: bytes = b"",
+        pairs: Any = (),
+        nodes: Any = (),
+    ) -> None:
+        fingerprint = members_hash(MEMBERS)
+        self.frame(kinds.PEER_HELLO, node, incarnation, cluster, fingerprint, pairs, nodes)
 
     def catalog(self, *groups: int, members: tuple[int, ...] = (11, 22, 33)) -> None:
         rows = [[f"n{at}", incarnation] for at, incarnation in enumerate(members, 1)]
@@ -144,6 +154,23 @@ class Bench:
                 ],
             },
         )
+
+    def born(self, *groups: int) -> None:
+        """Their worker says that their first records are durable."""
+        self.frame(kinds.REPLICAS, [[group, 0, kinds.BEGUN, ""] for group in groups])
+
+    def nodes(self, *rows: dict[str, Any]) -> None:
+        self.frame(kinds.CATALOG, {"nodes": list(rows), "groups": []})
+
+    def group(self, version: int, *members: tuple[str, int]) -> None:
+        """Group 5, founded by n1, n2 and n3, and these are wanted."""
+        founders = [[f"n{at}", 11 * at] for at in (1, 2, 3)]
+        row = group_row(5, "g5", "kv", founders)
+        row |= {"members": [list(pair) for pair in members], "version": version}
+        self.frame(kinds.CATALOG, {"nodes": [], "groups": [row]})
+
+    def placed_group(self, group: int) -> PlacedGroup:
+        return Placement.load(self.files, "/data").groups[group]
 
     def placed(self) -> dict[int, int]:
         """Group -> slot, as the disk has it."""
@@ -167,6 +194,7 @@ def formed(**options: Any) -> Bench:
     bench.welcome()
     bench.hello("n2", 22)
     bench.hello("n3", 33)
+    bench.frame(kinds.CATALOG_CURRENT)
     return bench
 
 
@@ -194,7 +222,7 @@ def placed(*slots: int) -> dict[int, PlacedGroup]:
 def test_a_group_gets_the_lowest_slot_with_room_and_never_the_system_s(
     slots: tuple[int, ...], groups_per_worker: int, free: int
 ) -> None:
-    assert _free_slot(placed(*slots), groups_per_worker) == free
+    assert free_slot(placed(*slots), groups_per_worker) == free
 
 
 @pytest.mark.parametrize(
@@ -350,26 +378,35 @@ def test_a_worker_that_came_without_a_group_that_it_has_is_told_again() -> None:
     """RELOAD finds no link while a worker starts, and it may have read the placement before."""
     bench = formed(groups_per_worker=4)
     bench.catalog(5)
+    bench.born(5)
+    bench.link.frames.clear()
     bench.frame(kinds.WORKER, 1, 100, True, [5])
     assert bench.link.of(kinds.RELOAD) == []
     bench.catalog(5, 6)
     assert bench.link.of(kinds.RELOAD) == [[1]]
     bench.frame(kinds.WORKER, 1, 100, True, [])
     assert bench.link.of(kinds.RELOAD) == [[1], [1]]
+    bench.born(6)
+    bench.link.frames.clear()
     bench.frame(kinds.WORKER, 1, 100, True, [6])
-    assert bench.link.of(kinds.RELOAD) == [[1], [1]]
+    assert bench.link.of(kinds.RELOAD) == []
 
 
 def test_what_a_worker_has_on_disk_is_marked_born_once_and_for_all() -> None:
     bench = formed()
     bench.catalog(5)
     groups = Placement.load(bench.files, "/data").groups
-    assert not groups[5].options.get("born")
+    assert not groups[5].is_born
     bench.frame(kinds.WORKER, 1, 100, True, [5, 99])
+    assert not Placement.load(bench.files, "/data").groups[5].is_born, "it has not said so"
+    bench.link.frames.clear()
+    bench.born(5, 99)
     groups = Placement.load(bench.files, "/data").groups
     assert groups[5].options == {"born": True}
+    assert bench.link.of(kinds.RELOAD) == [[1]], "the worker waits for it"
     begin = len(bench.files.operations)
-    bench.frame(kinds.WORKER, 1, 101, True, [5])
+    bench.born(5)
+    assert bench.link.of(kinds.RELOAD) == [[1], [1]], "the first one may have found no link"
     assert not [it for it in bench.files.operations[begin:] if it[0] in ("pwrite", "rename")]
     bench.frame(kinds.WORKER, 1, 101, False, [])
     assert groups[5].options == {"born": True}
@@ -414,3 +451,168 @@ def test_a_worker_s_last_words_are_shown_until_it_is_back() -> None:
     assert bench.link.of(kinds.STATE)[-1][0]["damaged"] == {"1": "damaged at 184"}
     bench.frame(kinds.WORKER, 1, 100, True, [5])
     assert bench.link.of(kinds.STATE)[-1][0]["damaged"] == {}
+
+
+# --------------------------------------------------------------------------- replaced disks
+
+OLD_PAIRS = [["n1", 99], ["n2", 22], ["n3", 33]]
+OLD_CLUSTER = cluster_id([(node, incarnation) for node, incarnation in OLD_PAIRS])  # type: ignore[misc]
+
+
+def told(node: str, incarnation: int, version: int, *, awaits: bool = False) -> list[Any]:
+    """A row of HELLO."""
+    return [node, incarnation, version, ["tcp://c:1", f"tcp://{node}:2", ""], awaits, False]
+
+
+def test_a_new_disk_waits_while_it_is_awaited_and_comes_in_when_it_is_in_the_catalog() -> None:
+    bench = Bench()
+    bench.welcome()
+    rest = [told("n2", 222, 7), told("n3", 33, 0)]
+    awaited = [told("n1", 99, 8, awaits=True), *rest]
+    bench.hello("n2", 222, OLD_CLUSTER, OLD_PAIRS, awaited)
+    assert bench.error() == "None"
+    assert "taken in" in str(bench.link.of(kinds.STATE)[-1][0]["forming"])
+    begin = len(bench.files.operations)
+    bench.hello("n2", 222, OLD_CLUSTER, OLD_PAIRS, [told("n1", 11, 9), *rest])
+    assert bench.node._identity.cluster == OLD_CLUSTER.hex()
+    renames = [each[2] for each in bench.files.operations[begin:] if each[0] == "rename"]
+    names = [str(each).rsplit("/", 1)[1] for each in renames]
+    assert names == ["nodes", "placement", "node.json"], "who it may speak to comes first"
+    system = bench.placed_group(SYSTEM_GROUP_ID)
+    assert [list(each) for each in system.members] == OLD_PAIRS, "it is no founder"
+    rows = {row[0]: row[1] for row in bench.link.of(kinds.NODES)[-1][0]}
+    assert rows == {"n1": 11, "n2": 222, "n3": 33}
+    assert bench.declared == ["_declare"]
+
+
+def test_one_that_is_behind_does_not_send_a_new_disk_away_that_another_one_awaits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(bench.node._loop, "call_later", lambda _, what, *__: later.append(what))
+    bench.welcome()
+    bench.hello("n3", 33, OLD_CLUSTER, OLD_PAIRS)
+    bench.hello("n2", 22, OLD_CLUSTER, OLD_PAIRS, [told("n1", 99, 8, awaits=True)])
+    for what in later:
+        what()
+    assert bench.error() == "None"
+    bench.hello("n2", 22, OLD_CLUSTER, OLD_PAIRS, [told("n1", 99, 8)])
+    for what in later[1:]:
+        what()
+    assert "the disk of n1 is new" in bench.error()
+
+
+def test_a_member_has_the_catalog_take_in_the_new_disk_that_is_awaited_and_no_other() -> None:
+    bench = formed()
+    bench.declared.clear()
+    addresses = {"client": "tcp://c:1", "peer": "tcp://p:1", "events": "tcp://e:1"}
+    bench.frame(kinds.CANDIDATE, "n2", 222, addresses)
+    assert bench.declared == []
+    bench.nodes({**node_row("n2", 22, 8), "awaits": True})
+    bench.frame(kinds.CANDIDATE, "n3", 222, addresses)
+    assert bench.declared == []
+    for _ in range(2):
+        bench.frame(kinds.CANDIDATE, "n2", 222, addresses)
+    assert bench.declared == ["_admit"]
+
+
+def test_the_old_disk_ends_when_it_hears_that_it_was_replaced() -> None:
+    """Pitfall 20: it never votes again, for it never runs again."""
+    bench = formed()
+    cluster = bytes.fromhex(str(bench.node._identity.cluster))
+    bench.hello("n2", 22, b"x" * 16, [], [told("n1", 111, 9)])
+    assert bench.error() == "None", "of another cluster"
+    bench.hello("n2", 22, cluster, [], [told("n1", 111, 9)])
+    assert "the disk of n1 was replaced by another one" in bench.error()
+
+
+def test_what_is_known_of_nodes_outlives_the_process() -> None:
+    bench = formed()
+    bench.nodes(node_row("n2", 222, 9))
+    again = Bench(bench.files)
+    again.welcome()
+    rows = {row[0]: (row[1], row[3]) for row in again.link.of(kinds.NODES)[-1][0]}
+    assert rows == {"n1": (11, 0), "n2": (222, 9), "n3": (33, 0)}
+    again.nodes(node_row("n2", 22, 3))
+    rows = {row[0]: (row[1], row[3]) for row in again.link.of(kinds.NODES)[-1][0]}
+    assert rows["n2"] == (222, 9), "an older word is no news"
+
+
+# --------------------------------------------------------------------------- members
+
+
+def test_a_newcomer_s_log_begins_with_the_founders_to_whom_it_does_not_belong() -> None:
+    bench = formed()
+    bench.declared.clear()
+    row = group_row(5, "g5", "kv", [["n2", 22], ["n3", 33]])
+    bench.frame(kinds.CATALOG, {"nodes": [], "groups": [row]})
+    assert bench.placed() == {SYSTEM_GROUP_ID: 0}
+    row |= {"members": [["n1", 11], *row["founders"]], "version": 9}
+    bench.frame(kinds.CATALOG, {"nodes": [], "groups": [row]})
+    assert bench.placed_group(5).members == (Replica("n2", 22), Replica("n3", 33))
+    assert bench.declared == ["_join"]
+
+
+def test_a_group_that_is_not_wanted_here_any_more_is_asked_for_and_not_dropped() -> None:
+    bench = formed()
+    bench.group(5, ("n1", 11), ("n2", 22), ("n3", 33))
+    bench.declared.clear()
+    bench.group(9, ("n2", 22), ("n3", 33))
+    assert bench.declared == ["_leave"]
+    assert "left" not in bench.placed_group(5).options
+    bench.group(9, ("n2", 22), ("n3", 33))
+    assert bench.declared == ["_leave"], "once at a time"
+
+
+def test_who_comes_back_to_a_group_comes_as_its_next_life() -> None:
+    bench = formed()
+    bench.group(5, ("n1", 11), ("n2", 22), ("n3", 33))
+    bench.group(9, ("n2", 22), ("n3", 33))
+    bench.node._groups._forget(5)
+    left = bench.placed_group(5)
+    assert (left.life, left.generation, dict(left.options)) == (0, 1, {"left": 9})
+    assert bench.link.of(kinds.RELOAD)[-1] == [left.slot]
+    bench.group(5, ("n1", 11), ("n2", 22), ("n3", 33))
+    assert bench.placed_group(5) == left, "what was wanted once is no news"
+    bench.group(12, ("n1", 11), ("n2", 22))
+    back = bench.placed_group(5)
+    assert (back.life, back.generation, dict(back.options)) == (1, 2, {})
+
+
+def test_nothing_is_done_before_the_catalog_has_caught_up() -> None:
+    """Its log is applied anew, from the beginning, and tells what was wanted once."""
+    bench = formed()
+    bench.group(9, ("n1", 11), ("n2", 22))
+    again = Bench(bench.files)
+    again.welcome()
+    again.frame(kinds.WORKER, 1, 100, True, [5])
+    again.group(6, ("n2", 22), ("n3", 33))
+    assert again.link.of(kinds.DESIRED) == []
+    assert "_leave" not in again.declared
+    again.group(9, ("n1", 11), ("n2", 22))
+    again.frame(kinds.CATALOG_CURRENT)
+    wanted = [row for _, rows in again.link.of(kinds.DESIRED) for row in rows if row[0] == 5]
+    assert wanted == [[5, 9, [["n1", 11], ["n2", 22]], []]]
+    assert "_leave" not in again.declared
+
+
+def test_all_nodes_are_wanted_in_the_catalog_s_own_group() -> None:
+    bench = formed()
+    assert bench.link.of(kinds.DESIRED) == [], "nothing was ever changed"
+    bench.nodes(node_row("n4", 44, 9))
+    (row,) = bench.link.of(kinds.DESIRED)[-1][1]
+    members = [["n1", 11], ["n2", 22], ["n3", 33], ["n4", 44]]
+    assert row == [SYSTEM_GROUP_ID, 9, members, []]
+    bench.nodes({**node_row("n2", 22, 12), "removed": True})
+    (row,) = bench.link.of(kinds.DESIRED)[-1][1]
+    assert row[1:3] == [12, [members[0], members[2], members[3]]]
+
+
+def test_a_node_that_was_removed_leaves_before_it_ends() -> None:
+    """Its vote may be needed for the change that removes it."""
+    bench = formed()
+    bench.declared.clear()
+    bench.nodes({**node_row("n1", 11, 12), "removed": True})
+    assert bench.declared == ["_leave"]
+    assert bench.error() == "None"

@@ -303,6 +303,19 @@ def test_a_message_is_sent_to_no_node_twice_and_never_back_here(leader: str | No
     assert bench.outcome.code == protocol.NO_LEADER
 
 
+def test_the_node_itself_asks_another_member_each_time() -> None:
+    """The first one may have no replica of the group any more, like this node."""
+    bench = Bench()
+    asked = []
+    for _ in range(3):
+        bench.send(origin=OWN, source=1)
+        asked.append(bench.forwards[-1][0])
+    assert set(asked) == {"n2", "n3"}
+    for _ in range(3):
+        bench.send()
+    assert [node for node, _ in bench.forwards[3:]] == ["n2", "n2", "n2"]
+
+
 def test_a_forwarded_message_goes_no_further() -> None:
     """Pitfall 54: not accepted here is told to the origin, which alone may try another node."""
     bench = Bench()

@@ -78,7 +78,7 @@ class Bench:
         self.routing = routing
         self.peers = {"n2": Peer(), "n3": Peer()}
         me = Self("n1", 0x11, 5, {}, {}, b"")
-        listener = Listener(*[cast(Any, None)] * 4)  # hears nothing: no link is real here
+        listener = Listener(*[cast(Any, None)] * 6)  # hears nothing: no link is real here
         self.neighbours = Neighbours(
             me, cast(Any, None), cast(Any, self.loop), self.clock, Counter(), listener
         )
@@ -319,6 +319,9 @@ def test_why_names_the_first_reason_of_all(bench: Bench) -> None:
     bench.status.state["damaged"] = {"1": "segment 3 at 184"}
     told = bench.why()
     assert (told["reason"], told["text"]) == ("damaged", "segment 3 at 184")
+    bench.status.state["rebirths"] = {str(KV): "catching up 40 %", "99": "no"}
+    assert bench.why()["text"] == "segment 3 at 184; catching up 40 %"
+    del bench.status.state["rebirths"]
     bench.status.state["forming"] = "waiting for n3"
     bench.peers["n3"].counts["hello_received"] = 0
     told = bench.why()

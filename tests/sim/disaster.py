@@ -73,7 +73,8 @@ class Disaster:
         if not all(slot.host.is_up and slot.is_up for slot in slots) or self._is_under_way():
             return
         best = max(slots, key=lambda slot: self._reach_of(slot))
-        voters = frozenset(each.host.me for each in slots) if self._wants_all else {best.host.me}
+        everybody = frozenset(each.host.replica(self.group) for each in slots)
+        voters = everybody if self._wants_all else {best.host.replica(self.group)}
         self._ask(best, Configuration(frozenset(voters)))
 
     def _reach_of(self, slot: Slot) -> tuple[int, int, Replica]:
@@ -126,7 +127,7 @@ def maybe_strike(simulation: Simulation, group: int, rng: random.Random) -> Disa
         return None
     rng.shuffle(sound)
     if rng.random() < 0.7:  # those who have least: something is to be lost
-        sound.sort(key=lambda slot: checker.disks[slot.host.me].last_index)
+        sound.sort(key=lambda slot: checker.disks[slot.host.replica(group)].last_index)
     disaster = Disaster(simulation, group, sound[:count], rng)
     disaster.begin(rng)
     return disaster

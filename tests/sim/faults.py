@@ -253,6 +253,26 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
         simulation.note(slot.where, f"a bit flips in {path} at {offset}")
 
 
+def _log_loss(simulation: Simulation, rng: random.Random) -> None:
+    """A process finds, when it starts again, that the log of one of its groups cannot be read; or
+    there is no log at all any more.  These replicas never speak again; others take their places."""
+    slot = _any_slot(simulation, rng)
+    if slot is None or slot.is_lost or slot.is_flipped:
+        return
+    groups = [
+        group
+        for group in slot.plans
+        if slot.is_sound(group) and simulation.can_do_without(slot.host.replica(group), group)
+    ]
+    if not groups:
+        return
+    whole = len(groups) == len(slot.plans) and rng.random() < 0.5
+    if not whole:
+        groups = [rng.choice(groups)]
+    slot.die("its log is lost")
+    slot.condemn(groups, whole=whole)
+
+
 def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
     """One bit of a snapshot decays; who is restored from it, or sends it, finds out.  Mostly the
     next snapshot is there before anybody has looked, so perhaps it is one that is being sent, or
@@ -418,7 +438,8 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
     if not voters:
         return
     wanted = Configuration(
-        frozenset(slot.host.me for slot in voters), frozenset(slot.host.me for slot in learners)
+        frozenset(slot.host.replica(group) for slot in voters),
+        frozenset(slot.host.replica(group) for slot in learners),
     )
     undecided = simulation.wanted[group]
     undecided.append(wanted)
@@ -485,6 +506,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "disk-stall": Fault((300, 5_000), _disk_stall),
     "disk-slow": Fault((1_000, 5_000), _disk_slow),
     "bit-flip": Fault((1_000, 8_000), _bit_flip),
+    "log-loss": Fault((500, 6_000), _log_loss),
     "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),

@@ -13,21 +13,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from actors.routing import PEER, Outcomes, Pending, Route, Routing, WorkerLink
+from actors.rebirths import Answered, Rebirths, Ways
+from actors.routing import OWN, PEER, Outcomes, Pending, Route, Routing, WorkerLink
+from actors.wire import LOST
+from raft.lives import replica_of
 from raft.messages import PEER_MESSAGES, Append, PeerMessage, Replica, SnapshotChunk
+from raft.store.placement import PlacedGroup, Placement
 from tests.sim.checkers import GroupChecker
 from tests.sim.clock import HostClock
 from tests.sim.network import Network
 from tests.sim.plan import GroupPlan, Plan
-from tests.sim.slot import Slot
+from tests.sim.slot import Slot, SlotFiles
 from tests.sim.world import MS, SECOND, World, draw_us
-from transport import frames, peer_codec
+from transport import frames, peer_codec, protocol
 from transport.frames import LANE_BULK, Forward, ForwardReply
 
 RAFT: Final = "raft"
 FORWARD: Final = "forward"
 FORWARD_REPLY: Final = "forward reply"
 
+DATA: Final = "/data"
 EXPIRE_EVERY_US: Final = 200 * MS
 WIPE_STEP: Final = 100  # between two incarnations of a host
 NOTICE_US_MAX: Final = 5 * MS  # until the router notices that a process has ended
@@ -70,6 +75,10 @@ class Host:
         self._workers: dict[int, WorkerLink] = {}
         mine = [each for each in plan.groups if self.name in each.members]
         self._groups = {each.group: each for each in plan.groups}
+        self._lives_rng: random.Random = world.stream(f"lives/{self.name}")
+        self._asked: dict[int, Answered] = {}  # by this host's own process
+        self._asked_count = 0
+        self._begin_disk(mine)
         self.slots = [
             Slot(self, number, [each for each in mine if each.slot == number])
             for number in range(plan.slots)
@@ -87,6 +96,25 @@ class Host:
     def wall_ms(self) -> int:
         """The wall clock: for display, and wrong."""
         return WALL_START_MS + self.wall_skew_ms + self.clock.now_ms()
+
+    def _begin_disk(self, plans: Sequence[GroupPlan]) -> None:
+        """What the node process keeps on it."""
+        self.files = SlotFiles(recording=False)
+        self.files.mkdir(DATA)
+        self.placement = Placement.load(self.files, DATA)
+        self.placement.replace({each.group: self._place(each) for each in plans})
+
+    def _place(self, plan: GroupPlan) -> PlacedGroup:
+        founders = self.checkers[plan.group].founders.members
+        return PlacedGroup(plan.slot, 1, plan.name, "kv", founders)
+
+    def place(self, plan: GroupPlan) -> None:
+        self.placement.replace({**self.placement.groups, plan.group: self._place(plan)})
+
+    def replica(self, group: int) -> Replica:
+        """Who this host is in the group, or was when its log was lost."""
+        placed = self.placement.groups.get(group)
+        return self.me if placed is None else replica_of(self.me, group, placed.life)
 
     def hosts(self, group: int) -> Slot | None:
         """Where a replica of the group is, up or not; None if there is none, or no more."""
@@ -115,9 +143,54 @@ class Host:
         self.routing.set_routes([self._route(each) for each in self._groups.values()])
         self.world.note(self.name, "starts")
         self.world.after(EXPIRE_EVERY_US, self._expire, self.life)
+        self.placement = Placement.load(self.files, DATA)
+        self._asked.clear()
+        self.rebirths = Rebirths(
+            self.me, self.placement, Ways(self._ask, self._later, self._reload, _nothing)
+        )
+        self.rebirths.begin()
         for slot in self.slots:
             if not slot.is_lost:
                 slot.start()
+
+    # ------------------------------------------------------------------ lost logs
+
+    def on_replicas(self, rows: list[list[Any]], after_us: int = 0) -> None:
+        """A worker has told of replicas; births at once, since nothing may be promised before."""
+        if after_us:
+            self._later_us(after_us, lambda: self.rebirths.on_replicas(rows))
+        else:
+            self.rebirths.on_replicas(rows)
+
+    def tell_lost(self, slot: Slot, group: int, life: int, reason: str) -> None:
+        self.world.note(slot.where, f"has lost life {life} of {group}: {reason}")
+        rows = [[group, life, LOST, reason]]
+        self.on_replicas(rows, 1 + self._lives_rng.randrange(NOTICE_US_MAX))
+
+    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        self._asked_count += 1
+        number = self._asked_count
+        self._asked[number] = answered
+        self.routing.on_message(OWN, number, False, b"", group.encode(), batch)
+        self._flush()
+
+    def _later(self, ms: int, what: Callable[[], None]) -> None:
+        self._later_us(self._lives_rng.randint(ms // 2, 2 * ms) * MS, what)
+
+    def _later_us(self, delay_us: int, what: Callable[[], None]) -> None:
+        self.world.after(delay_us, self._on_later, self.life, what)
+
+    def _on_later(self, life: int, what: Callable[[], None]) -> None:
+        if life != self.life:
+            return
+        if self.paused_until_us > self.world.now_us:
+            self.world.at(self.paused_until_us, self._on_later, life, what)
+            return
+        what()
+
+    def _reload(self, slot: int) -> None:
+        if self.slots[slot].has_news:
+            self._later_us(1 + self._lives_rng.randrange(NOTICE_US_MAX), self.slots[slot].reload)
 
     def _route(self, plan: GroupPlan) -> Route:
         slot = self.hosts(plan.group)
@@ -163,6 +236,7 @@ class Host:
         """Blank disks: from now on another replica lives here, under the same name."""
         assert not self.is_up
         self.me = self.peers[self.name] = Replica(self.name, self.me.incarnation + WIPE_STEP)
+        self._begin_disk([])
         for slot in self.slots:
             slot.wipe()
 
@@ -240,11 +314,12 @@ class Host:
 
     def send_raft(self, to: str, lane: int, items: list[Any]) -> None:
         """Flat [group, incarnation, message].  A message is for one replica, and not for who has
-        its name by now (pitfall 21)."""
+        its name by now (pitfall 21); 0: the message says for whom.  To itself a host has no
+        link: who is meant there is a life that is over."""
         flat: list[Any] = []
         for at in range(0, len(items), 3):
             group, incarnation, data = items[at : at + 3]
-            if incarnation == self.peers[to].incarnation:
+            if to != self.name and incarnation in (0, self.peers[to].incarnation):
                 flat += (group, data)
             else:
                 self.misdirected += 1
@@ -338,6 +413,10 @@ class Host:
         if pending.origin == PEER:
             reply = ForwardReply(pending.source_epoch, pending.source_id, True, payload, None, 0)
             self._send_forward_reply(pending.source, reply)
+        elif pending.origin == OWN:
+            answered = self._asked.pop(pending.source)
+            answer = protocol.first_reply(payload)
+            self._later_us(1, lambda: answered(*answer))
         else:
             self._reply_to(pending.source, pending.correlation, payload)
 
@@ -362,6 +441,10 @@ class Host:
         reply = frames.unpack_forward_reply(body)
         self.world.note(self.name, f"<{sender} forward reply, accepted {reply.accepted}")
         self.routing.on_forward_reply(sender, reply)
+
+
+def _nothing() -> None:
+    """Nobody asks why."""
 
 
 def _no_admin(pending: Pending, command: str) -> bool:

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.rebirths import PAUSE_MAX_MS
 from actors.snapshots import FAILED_PAUSE_MS
 from raft.configuration import Configuration
+from raft.lives import life_of
 from raft.messages import Replica
 from raft.quorum import majority
 from tests.linearizability import Undecided
@@ -45,6 +47,7 @@ CLIENTS_STOP_US: Final = 1 * SECOND  # they go on for so long in the calm
 SETTLE_ELECTIONS_MAX: Final = 12  # election timeouts until all must be well, beside
 SETTLE_US_MAX: Final = 8 * SECOND  # what clients and routers may wait for answers that are lost
 RESET_ELECTIONS_MAX: Final = 60  # until a group without its majority goes on
+REBIRTH_MS_MAX: Final = 4 * PAUSE_MAX_MS  # until a replica that is lost has come back
 SETTLE_LOOK_US: Final = 20 * MS
 
 
@@ -205,14 +208,14 @@ class Simulation:
         each configuration that is in force, may come to be, or was asked for."""
         if slot.is_lost or slot.is_flipped:
             return False
-        return all(self._can_do_without(slot.host.me, group) for group in slot.plans)
+        return all(self.can_do_without(slot.host.replica(group), group) for group in slot.plans)
 
     def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
         """The same of one replica alone, whose machine may be quarantined for good then: it votes
         and acknowledges, and serves nobody."""
-        return slot.is_sound(group) and self._can_do_without(slot.host.me, group)
+        return slot.is_sound(group) and self.can_do_without(slot.host.replica(group), group)
 
-    def _can_do_without(self, replica: Replica, group: int) -> bool:
+    def can_do_without(self, replica: Replica, group: int) -> bool:
         return all(
             sum(self._is_sound(group, each) for each in half - {replica}) >= majority(len(half))
             for configuration in (
@@ -231,7 +234,7 @@ class Simulation:
         """Where it is, up or not; None: it is gone."""
         host = self.hosts[replica.node]
         slot = host.slots[self.plan.group(group).slot]
-        return slot if host.me == replica and group in slot.plans else None
+        return slot if host.replica(group) == replica and group in slot.plans else None
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
@@ -331,6 +334,8 @@ class Simulation:
         if any(slot.is_quarantined for slot in slots):
             return HAND_OVER_AGAIN_MS * MS
         actors = [actor for slot in slots for actor in slot.groups.values()]
+        if any(not host.rebirths.is_idle for host in self.hosts.values()):
+            return REBIRTH_MS_MAX * MS
         has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
         return FAILED_PAUSE_MS * MS if has_failed else 0
 
@@ -348,10 +353,21 @@ class Simulation:
                 if not (slot.is_up or slot.is_lost):
                     return f"{slot.where} is down"
         for group, checker in self.checkers.items():
+            for host in self.hosts.values():
+                if self._comes_back(host, group):
+                    return f"{host.name} has not come back in {group}"
             why = self._unsettled_group(group, checker)
             if why is not None:
                 return f"group {group}: {why}"
         return None
+
+    def _comes_back(self, host: Host, group: int) -> bool:
+        """It is a member, and another life of it than the one that there is."""
+        if host.slots[self.plan.group(group).slot].is_lost:
+            return False
+        members = self.checkers[group].configuration.members
+        is_member = any(life_of(each, host.me, group) is not None for each in members)
+        return is_member and str(group) in host.rebirths.state()
 
     def _unsettled_group(self, group: int, checker: GroupChecker) -> str | None:
         slots = [slot for slot in self._slots_up() if group in slot.groups]
@@ -381,7 +397,7 @@ class Simulation:
         return [
             slot
             for slot in self._slots_up()
-            if group in slot.groups and slot.host.me in configuration
+            if group in slot.groups and slot.host.replica(group) in configuration
         ]
 
     # ------------------------------------------------------------------ judging
@@ -399,7 +415,7 @@ class Simulation:
                 for slot in serving
             }
             voters = checker.configuration.voters
-            left = sum(slot.host.me in voters for slot in serving)
+            left = sum(slot.host.replica(group) in voters for slot in serving)
             assert left >= majority(len(voters)), f"only {left} of {len(voters)} voters serve"
             self._idle += len(members) - len(serving)
             check_equal(group, states)

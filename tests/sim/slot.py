@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from actors import snapshot_files
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
+    AskCatalog,
     ChunkRead,
     Drain,
     GroupDescribed,
@@ -46,9 +47,11 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Apply, Emitted, RunRestore
+from actors.replica import CannotOpen, find_log
 from actors.runtime import Tell
 from actors.runtime.supervisor import CrashReport
 from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
+from actors.wire import BEGUN
 from raft import invariants
 from raft.core import Core
 from raft.log import Log
@@ -98,7 +101,6 @@ DRAIN_MS_MAX: Final = 2_000
 DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
-GENERATION: Final = 1
 DIRECTORY: Final = "/wal"
 
 
@@ -159,7 +161,7 @@ class WatchedGroup(GroupActor):
         self._table[ChangeMembers] = self._on_change_members
 
     def _on_change_members(self, message: ChangeMembers) -> None:
-        token = self.admin._expect(message.on_decision)
+        token = self.admin.expect(message.on_decision)
         self.core.step(Reconfigure(token, message.voters, message.learners), self.now_ms())
 
     def end_turn(self) -> list[object]:
@@ -214,10 +216,11 @@ class Slot:
         self.machines: dict[int, WatchedMachine] = {}
         self.stores: dict[int, SnapshotStore] = {}
         self._digested: dict[int, int] = {}  # group -> applied index at the last look
-        # Groups whose first record is gathered, under way, durable.
+        # Groups whose first record is gathered, and under way.
         self._unborn: set[int] = set()
         self._being_born: set[int] = set()
-        self._born: set[int] = set()
+        # Groups whose log is lost, in which life and why, until the next one begins.
+        self.condemned: dict[int, tuple[int, str]] = {}
         # Saves in no batch, those of the batch under way, and those of one that was under way when
         # the last life ended.
         self._gathered: list[tuple[int, Save]] = []
@@ -234,6 +237,7 @@ class Slot:
             (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
+            (AskCatalog, self._carry_nothing),
             (RunRestore, self._carry_restore),
             *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
         )
@@ -247,6 +251,7 @@ class Slot:
                 "jobs",
                 "anomalies",
                 "snapshots lost",
+                "lives",
             ),
             0,
         )
@@ -289,8 +294,10 @@ class Slot:
         self.scheduler.on_turn_end(self._flush)
         self.groups, self.machines, self.stores, self._digested = {}, {}, {}, {}
         for group, plan in self.plans.items():
+            self._condemn(group, found)
             self._open_group(plan, found.get(group))
         self._unproven = []
+        self.is_flipped = False  # it was read, and judged
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
         self._ask_for_turn()
@@ -321,17 +328,29 @@ class Slot:
 
     def _open_group(self, plan: GroupPlan, found: RecoveredGroup | None) -> None:
         group = plan.group
-        checker = self.host.checkers[group]
+        checker, placed = self.host.checkers[group], self.host.placement.groups[group]
+        try:
+            found = find_log(placed, found)
+        except CannotOpen as lost:
+            if self.is_flipped and lost.is_lost:
+                self.condemned.setdefault(group, (placed.life, str(lost)))
+            if not lost.is_lost or group not in self.condemned:
+                raise AssertionError(f"{self.where} cannot open {group}: {lost}") from lost
+            self.host.tell_lost(self, group, placed.life, str(lost))
+            return
         if found is None:
-            assert group not in self._born, f"the log of group {group} is gone from {self.where}"
-            self._wal.add_group(group, GENERATION, b"the members")
+            self._begin_life(group, placed.life)
+            self._wal.add_group(group, placed.generation, b"the members")
             self._unborn.add(group)
-            found = RecoveredGroup(group, GENERATION, None, HardState(), [], 0)
+            found = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
+        elif not placed.is_born:
+            # It died between the record and the note: that is written down before it takes part.
+            self.host.on_replicas([[group, placed.life, BEGUN, ""]])
         unproven = [save for each, save in self._unproven if each == group]
         disk = Disk(
             found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
         )
-        checker.note_recovered(self.host.me, disk, unproven)
+        checker.note_recovered(self.host.replica(group), disk, unproven)
         store = self.stores[group] = SnapshotStore(self.files, _snapshots_of(group))
         assert found.snapshot is None or store.has(found.snapshot), (
             f"the log of {self.where} names {found.snapshot}, there is no such file"
@@ -348,11 +367,55 @@ class Slot:
         """A new replica, which no configuration knows of yet."""
         assert plan.group not in self.plans
         self.plans[plan.group] = plan
+        self.host.place(plan)
         self.world.note(self.where, f"hosts {plan.group}")
         if self.is_up:
             self._open_group(plan, None)
             self.host.on_group_opened(self, plan.group)
             self._ask_for_turn()
+
+    def condemn(self, groups: Collection[int], *, whole: bool) -> None:
+        """Their log is lost: damaged, or, of all groups of the ``whole`` slot, gone."""
+        assert not self.is_up
+        placed = self.host.placement.groups
+        for group in groups:
+            if placed[group].is_born:
+                self.condemned[group] = placed[group].life, "its records are lost"
+        self._unproven = [each for each in self._unproven if each[0] not in groups]
+        if whole and self.files.exists(DIRECTORY):
+            for name in self.files.listdir(DIRECTORY):
+                if name.endswith(".wal"):
+                    self.files.unlink(f"{DIRECTORY}/{name}")
+            self.files.fsync_dir(DIRECTORY)
+
+    def _condemn(self, group: int, found: dict[int, RecoveredGroup]) -> None:
+        """As recovery does."""
+        placed, log = self.host.placement.groups[group], found.get(group)
+        life, reason = self.condemned.get(group, (-1, ""))
+        if life != placed.life or log is None or log.generation != placed.generation:
+            return
+        if log.damaged is None:
+            self._wal.mark_damaged(group, reason)
+            log.damaged = reason
+
+    @property
+    def has_news(self) -> bool:
+        """A life has begun in the placement, and not here."""
+        groups = self.host.placement.groups
+        return any(groups[group].life > life for group, (life, _) in self.condemned.items())
+
+    def reload(self) -> None:
+        groups = self.host.placement.groups
+        for group, (life, _) in list(self.condemned.items()):
+            if self.is_up and groups[group].life > life:
+                self._open_group(self.plans[group], None)
+                self.host.on_group_opened(self, group)
+                self._ask_for_turn()
+
+    def _begin_life(self, group: int, life: int) -> None:
+        if self.condemned.pop(group, None) is not None and life:
+            self.world.note(self.where, f"begins life {life} of {group}")
+            self.counts["lives"] += 1
 
     def _make_machine(
         self, plan: GroupPlan, checker: GroupChecker, store: SnapshotStore
@@ -377,7 +440,7 @@ class Slot:
     ) -> WatchedGroup:
         def make_core(make_run: MakeRun) -> Core:
             core = WatchedCore(
-                me=self.host.me,
+                me=self.host.replica(plan.group),
                 configuration=checker.founders,
                 hard_state=found.hard_state,
                 log=Log(found.runs, base_index=found.base_index, base_term=found.base_term),
@@ -451,7 +514,7 @@ class Slot:
         """A blank disk: whoever comes back with it is somebody else, and has no groups."""
         assert not self.is_up
         self.files = SlotFiles(recording=False)
-        self.plans, self._born, self._unproven = {}, set(), []
+        self.plans, self._unproven, self.condemned = {}, [], {}
         self.is_lost = self.is_flipped = False
         self.world.note(self.where, "is wiped")
 
@@ -462,7 +525,8 @@ class Slot:
 
     def is_sound(self, group: int) -> bool:
         """What this replica has on its disk is what it wrote, as far as anybody knows."""
-        return not (self.is_lost or self.is_flipped or self.has_decayed(group))
+        lost = self.is_lost or self.is_flipped or group in self.condemned
+        return not (lost or self.has_decayed(group))
 
     def has_decayed(self, group: int) -> bool:
         """Whether a snapshot of the group here is not what was written."""
@@ -727,7 +791,8 @@ class Slot:
             frame: list[Any] = []
             for group, message in messages:
                 self.host.checkers[group].promised[message.sender].note(message)
-                frame += (group, message.to.incarnation, peer_codec.encode(message))
+                incarnation = peer_codec.header_incarnation(message.to)
+                frame += (group, incarnation, peer_codec.encode(message))
             self.host.send_raft(node, lane, frame)
 
     # ------------------------------------------------------------------ snapshots
@@ -858,9 +923,14 @@ class Slot:
         self.counts["batches"] += 1
         self._batch = None
         for group, save in self._under_way:
-            self.host.checkers[group].note_durable(self.host.me, save)
+            self.host.checkers[group].note_durable(self.host.replica(group), save)
         self._under_way = []
-        self._born |= self._being_born
+        if self._being_born:
+            lives = self.host.placement.groups
+            self.host.on_replicas(
+                [[group, lives[group].life, BEGUN, ""] for group in sorted(self._being_born)]
+            )
+            self._being_born = set()
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -326,10 +327,17 @@ def test_an_array_header_that_promises_too_much_allocates_nothing() -> None:
         frames.unpack_array(b"\x91\xd6\xff\x00\x00\x00\x00", 1, "array")
 
 
+NODE: list[Any] = ["n2", 7, 9, ["tcp://c:1", "tcp://p:2", ""], True, False]
+
+
 def test_hello_comes_back_as_it_went() -> None:
     for formed in (False, True):
         hello = Hello(formed, b"h" * 32, "tcp://a:1", "tcp://a:2", "tcp://a:3", 2, 1, [["n1", 7]])
         assert frames.unpack_hello(frames.pack_hello(hello)) == hello
+        more = hello._replace(nodes=[NODE])
+        assert frames.unpack_hello(frames.pack_hello(more)) == more
+        earlier = frames.pack(frames.unpack_array(frames.pack_hello(more), 9, "")[:8])
+        assert frames.unpack_hello(earlier) == hello, "an earlier version says nothing of nodes"
 
 
 def test_a_hello_that_would_grow_or_confuse_its_reader_is_refused() -> None:
@@ -345,6 +353,16 @@ def test_a_hello_that_would_grow_or_confuse_its_reader_is_refused() -> None:
         good._replace(founders=[["n" * 200, 1]]),
         good._replace(founders=[["n", 1, 2]]),
         good._replace(founders=[1.5]),
+        good._replace(nodes=cast(Any, 5)),
+        good._replace(nodes=[NODE] * (frames.HELLO_NODES_MAX + 1)),
+        good._replace(nodes=[NODE[:5]]),
+        good._replace(nodes=[["", *NODE[1:]]]),
+        good._replace(nodes=[["n2", 0, *NODE[2:]]]),
+        good._replace(nodes=[["n2", 7, -1, *NODE[3:]]]),
+        good._replace(nodes=[["n2", 7, 9, ["", ""], True, False]]),
+        good._replace(nodes=[["n2", 7, 9, ["", "", "a" * 257], True, False]]),
+        good._replace(nodes=[["n2", 7, 9, ["", "", ""], 1, False]]),
+        good._replace(nodes=[["n2", 7, 9, ["", "", ""], True, None]]),
     ):
         with pytest.raises(FrameError):
             frames.unpack_hello(frames.pack_hello(bad))

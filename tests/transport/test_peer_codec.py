@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft.configuration import Configuration
+from raft.lives import replica_of
 from raft.messages import (
     PEER_MESSAGES,
     Append,
@@ -37,6 +38,7 @@ from transport.frames import LANE_BULK, FrameError
 A = Replica("n1", 11)
 B = Replica("n2", 22)
 TOP = 2**64 - 1
+LATER_A, LATER_B = replica_of(A, 7, 1), replica_of(B, 7, 2)
 RUNS = [Run(1, 4, 8, 3, b"abc", 0xFFFF_FFFF), Run(0, 5, 11, 1, b"", 0)]
 
 C = Replica("n3", 33)
@@ -77,6 +79,32 @@ def test_sender_and_receiver_are_who_the_header_says() -> None:
     data = peer_codec.encode(Heartbeat(A, B, 5, 6, 9))
     assert b"n1" not in data
     assert peer_codec.decode(data, B, A) == Heartbeat(B, A, 5, 6, 9)
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_a_message_of_or_to_another_life_says_so_itself(message: PeerMessage) -> None:
+    """Pitfall 21: the header of a frame knows disks, and a disk may be another replica by now."""
+    plain = peer_codec.encode(message)
+    for sender, to in ((LATER_A, B), (A, LATER_B), (LATER_A, LATER_B)):
+        addressed = replace(message, sender=sender, to=to)
+        data = peer_codec.encode(addressed)
+        assert peer_codec.decode(data, A, B) == addressed
+        assert 3 <= len(data) - len(plain) <= 21
+    assert peer_codec.header_incarnation(B) == B.incarnation
+    assert peer_codec.header_incarnation(LATER_B) == 0, "whoever it is, the message says"
+
+
+def test_an_address_that_cannot_be_is_a_frame_error() -> None:
+    fields = msgpack.unpackb(peer_codec.encode(Heartbeat(LATER_A, B, 5, 6, 9)))
+    assert fields[:3] == [peer_codec.ADDRESSED, LATER_A.incarnation, 0]
+    for wrong in ([0], [0, 0], [0, 0, 0], [0, 0, 0, 7], [0, 1, 0, *fields[3:]], [0, *fields]):
+        with pytest.raises(FrameError):
+            peer_codec.decode(msgpack.packb(wrong), A, B)
+    for value in (-1, 22, 2**63 - 1, "n1", None, True, 1.5):
+        with pytest.raises(FrameError):
+            peer_codec.decode(msgpack.packb([0, 0, value, *fields[3:]]), A, B)
+    with pytest.raises(FrameError):
+        peer_codec.decode(msgpack.packb([False, *fields[1:]]), A, B)
 
 
 def test_only_appends_and_snapshots_travel_on_the_bulk_lane() -> None:

@@ -194,6 +194,44 @@ def do_group_delete(client: Client, options: Options) -> int:
     return show_done(answer, f"deleted {options.name}", as_json=options.json)
 
 
+def do_node_replace(client: Client, options: Options) -> int:
+    """Let the next blank disk that calls itself NODE take the place of its lost one."""
+    more = {"force": "true"} if options.force else None
+    answer = client.admin(SYSTEM_GROUP, "replaceNode", options.name, more)
+    stuck = _stuck_groups(client, options.name)
+    if options.json:
+        show_json({**answer, "stuck": stuck})
+    else:
+        print(f"replace {options.name}: start it now, with a blank disk and the options it had")
+        for group, why in stuck.items():
+            print(f"{group} cannot take it in: {why}")
+    if stuck:
+        raise CtlError(
+            f"{len(stuck)} groups of {options.name} do not work: bring back a majority of their "
+            "other members, or give up what only the lost ones had with reset-peers"
+        )
+    return EXIT_DONE
+
+
+def _stuck_groups(client: Client, node: str) -> dict[str, str]:
+    """Groups of the node that do not work without it, and why."""
+    records = _records(client.admin(SYSTEM_GROUP, "groups"), "groups")
+    stuck = {}
+    for record in records:
+        members = [it[0] if isinstance(it, list) and it else it for it in record["members"]]
+        if node in members:
+            why = client.admin(record["name"], "why")
+            if not why.get("ok"):
+                stuck[record["name"]] = f"{text_of(why.get('reason'))}: {text_of(why.get('text'))}"
+    return stuck
+
+
+def do_node_remove(client: Client, options: Options) -> int:
+    """Remove a node that has no replicas any more, for good."""
+    answer = client.admin(SYSTEM_GROUP, "removeNode", options.name)
+    return show_done(answer, f"removed {options.name}", as_json=options.json)
+
+
 def show_done(answer: dict[str, Any], text: str, *, as_json: bool) -> int:
     """A change that succeeded."""
     if as_json:
@@ -314,7 +352,7 @@ GROUP_COMMANDS = {
     ),
     "change-peers": GroupCommand("changePeers", "nodes", "make these nodes the members"),
     "remove-peer": GroupCommand("removePeer", "node", "remove a member"),
-    "remove-peers": GroupCommand("removePeers", "nodes", "remove members, one by one"),
+    "remove-peers": GroupCommand("removePeers", "nodes", "remove members"),
     "add-learner": GroupCommand("addLearner", "node", "add a member without a vote"),
     "snapshot": GroupCommand(
         "doSnapshot",
@@ -406,6 +444,11 @@ def make_parser(extend: Extend | None = None) -> argparse.ArgumentParser:
     create = _add(changes, "create", do_group_create, "name")
     create.add_argument("--machine", required=True, metavar="KIND", help="e.g. kv")
     _add(changes, "delete", do_group_delete, "name")
+    node = commands.add_parser("node", help="replace or remove a node")
+    changes = node.add_subparsers(dest="change", required=True, metavar="replace|remove")
+    replace = _add(changes, "replace", do_node_replace, "name")
+    replace.add_argument("--force", action="store_true", help="though it is alive")
+    _add(changes, "remove", do_node_remove, "name")
     if extend is not None:
         extend(commands)
     return parser

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raft.lives import LIVES_MAX
 from raft.messages import Replica
+from raft.store.documents import write_document
 from raft.store.errors import DamagedDocument, StoreError, UnknownFormat
 from raft.store.files import Files
 from raft.store.identity import NodeIdentity
@@ -85,11 +88,35 @@ def test_a_file_of_another_kind_is_refused(content: bytes) -> None:
         Placement.load(files, ".")
 
 
+def test_a_later_life_is_kept_and_is_nothing_for_an_older_version() -> None:
+    """It would open the group as the life before, which must not speak again (pitfall 20)."""
+    files = MemoryFiles()
+    placement = Placement.load(files, ".")
+    placement.replace({1: KV})
+    assert b'"format": 1' in files.content("./placement")
+    assert b"life" not in files.content("./placement")
+    later = replace(KV, generation=2, life=1)
+    placement.replace({1: later})
+    assert b'"format": 2' in files.content("./placement")
+    assert Placement.load(files, ".").groups == {1: later}
+
+
+@pytest.mark.parametrize("life", [-1, "1", 1.0, True, None, LIVES_MAX + 1])
+def test_what_is_no_life_is_a_damaged_placement(life: object) -> None:
+    files = MemoryFiles()
+    Placement.load(files, ".").replace({1: KV})
+    body = json.loads(files.content("./placement").splitlines()[1])
+    body["groups"]["1"]["life"] = life
+    write_document(files, "./placement", "placement", 2, body)
+    with pytest.raises(DamagedDocument, match="is no life"):
+        Placement.load(files, ".")
+
+
 def test_a_newer_format_is_refused_by_name() -> None:
     files = MemoryFiles()
     for name, what in (("node.json", "node"), ("placement", "placement")):
-        files.put(f"./{name}", b'{"polyraft": "%s", "format": 2}\nanything' % what.encode())
-    with pytest.raises(UnknownFormat, match=r"placement: placement file of format 2.* reads 1"):
+        files.put(f"./{name}", b'{"polyraft": "%s", "format": 3}\nanything' % what.encode())
+    with pytest.raises(UnknownFormat, match=r"placement: placement file of format 3.* reads 2"):
         Placement.load(files, ".")
     with pytest.raises(UnknownFormat, match="newer version"):
         NodeIdentity.load(files, ".")

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from unittest.mock import patch
 
-from tests.sim.mutants import clients, disk, log, members, reads, snapshots, votes
+from tests.sim.mutants import clients, disk, lives, log, members, reads, snapshots, votes
 from tests.sim.mutants.mutant import Mutant
 
-TOPICS: Final = (votes, log, disk, reads, members, snapshots, clients)
+TOPICS: Final = (votes, log, disk, reads, members, lives, snapshots, clients)
 MUTANTS: Final[dict[str, Mutant]] = {
     name: mutant for topic in TOPICS for name, mutant in topic.MUTANTS.items()
 }

@@ -159,6 +159,65 @@ def test_changes_of_a_group_are_one_admin_command_each(capfd: pytest.CaptureFixt
     assert capfd.readouterr().out.startswith("transfer-leader kv n2: done\n")
 
 
+def of_a_cluster(why: dict[str, object]) -> Callable[[str, Any], Any]:
+    """A node of a cluster with two groups, of which n1 has one."""
+    groups = [
+        {"id": 5, "name": "kv", "members": [["n1", "0b"], ["n2", "16"]]},
+        {"id": 6, "name": "other", "members": [["n2", "16"]]},
+    ]
+    answers = {
+        "replaceNode": {"node": "n1"},
+        "removeNode": {"node": "n1"},
+        "groups": {"groups": groups},
+        "why": why,
+    }
+
+    def answer(group: str, batch: Any) -> Any:
+        return each(reply(data=json.dumps(answers[batch.requests[0].admin.command]).encode()))
+
+    return answer
+
+
+def test_a_lost_disk_is_replaced_and_the_operator_hears_what_to_do(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with FakeNode(of_a_cluster({"ok": True})) as node:
+        assert ctl.main(["--connect", node.address, "node", "replace", "n1"]) == 0
+        assert ctl.main(["--connect", node.address, "node", "replace", "n1", "--force"]) == 0
+        admins = [(group, batch.requests[0].admin) for group, batch in node.messages]
+    asked = [(group, it.command, it.value, dict(it.options)) for group, it in admins]
+    assert asked[:3] == [
+        ("_system", "replaceNode", "n1", {}),
+        ("_system", "groups", "", {}),
+        ("kv", "why", "", {}),
+    ]
+    assert asked[3] == ("_system", "replaceNode", "n1", {"force": "true"})
+    assert "blank disk" in capfd.readouterr().out
+
+
+def test_groups_that_cannot_take_the_new_disk_in_are_named(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    why = {"ok": False, "reason": "no_quorum", "text": "only 1 of 2 members are reached"}
+    with FakeNode(of_a_cluster(why)) as node:
+        assert ctl.main(["--connect", node.address, "node", "replace", "n1"]) == 1
+        out, err = capfd.readouterr()
+        assert "kv cannot take it in: no_quorum: only 1 of 2" in out
+        assert "other" not in out
+        assert err.count("\n") == 1
+        assert "reset-peers" in err
+        assert ctl.main(["--connect", node.address, "node", "replace", "n1", "--json"]) == 1
+        assert json.loads(capfd.readouterr().out)["stuck"].keys() == {"kv"}
+
+
+def test_a_node_is_removed(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(of_a_cluster({})) as node:
+        assert ctl.main(["--connect", node.address, "node", "remove", "n1"]) == 0
+        (group, batch) = node.messages[0]
+    assert (group, batch.requests[0].admin.command) == ("_system", "removeNode")
+    assert capfd.readouterr().out == "removed n1\n"
+
+
 def test_whom_a_change_is_about_may_be_left_to_the_group(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,0 +1,54 @@
+"""Between a group and the catalog: what is wanted of it, and what it asks.
+
+The worker of a group and the catalog's leader are far apart: the node process tells workers what
+the catalog wants, and asks it in their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from actors import wire
+from actors.group_messages import AskCatalog, CatalogAnswered, DesiredMembers, actor_name
+from actors.runtime import Scheduler
+from raft.messages import Replica
+
+Pairs = Iterable[Iterable[Any]]  # [[node, incarnation] ...]
+
+
+def desired_row(group: int, version: int, voters: Pairs, learners: Pairs) -> list[Any]:
+    """As :data:`actors.wire.DESIRED` has it."""
+    return [group, version, [list(pair) for pair in voters], [list(pair) for pair in learners]]
+
+
+def read_desired(row: list[Any]) -> tuple[int, DesiredMembers]:
+    group, version, voters, learners = row
+    return group, DesiredMembers(version, _replicas(voters), _replicas(learners))
+
+
+def _replicas(pairs: Pairs) -> frozenset[Replica]:
+    return frozenset(Replica(node, incarnation) for node, incarnation in pairs)
+
+
+class CatalogTalk:
+    """The end in a worker.  ``send`` a frame to the router; without one it is lost."""
+
+    def __init__(self, slot: int, scheduler: Scheduler, send: Callable[..., None]) -> None:
+        self._slot = slot
+        self._scheduler = scheduler
+        self._send = send
+
+    def on_desired(self, frame: list[Any]) -> None:
+        for row in frame[3]:
+            group, desired = read_desired(row)
+            self._scheduler.tell(actor_name(group), desired, control=True)
+
+    def on_answer(self, frame: list[Any]) -> None:
+        group, *answer = frame[3:8]
+        self._scheduler.tell(actor_name(group), CatalogAnswered(*answer), control=True)
+
+    def carry_question(self, it: AskCatalog, address: object) -> None:
+        self._send(
+            wire.ASK_CATALOG, self._slot, it.group, it.token, it.command, it.value, it.options
+        )

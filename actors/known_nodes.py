@@ -1,0 +1,124 @@
+"""Which nodes there are: the catalog's word on them, kept where it is needed before the catalog is.
+
+    DATA/nodes    {"nodes": {node id: row}}
+
+A node that starts has to know whom it may speak to, and whom not any more, before it can ask
+anybody: of two disks that call themselves n2, one was replaced.  The founders of the cluster, which
+every member has on disk, are only the first answer.  So what the catalog says of nodes
+(:mod:`actors.catalog_members`) is written down here whenever it changes.
+
+**Versions.**  Each row carries the index of the catalog's entry that made it, and the higher one
+counts, whoever brings it.  Nodes tell each other their rows in HELLO: one that was down while
+another was replaced could otherwise refuse the very peer that it needs to learn of it.  A row of
+an older disk cannot come back, for its version is lower.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from actors.catalog_members import Row, node_row
+from raft.store.documents import read_document, write_document
+from raft.store.errors import DamagedDocument
+from raft.store.files import Files
+
+FILE: Final = "nodes"
+WHAT: Final = "nodes"
+FORMAT: Final = 1
+ADDRESSES: Final = ("client", "peer", "events")
+NUMBER: Final = "incarnation"  # of 64 bits: as hexadecimal text in JSON
+
+
+class KnownNodes:
+    """The file's content at the last load or merge."""
+
+    def __init__(self, files: Files, path: str, rows: dict[str, Row]) -> None:
+        self._files = files
+        self._path = path
+        self.rows = rows
+
+    @classmethod
+    def load(cls, files: Files, data_dir: str) -> KnownNodes:
+        """Raises DamagedDocument and UnknownFormat; a missing file knows nobody."""
+        path = os.path.join(data_dir, FILE)
+        body = read_document(files, path, WHAT, FORMAT)
+        if body is None:
+            return cls(files, path, {})
+        try:
+            rows = {str(node): _decode(row) for node, row in body["nodes"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedDocument(path, f"a node has the wrong shape ({error})") from error
+        return cls(files, path, rows)
+
+    def seed(self, founders: Iterable[tuple[str, int]]) -> None:
+        """Those of whom nothing else is known are what they were when the cluster formed."""
+        for node, incarnation in founders:
+            self.rows.setdefault(node, node_row(node, incarnation))
+
+    def merge(self, rows: Iterable[Row]) -> list[str]:
+        """Take what is newer; durable when this returns.  The nodes of which it was.
+
+        Without a version (0) a row is of the cluster's beginning, and nothing that needs keeping.
+        """
+        changed = newer(self.rows, rows)
+        if changed:
+            self.rows = {**self.rows, **changed}
+            if any(row["version"] for row in changed.values()):
+                body = {"nodes": {node: _encode(row) for node, row in self.rows.items()}}
+                write_document(self._files, self._path, WHAT, FORMAT, body)
+        return sorted(changed)
+
+    def frame_rows(self) -> list[list[Any]]:
+        """As :data:`actors.wire.NODES` has it."""
+        return [
+            [
+                node,
+                row["incarnation"],
+                {key: row[key] for key in ADDRESSES if row.get(key)},
+                row["version"],
+                bool(row["awaits"]),
+                bool(row["removed"]),
+            ]
+            for node, row in sorted(self.rows.items())
+        ]
+
+
+def newer(known: Mapping[str, Row], rows: Iterable[Row]) -> dict[str, Row]:
+    """Of rows that somebody tells, those that are news, by node."""
+    return {
+        row["id"]: dict(row)
+        for row in rows
+        if row["id"] not in known or row["version"] > known[row["id"]]["version"]
+    }
+
+
+def rows_of_hello(nodes: Iterable[Iterable[Any]]) -> list[Row]:
+    """What a peer told of nodes (:class:`transport.frames.Hello`), as rows.
+
+    It leaves out what only the catalog's own replicas need; they have it from their log.
+    """
+    rows = []
+    for node, incarnation, version, addresses, awaits, removed in nodes:
+        rows.append(
+            {
+                **node_row(node, incarnation, version),
+                **dict(zip(ADDRESSES, (text or None for text in addresses), strict=True)),
+                "awaits": bool(awaits),
+                "removed": bool(removed),
+            }
+        )
+    return rows
+
+
+def _encode(row: Row) -> dict[str, Any]:
+    encoded = {key: value for key, value in row.items() if key != "past"}
+    encoded[NUMBER] = f"{row[NUMBER]:016x}"
+    return encoded
+
+
+def _decode(row: dict[str, Any]) -> Row:
+    incarnation = int(row[NUMBER], 16)
+    decoded = {**node_row(str(row["id"]), incarnation), **row}
+    return {**decoded, NUMBER: incarnation, "version": int(row["version"])}

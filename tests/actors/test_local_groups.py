@@ -1,0 +1,200 @@
+"""How a node joins and leaves groups: questions to leaders, until they agree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from actors import wire
+from actors.catalog import SYSTEM_GROUP_ID
+from actors.catalog_members import group_row, node_row
+from actors.known_nodes import KnownNodes
+from actors.local_groups import LocalGroups
+from raft.messages import Replica
+from raft.store.memory import MemoryFiles
+from raft.store.placement import PlacedGroup, Placement
+from transport import protocol
+
+ME = Replica("n1", 11)
+OTHERS: list[list[Any]] = [["n2", 22], ["n3", 33]]
+GROUP = 5
+Answer = tuple[int, str, bytes]
+MEMBER: Answer = (protocol.OK, "", b'{"member": true}')
+NOT_YET: Answer = (protocol.OK, "", b'{"member": false}')
+GO: Answer = (protocol.OK, "", b"{}")
+NO_LEADER: Answer = (protocol.NO_LEADER, "nobody leads", b"")
+STILL: Answer = (protocol.REJECTED, "is a member", b"")
+
+
+class Host:
+    """Answers in turn; the last one again and again."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, dict[str, str], bool]] = []
+        self.frames: list[tuple[int, Any]] = []
+        self.coroutines: list[Coroutine[Any, Any, None]] = []
+        self.started: list[int] = []
+        self.is_stopping = False
+        self.has_left = False
+        self.before_answer: Callable[[], None] = lambda: None
+
+    def send(self, kind: int, *fields: Any) -> None:
+        self.frames.append((kind, fields))
+
+    def start_worker(self, slot: int) -> None:
+        self.started.append(slot)
+
+    def has_worker(self, slot: int) -> bool:
+        return slot in self.started
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.coroutines.append(coroutine)
+
+    def leave_cluster(self) -> None:
+        self.has_left = True
+
+    async def ask(self, group: str, batch: bytes, *, elsewhere: bool = False) -> Answer:
+        decoded = protocol.decode_batch(group, batch)
+        assert isinstance(decoded, protocol.AdminOperation)
+        self.asked.append((group, decoded.command, decoded.options, elsewhere))
+        self.before_answer()
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class Bench:
+    def __init__(self, *answers: Answer) -> None:
+        files = MemoryFiles()
+        files.mkdir("/data")
+        self.placement = Placement.load(files, "/data")
+        founders = (Replica("n2", 22), Replica("n3", 33))
+        self.placement.replace({SYSTEM_GROUP_ID: PlacedGroup(0, 1, "_system", "_", founders)})
+        self.nodes = KnownNodes.load(files, "/data")
+        self.host = Host(*answers)
+        self.groups = LocalGroups(ME, self.placement, self.nodes, 1, frozenset(), self.host)
+        self.groups.on_current()
+
+    def want(self, version: int, *members: list[Any]) -> None:
+        row = group_row(GROUP, "kv", "kv", OTHERS)
+        self.groups.learn([{**row, "members": list(members), "version": version}])
+
+    def run(self) -> None:
+        async def all_of_it() -> None:
+            while self.host.coroutines:
+                coroutines, self.host.coroutines = self.host.coroutines, []
+                await asyncio.gather(*coroutines)
+
+        asyncio.run(all_of_it())
+
+    @property
+    def placed(self) -> PlacedGroup:
+        return self.placement.groups[GROUP]
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(_: float) -> None:
+        """Time is no matter here."""
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+
+
+def test_a_newcomer_offers_itself_until_it_is_a_member_and_asks_others_in_turn() -> None:
+    bench = Bench(NO_LEADER, NOT_YET, NOT_YET, MEMBER)
+    bench.want(9, list(ME), *OTHERS)
+    bench.run()
+    assert [elsewhere for *_, elsewhere in bench.host.asked] == [False, True, False, True]
+    assert {it[:2] for it in bench.host.asked} == {("kv", "offerReplica")}
+    assert bench.host.asked[0][2] == {"incarnation": "11", "life": "0"}
+    bench.want(9, list(ME), *OTHERS)
+    assert bench.host.coroutines == [], "that is settled"
+    bench.want(12, list(ME), ["n2", 22])
+    assert len(bench.host.coroutines) == 1, "after a change the leader may not know it any more"
+    bench.run()
+
+
+def test_a_replica_leaves_when_the_leader_says_so_and_not_before() -> None:
+    bench = Bench(MEMBER)
+    bench.want(9, list(ME), *OTHERS)
+    bench.run()
+    bench.host.answers = [NO_LEADER, STILL, GO]
+    bench.host.before_answer = lambda: seen.append("left" in bench.placed.options)
+    seen: list[bool] = []
+    bench.want(12, *OTHERS)
+    bench.run()
+    assert seen == [False] * 3
+    assert bench.placed.options == {"left": 12}
+    kind, fields = bench.host.frames[-1]
+    assert (kind, fields) == (wire.RELOAD, (bench.placed.slot,))
+    assert GROUP not in {row[0] for row in bench.groups.routes() if row[4] is not None}
+
+
+def test_who_is_wanted_again_before_it_has_left_stays_what_it_is() -> None:
+    """Its log is whole; but the leader may have taken it out, so it offers itself again."""
+    bench = Bench(MEMBER)
+    bench.want(9, list(ME), *OTHERS)
+    bench.run()
+    bench.host.answers = [STILL, GO, NOT_YET, MEMBER]
+    counts: list[int] = []
+
+    def change_of_mind() -> None:
+        counts.append(1)
+        if len(counts) == 2:
+            bench.want(15, list(ME), *OTHERS)
+
+    bench.host.before_answer = change_of_mind
+    bench.want(12, *OTHERS)
+    bench.run()
+    assert bench.placed.life == 0
+    assert "left" not in bench.placed.options
+    assert [it[1] for it in bench.host.asked[1:]] == ["mayLeave"] * 2 + ["offerReplica"] * 2
+
+
+def test_the_next_life_of_a_disk_is_what_is_offered() -> None:
+    bench = Bench(MEMBER)
+    bench.want(9, list(ME), *OTHERS)
+    bench.run()
+    bench.host.answers = [GO]
+    bench.want(12, *OTHERS)
+    bench.run()
+    bench.host.answers = [MEMBER]
+    bench.want(15, list(ME), *OTHERS)
+    bench.run()
+    assert bench.host.asked[-1][1:3] == ("offerReplica", {"incarnation": "11", "life": "1"})
+    assert (bench.placed.life, bench.placed.generation) == (1, 2)
+
+
+def test_a_node_that_did_not_found_the_cluster_offers_itself_to_the_catalog() -> None:
+    bench = Bench(NOT_YET, MEMBER)
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22), node_row("n3", 33)])
+    bench.groups.on_nodes()
+    bench.run()
+    assert {it[:2] for it in bench.host.asked} == {("_system", "offerReplica")}
+    assert not bench.host.has_left
+
+
+def test_a_node_that_was_removed_ends_when_the_catalog_s_group_lets_it_go() -> None:
+    bench = Bench(MEMBER)
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22)])
+    bench.groups.on_nodes()
+    bench.run()
+    bench.host.answers = [STILL, GO]
+    bench.nodes.merge([{**node_row("n1", 11, 9), "removed": True}])
+    bench.groups.on_nodes()
+    bench.run()
+    assert bench.host.has_left
+    assert [it[1] for it in bench.host.asked[1:]] == ["mayLeave", "mayLeave"]
+    assert "left" not in bench.placement.groups[SYSTEM_GROUP_ID].options
+
+
+def test_what_a_group_asks_the_catalog_comes_back_to_its_worker() -> None:
+    bench = Bench((protocol.OK, "", json.dumps({"version": 9}).encode()))
+    question = [3, GROUP, 77, "setMembers", "kv", {"voters": "n1"}]
+    asyncio.run(bench.groups.carry_question(question))
+    assert bench.host.asked[0][:3] == ("_system", "setMembers", {"voters": "n1"})
+    answer = (3, GROUP, 77, protocol.OK, "", b'{"version": 9}')
+    assert bench.host.frames[-1] == (wire.CATALOG_ANSWER, answer)
