@@ -18,7 +18,7 @@ from raft.store.identity import FILE as IDENTITY_FILE
 from raft.store.identity import LOCK_FILE, NodeIdentity
 from raft.store.inspect import Finding, SeenGroup, Survey, segment_numbers
 from raft.store.locks import QuietLock
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.snapshot_file import SnapshotFile
 from raft.store.snapshots import snapshot_name
 
@@ -135,17 +135,20 @@ def _against_placement(data: str, seen: DataSurvey) -> None:
         slot = by_slot.get(placed.slot)
         found = None if slot is None else slot.groups.get(group)
         where = os.path.join(data, WAL, str(placed.slot))
-        if found is None:
-            if placed.options.get("born"):
+        if LEFT in placed.options:
+            continue  # this disk is no member of it any more
+        if found is not None and found.generation > placed.generation:
+            reason = (
+                f"its log has generation {found.generation}, the placement says "
+                f"{placed.generation}: the placement is an old copy"
+            )
+            seen.findings.append(Finding(where, None, (group,), None, reason))
+        elif found is None or found.generation < placed.generation:
+            if placed.is_born:
                 reason = "its log is gone: the placement says that there was one"
                 seen.findings.append(Finding(where, None, (group,), None, reason))
             else:
                 seen.notes.append(f"group {group} ({placed.name}) is placed and not begun yet")
-        elif found.generation != placed.generation:
-            reason = (
-                f"its log has generation {found.generation}, the placement says {placed.generation}"
-            )
-            seen.findings.append(Finding(where, None, (group,), None, reason))
     for slot in seen.slots:
         for group in sorted(slot.groups):
             there = seen.placed.get(group)

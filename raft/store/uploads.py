@@ -87,7 +87,7 @@ class Uploads:
 def _needed(placement: Placement) -> Iterable[str]:
     for placed in placement.groups.values():
         meta = beginning_of(placed)
-        if meta is not None and not placed.options.get("born"):
+        if meta is not None and not placed.is_born:
             yield snapshot_name(meta)
 
 
