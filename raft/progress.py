@@ -14,7 +14,9 @@ and always above ``match``. Three states:
 * REPLICATE: appends follow each other without waiting, ``next`` runs ahead; the window bounds how
   far, in messages and in bytes.
 * SNAPSHOT: what it lacks is in no log any more. A snapshot travels in chunks, one at a time, until
-  the peer acknowledges an entry from which the log goes on.
+  the peer acknowledges an entry from which the log goes on. How much of it the peer holds is asked
+  before the first chunk, and again whenever something was lost: perhaps it holds a part from before
+  a restart, of either side.
 
 A lost append in REPLICATE makes the follower refuse the one behind it. If none is behind it,
 nothing would ever happen: so ``quiet_ms`` remembers since when something is outstanding without an
@@ -115,6 +117,7 @@ class Progress:
 
     __slots__ = (
         "active_ms",
+        "agreed",
         "catch_up",
         "chunk_sent",
         "commit_told",
@@ -153,10 +156,11 @@ class Progress:
         self.active_ms = now
         # Since when something is outstanding and no answer has come.
         self.quiet_ms = now
-        # SNAPSHOT only: which one it gets, how many of its bytes it has, whether a chunk is on its
-        # way.
+        # SNAPSHOT only: which one it gets, how many of its bytes it has, whether it has said so
+        # itself since the last loss, whether a chunk is on its way.
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
+        self.agreed = False
         self.reached = 0  # the most it has ever had of it
         self.chunk_sent = False
         self.moved_ms = now  # when it last came nearer to having the snapshot
@@ -179,6 +183,7 @@ class Progress:
         self.state = SNAPSHOT
         self.snapshot = None
         self.offset = 0
+        self.agreed = False
         self.chunk_sent = False
         self.probe_sent = False
         self.next = self.match + 1
