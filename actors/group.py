@@ -38,8 +38,6 @@ from actors.catalog import SYSTEM_GROUP
 from actors.clients import Clients, Gathered, Pending
 from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
 from actors.group_messages import (
-    ChunkFailed,
-    ChunkRead,
     DescribeGroup,
     Drain,
     GroupDescribed,
@@ -49,8 +47,6 @@ from actors.group_messages import (
     RoleChanged,
     SaveLog,
     SendPeers,
-    SnapshotFailed,
-    SnapshotWritten,
     actor_name,
     machine_name,
 )
@@ -66,7 +62,6 @@ from raft.errors import Contradiction
 from raft.messages import (
     COMMAND,
     CONFIG,
-    ChunkStored,
     ClockAnomaly,
     LinkClosed,
     Output,
@@ -74,8 +69,6 @@ from raft.messages import (
     Propose,
     Read,
     Run,
-    SnapshotLost,
-    SnapshotReceived,
     Tick,
 )
 from raft.roles import ROLE_NAMES
@@ -157,14 +150,7 @@ class GroupActor(Actor):
             machines.Described: self._on_described,
             machines.Quarantined: self._on_quarantined,
             machines.Restored: self._on_restored,
-            machines.SnapshotView: self.snapshots.on_view,
-            SnapshotWritten: self.snapshots.on_written,
-            SnapshotFailed: self.snapshots.on_failed,
-            ChunkRead: self.snapshots.on_chunk_read,
-            ChunkFailed: self.snapshots.on_chunk_failed,
-            SnapshotLost: self.snapshots.on_lost,
-            ChunkStored: self.snapshots.on_stored,
-            SnapshotReceived: self.snapshots.on_stored,
+            **self.snapshots.table,
             TimerFired: self._on_timer,
             LinkClosed: self._on_link_closed,
             ClockAnomaly: self._on_clock_anomaly,
@@ -414,7 +400,7 @@ class GroupActor(Actor):
         text = f"the machine is quarantined: {message.error}"
         for messages in appended.values():
             self.clients.finish_all(messages, protocol.INTERNAL, text, maybe_applied=True)
-        return self._on_changed()
+        return self._on_changed() + self.snapshots.on_quarantined(message)
 
     def _refuse_gathered(self) -> None:
         """Commands that are not in the log yet: nobody would ever apply and answer them."""

@@ -148,6 +148,7 @@ class Quarantined:
 
     index: int
     error: str
+    failed: SnapshotMeta | None = None  # what it could not become
 
 
 @dataclass(slots=True)
@@ -440,7 +441,9 @@ class MachineActor(Actor):
 
         return emit
 
-    def _quarantine(self, index: int, error: str) -> list[object]:
+    def _quarantine(
+        self, index: int, error: str, *, failed: SnapshotMeta | None = None
+    ) -> list[object]:
         self.error = error
         self._progress = None
         while self._queue and not isinstance(self._queue[0], Restore):
@@ -451,7 +454,7 @@ class MachineActor(Actor):
         self._waiting, self._serving = [], None
         self._due.clear()
         effects: list[object] = [self._unanswered(query) for query in queries]
-        effects.append(self._tell(Quarantined(index, error)))
+        effects.append(self._tell(Quarantined(index, error, failed)))
         return effects
 
     # ------------------------------------------------------------------ snapshots
@@ -524,7 +527,7 @@ class MachineActor(Actor):
         else:
             self._tell_machine(self.machine.on_error, error)
             text = f"the snapshot at index {meta.index} could not be restored: {_text_of(error)}"
-            effects += self._quarantine(meta.index, text)
+            effects += self._quarantine(meta.index, text, failed=meta)
         hooks, self._held_hooks = self._held_hooks, []
         for hook, value in hooks:
             self._tell_machine(hook, value)

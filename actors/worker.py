@@ -38,7 +38,7 @@ from typing import Any
 
 import uvloop
 
-from actors import snapshot_files, wire
+from actors import snapshot_files, snapshot_traffic, wire
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
 from actors.disk import DiskThread
@@ -55,7 +55,6 @@ from actors.group_messages import (
     RoleChanged,
     SaveLog,
     SendPeers,
-    WriteSnapshot,
     actor_name,
     machine_name,
 )
@@ -85,7 +84,8 @@ from actors.settings import (
     RETRY_AFTER_MS,
     SnapshotSettings,
 )
-from actors.snapshot_files import SnapshotThreads
+from actors.snapshot_files import Pauses, SnapshotThreads
+from actors.snapshot_traffic import SnapshotTraffic
 from raft.messages import (
     Append,
     ClockAnomaly,
@@ -187,8 +187,15 @@ class Worker:
         self._scheduler.carry(ReplicaRetired, self._carry_retired)
         self._scheduler.carry(GroupDescribed, self._carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
-        for effect in snapshot_files.EFFECTS:
-            self._scheduler.carry(effect, self._carry_snapshot)
+        self._traffic = SnapshotTraffic(
+            arguments.snapshots,
+            arguments.raft,
+            self._clock.now_ms,
+            lambda group, news: self._scheduler.tell(actor_name(group), news, control=True),
+            self._submit_snapshot,
+        )
+        for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
+            self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
         self._scheduler.on_turn_end(self._flush)
         self._frames: dict[int, Callable[[list[Any]], None]] = {
@@ -482,6 +489,7 @@ class Worker:
         self._being_born.discard(group)
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
+        self._traffic.forget(group)
 
     def _carry_described(self, effect: GroupDescribed, address: object) -> None:
         describing = self._described.get(effect.key)
@@ -503,17 +511,18 @@ class Worker:
 
     # ------------------------------------------------------------------ snapshots
 
-    def _carry_snapshot(self, effect: Any, address: object) -> None:
+    def _submit_snapshot(self, effect: Any) -> None:
         store, name = self._stores[effect.group], actor_name(effect.group)
 
         def work() -> object:
-            return snapshot_files.carry_out(store, effect)
+            return snapshot_files.carry_out(store, effect, Pauses())
 
         def on_done(result: object) -> None:
+            self._traffic.note_done(effect, result)
             if result is not None:
                 self._scheduler.tell(name, result, control=True)
 
-        self._threads.submit(work, on_done, long=type(effect) is WriteSnapshot)
+        self._threads.submit(work, on_done, long=type(effect) in snapshot_files.LONG)
 
     def _carry_restore(self, effect: RunRestore, address: object) -> None:
         def work() -> object:

@@ -136,12 +136,10 @@ class Incoming:
         self._directory = directory
         self._part: _Part | None = None
         self._left: Left | None = None
-        *others, newest = sorted(left) or [None]
-        for name in others:
-            assert name is not None
+        for name in sorted(left)[:-1]:
             files.unlink(self._path(name))
-        if newest is not None:
-            self._left = Left(newest)
+        if left:
+            self._left = Left(max(left))
 
     @property
     def name(self) -> str | None:

@@ -13,12 +13,17 @@ import pytest
 
 from actors import snapshot_files
 from actors.group_messages import (
+    CheckReceived,
     ChunkFailed,
     ChunkRead,
+    FindSpare,
     KeepSnapshots,
     ReadChunk,
+    ReceivedChecked,
+    ReceivedUnchecked,
     SnapshotFailed,
     SnapshotWritten,
+    SpareFound,
     StoreChunk,
     WriteSnapshot,
 )
@@ -252,4 +257,61 @@ def test_a_bug_comes_to_the_loop_which_ends_the_process() -> None:
 
 
 def test_every_effect_has_its_work() -> None:
-    assert set(snapshot_files.EFFECTS) == {WriteSnapshot, ReadChunk, StoreChunk, KeepSnapshots}
+    assert set(snapshot_files.EFFECTS) == {
+        WriteSnapshot,
+        ReadChunk,
+        StoreChunk,
+        KeepSnapshots,
+        CheckReceived,
+        FindSpare,
+    }
+    assert set(snapshot_files.EFFECTS) > snapshot_files.LONG
+
+
+def test_a_snapshot_that_is_written_pauses_as_long_as_it_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    paused_s: list[float] = []
+    monkeypatch.setattr("time.thread_time", lambda: now_s)
+    pauses = snapshot_files.Pauses()
+    monkeypatch.setattr(pauses._never, "wait", paused_s.append)
+    for worked_s in (0.0015, 0.0015, 0.004):
+        now_s += worked_s
+        pauses()
+    assert paused_s == pytest.approx([0.003, 0.004])
+
+
+def test_each_piece_of_a_view_may_be_followed_by_a_pause() -> None:
+    bench, paces = Bench(), []
+    effect = WriteSnapshot(7, 10, 1, MEMBERS, 5, 1, View(b"a", b"b", b"c"))
+    carry_out(bench.store, effect, lambda: paces.append(len(bench.names())))
+    assert paces == [1, 1, 1]
+
+
+def test_what_was_received_before_a_restart_is_answered_when_somebody_has_looked() -> None:
+    bench, other = Bench(), Bench()
+    meta = bench.written(b"x" * 1_000)
+    data = bench.store.read_raw(meta, 0, 500)
+    assert carry_out(other.store, StoreChunk(7, meta, 0, data)) == ChunkStored(meta, 500)
+    other.files.kill()
+    other.store = SnapshotStore(other.files, PATH)
+    asked = StoreChunk(7, meta, 0, b"")
+    assert carry_out(other.store, asked) == ReceivedUnchecked(meta)
+    assert carry_out(other.store, CheckReceived(7)) == ReceivedChecked()
+    (head,) = (each for each in (carry_out(other.store, asked),) if isinstance(each, ChunkStored))
+    assert 0 < head.offset < 500, "its head is whole, the frame behind it is not"
+    other.files.kill()
+    other.store = SnapshotStore(other.files, PATH)
+    other.files.fail("pread", errno.EIO, path=".receiving")
+    assert carry_out(other.store, CheckReceived(7)) == ReceivedChecked(), "told, and borne"
+    assert carry_out(other.store, asked) == ChunkStored(meta, 0)
+
+
+def test_one_to_spare_is_found_or_not() -> None:
+    bench = Bench()
+    spare, newest = bench.written(b"1", index=1), bench.written(b"2", index=2)
+    assert carry_out(bench.store, FindSpare(7, newest, 1)) == SpareFound(newest, spare)
+    assert carry_out(bench.store, FindSpare(7, newest, 2)) == SpareFound(newest, None)
+    bench.files.fail("pread", errno.EIO)
+    assert carry_out(bench.store, FindSpare(7, newest, 1)) == SpareFound(newest, None)

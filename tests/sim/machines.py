@@ -23,6 +23,7 @@ from actors.runtime import Scheduler
 from actors.runtime.cell import Cell
 from actors.runtime.dispatcher import Job, Result, ThreadDispatcher, run_job
 from actors.runtime.supervisor import RestartSpec
+from raft.messages import SnapshotMeta
 from tests.sim.checkers import GroupChecker
 from tests.sim.clock import ProcessClock
 
@@ -139,12 +140,14 @@ class WatchedMachine(MachineActor):
             self.checker.note_restored(self.node, meta)
             self.note_digest()
 
-    def _quarantine(self, index: int, error: str) -> list[object]:
+    def _quarantine(
+        self, index: int, error: str, *, failed: SnapshotMeta | None = None
+    ) -> list[object]:
         assert MachineFailure.__name__ in error or self.has_decayed(), (
             f"the machine of {self.node} is quarantined at {index} for no reason: {error}"
         )
         self.checker.note_quarantined(self.node, index)
-        return super()._quarantine(index, error)
+        return super()._quarantine(index, error, failed=failed)
 
 
 class MachineThread:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google_crc32c import value as crc32c
 
-from actors import snapshot_files
+from actors import snapshot_files, snapshot_traffic
 from actors.clock_watch import ClockWatch
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
@@ -41,7 +41,6 @@ from actors.group_messages import (
     SaveLog,
     SendPeers,
     SnapshotWritten,
-    WriteSnapshot,
     actor_name,
     machine_name,
 )
@@ -49,6 +48,7 @@ from actors.machine import Apply, Emitted, RunRestore
 from actors.runtime import Tell
 from actors.runtime.supervisor import CrashReport
 from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
+from actors.snapshot_traffic import SnapshotTraffic
 from raft import invariants
 from raft.core import Core
 from raft.log import Log
@@ -173,6 +173,7 @@ class _Work:
     group: int
     run: Callable[[], object]
     actor: str  # which hears of the result
+    effect: Any = None  # of a group actor, if it is
     takes_us: int = 0
 
 
@@ -225,6 +226,7 @@ class Slot:
         self._unproven: list[tuple[int, Save]] = []
         self._batch: Batch | None = None
         self._threads = (_Thread(), _Thread())  # for short and for long work on snapshot files
+        self.traffic = self._make_traffic()
         self._carriers: tuple[tuple[type, Callable[[Any, Any], None]], ...] = (
             (SendPeers, self._carry_peers),
             (SaveLog, self._carry_save),
@@ -235,7 +237,10 @@ class Slot:
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
             (RunRestore, self._carry_restore),
-            *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
+            *(
+                (effect, self._carry_work)
+                for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS)
+            ),
         )
         self.counts = dict.fromkeys(
             (
@@ -268,6 +273,7 @@ class Slot:
         self._gathered, self._under_way = [], []
         self._unborn, self._being_born = set(), set()
         self._threads = (_Thread(), _Thread())
+        self.traffic = self._make_traffic()
         self._turn_asked = False
         self._drain_until_us: int | None = None
         self.busy_until_us = 0
@@ -733,10 +739,20 @@ class Slot:
 
     def _carry_work(self, effect: Any, _: object) -> None:
         self._live_on()
+        self.traffic.carry(effect)
+
+    def _make_traffic(self) -> SnapshotTraffic:
+        def tell(group: int, news: object) -> None:
+            self.scheduler.tell(actor_name(group), news, True)
+
+        plan = self.host.plan
+        now_ms = self.clock.now_ms
+        return SnapshotTraffic(plan.snapshots, plan.settings, now_ms, tell, self._submit_work)
+
+    def _submit_work(self, effect: Any) -> None:
         store, name = self.stores[effect.group], actor_name(effect.group)
-        is_long = type(effect) is WriteSnapshot
-        work = _Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name)
-        self._submit(work, is_long=is_long)
+        work = _Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name, effect)
+        self._submit(work, is_long=type(effect) in snapshot_files.LONG)
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self._live_on()
@@ -767,6 +783,8 @@ class Slot:
         self.counts["works"] += 1
         work = thread.works.popleft()
         result = work.run()
+        if work.effect is not None:
+            self.traffic.note_done(work.effect, result)
         if type(result) is SnapshotWritten:
             self._note_written(work.group, result.meta)
             # How long it took is part of what happens next, so it is told in the world's time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -300,7 +301,7 @@ def test_a_transfer_survives_a_crash_at_every_operation(
     monkeypatch.setattr(incoming, "SYNC_BYTES", 300_000)
     met = at_every_point(seed, power=power)
     with capsys.disabled():
-        print(f"\n{sum(met.values())} crash points: {dict(sorted(met.items()))}")
+        sys.stdout.write(f"\n{sum(met.values())} crash points: {dict(sorted(met.items()))}\n")
     assert sum(met.values()) > 30
     assert set(met) >= {"create", "truncate", "pwrite", "fdatasync", "fsync", "rename", "fsync_dir"}
 
