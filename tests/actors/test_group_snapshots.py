@@ -748,13 +748,14 @@ def test_a_view_of_what_a_snapshot_of_the_leader_has_overtaken_is_thrown_away() 
     assert isinstance(effect, WriteSnapshot)
     cluster.isolate(follower.name)
     fill(cluster, leader, 25)
+    written = write(follower, effect)
     cluster.heal()
     follower.works_at_once = True
     cluster.run(3_000)
     newest = follower.core.snapshot
     assert newest is not None
     assert newest.index > effect.index
-    follower.tell(SnapshotWritten(write(follower, effect), 1), control=True)
+    follower.tell(SnapshotWritten(written, 1), control=True)
     cluster.run(1_000)
     assert follower.core.snapshot == newest
     assert json.loads(asked.outcome.data)["index"] == newest.index
