@@ -154,6 +154,11 @@ class SnapshotStore:
                 return meta.size_bytes
             return self._incoming.receive(meta, offset, data)
 
+    @property
+    def is_receiving(self) -> bool:
+        """There is a part of a snapshot, sound or not."""
+        return self._incoming.name is not None
+
     def check_received(self) -> None:
         """See how much there is of a snapshot that was being received before a restart.
 

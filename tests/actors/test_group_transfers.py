@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -287,3 +290,86 @@ def test_one_is_kept_unless_somebody_says_otherwise() -> None:
 def test_a_limit_under_which_nothing_could_go_on_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         SnapshotSettings(**wrong)
+
+
+# --------------------------------------------------------------------------- whatever breaks
+
+SEEDS = int(os.environ.get("POLYRAFT_TRANSFER_SEEDS", "6"))
+
+
+class Story:
+    """A follower gets a megabyte, while either end dies, loses power, or a bit of what it has."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        settings = replace(SETTINGS, snapshot_chunk_bytes=self.rng.choice((30_000, 100_000)))
+        snapshots = replace(
+            OFTEN,
+            snapshot_entries=24,
+            snapshot_send_bytes_per_s=self.rng.choice((0, 1 << 20)),
+            keep_snapshots=self.rng.choice((1, 2)),
+        )
+        self.cluster, self.leader, self.follower = lagging(settings, snapshots=snapshots)
+        self.cluster.random.seed(seed)
+        self.resumed = self.breaks = 0
+
+    def step(self) -> None:
+        cluster = self.cluster
+        cluster.clock.advance(self.rng.randint(1, 20))
+        for node in cluster.up():
+            for act in (node.turn, node.sync, node.work):
+                if node.is_up and self.rng.random() < 0.9:
+                    act()
+        cluster.drop(lambda _: self.rng.random() < 0.02)
+        cluster.deliver(lambda _: self.rng.random() < 0.8)
+
+    def break_something(self) -> None:
+        node = self.rng.choice((self.follower, self.follower, self.leader))
+        if not node.is_up:
+            return
+        self.breaks += 1
+        held = held_of(node)
+        node.crash(power=self.rng.random() < 0.5)
+        parts = [name for name in files(node) if name.endswith(".receiving")]
+        assert len(parts) <= 1
+        decays = bool(parts) and self.rng.random() < 0.2
+        if decays:
+            node.files.decay(self.rng, f"/{node.name}/snapshots/{parts[0]}")
+        if self.rng.random() < 0.1:
+            node.files.fail("pwrite", errno.EIO, path=".receiving")
+        node.start()
+        self.resumed += held > 0 and bool(parts)
+
+    def is_over(self) -> bool:
+        return self.follower.is_up and self.follower.core.snapshot is not None
+
+    def run(self) -> None:
+        for count in range(6_000):
+            if self.is_over():
+                break
+            self.step()
+            if self.breaks < 8 and self.rng.random() < 0.02:
+                self.break_something()
+            if count % 400 == 399:
+                self.cluster.run(500)
+        assert self.is_over(), "it never arrives"
+        self.cluster.run(5_000)
+        assert len(digests(self.cluster)) == 1
+        for node in self.cluster.up():
+            node.store.verify(meta_of(node))
+            assert not [name for name in files(node) if not name.endswith(".snapshot")]
+
+
+def test_whatever_breaks_the_snapshot_arrives_as_it_was_sent() -> None:
+    resumed = breaks = 0
+    for seed in range(SEEDS):
+        story = Story(seed)
+        try:
+            story.run()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        resumed += story.resumed
+        breaks += story.breaks
+    assert breaks >= SEEDS
+    assert resumed >= SEEDS // 2, "hardly any transfer was broken off"

@@ -131,7 +131,7 @@ def _draw_settings(world: World) -> RaftSettings:
         stale_read_ms_max=rng.choice((100, 10_000)),
         catch_up_rounds_max=rng.choice((2, 10)),
         transfer_lag_entries_max=rng.choice((2, 10_000)),
-        snapshot_chunk_bytes=rng.choice((50, 500, 256 << 10)),
+        snapshot_chunk_bytes=rng.choice((50, 50, 150, 500, 256 << 10)),
         snapshot_log_bytes_max=world.stream("plan/log kept").choice((300, 256 << 20)),
     )
 

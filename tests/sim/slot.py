@@ -34,6 +34,7 @@ from actors.group_messages import (
     GroupDescribed,
     HandBacks,
     PeerMessages,
+    ReceivedChecked,
     ReplicaRetired,
     Replies,
     Requests,
@@ -55,6 +56,7 @@ from raft.log import Log
 from raft.messages import (
     STALE,
     Append,
+    ChunkStored,
     ClockAnomaly,
     Decision,
     HardState,
@@ -70,6 +72,7 @@ from raft.messages import (
     SnapshotMeta,
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
+from raft.store.incoming import RECEIVING
 from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.runs import check_run, read_configuration
 from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
@@ -206,6 +209,7 @@ class Slot:
         self.is_lost = False
         self.is_flipped = False
         self.dies_after: int | None = None  # so many effects
+        self.dies_at_chunk: int | None = None  # of a snapshot, so many from now
         self.disk_free_us = 0  # before that the disk finishes nothing
         self.busy_until_us = 0  # it gets no time before
         self.disk_factor = 1  # how much slower it is than usual
@@ -252,6 +256,7 @@ class Slot:
                 "jobs",
                 "anomalies",
                 "snapshots lost",
+                "parts found",
             ),
             0,
         )
@@ -479,6 +484,16 @@ class Slot:
             return []
         names = self.files.listdir(directory)
         return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
+
+    def parts_of_snapshots(self) -> list[str]:
+        """Files of what is being received."""
+        found = []
+        for group in self.plans:
+            directory = _snapshots_of(group)
+            if self.files.exists(directory):
+                names = self.files.listdir(directory)
+                found += [f"{directory}/{name}" for name in names if name.endswith(RECEIVING)]
+        return found
 
     def _restart_after(self, ms: tuple[int, int]) -> None:
         self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
@@ -785,6 +800,10 @@ class Slot:
         result = work.run()
         if work.effect is not None:
             self.traffic.note_done(work.effect, result)
+            if type(result) is ReceivedChecked:
+                self.counts["parts found"] += self.stores[work.group].is_receiving
+        if type(result) in (ChunkRead, ChunkStored) and self._breaks_transfer():
+            return
         if type(result) is SnapshotWritten:
             self._note_written(work.group, result.meta)
             # How long it took is part of what happens next, so it is told in the world's time.
@@ -796,6 +815,21 @@ class Slot:
             self._note_lost(work.group, result.snapshot)
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
+
+    def _breaks_transfer(self) -> bool:
+        if self.dies_at_chunk is None:
+            return False
+        self.dies_at_chunk -= 1
+        if self.dies_at_chunk >= 0:
+            return False
+        self.dies_at_chunk = None
+        self.die("killed while a snapshot travels", power=self.rng.random() < 0.4)
+        paths = self.parts_of_snapshots()
+        if paths and self.rng.random() < 0.2:
+            path = self.rng.choice(paths)
+            offset = self.files.decay(self.rng, path)
+            self.world.note(self.where, f"a bit flips in {path} at {offset}")
+        return True
 
     def _note_lost(self, group: int, meta: SnapshotMeta) -> None:
         """It was to be sent, and cannot be read."""
