@@ -139,8 +139,8 @@ def _draw_settings(world: World) -> RaftSettings:
 def _draw_snapshots(world: World) -> SnapshotSettings:
     rng = world.stream("plan/snapshots")
     return SnapshotSettings(
-        snapshot_entries=rng.choice((5, 5, 30, 100_000)),
-        snapshot_trailing_entries=rng.choice((0, 0, 5, 50)),
+        snapshot_entries=rng.choice((5, 5, 5, 30, 100_000)),
+        snapshot_trailing_entries=rng.choice((0, 0, 0, 5, 50)),
         snapshot_interval_ms=rng.choice((0, 0, 500)),
         keep_snapshots=rng.choice((1, 1, 2)),
         snapshot_send_bytes_per_s=rng.choice((0, 0, 64 << 10)),
