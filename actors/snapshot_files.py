@@ -7,7 +7,7 @@ where it likes; what they return is told to the actor by control.
 **Two threads.**  *Long* work (writing a snapshot, restoring a machine, looking at what was received
 before a restart) goes one after the other, whatever group it is for: it is mostly computing, so two
 at once would be no faster and disturb the loop twice as much (pitfall 43).  A snapshot is written
-with pauses, as long as the work between them: the loop needs Python's lock for each message.
+with pauses, longer than the work between them: the loop needs Python's lock for each message.
 *Short* work (a chunk to send, a chunk received, files to be removed) has a thread of its own, so
 that no receiver waits for somebody's snapshot to be written.
 
@@ -52,8 +52,8 @@ SWITCH_INTERVAL_S: Final = 0.000_5
 
 # So long does a snapshot that is written have the processor before it pauses, and the share of
 # the time that it has at most.
-PIECE_S: Final = 0.002
-SHARE: Final = 0.5
+PIECE_S: Final = 0.000_5
+SHARE: Final = 0.4
 
 Work = Callable[[], object]
 Pace = Callable[[], object]

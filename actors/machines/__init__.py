@@ -31,7 +31,7 @@ is skipped on all replicas alike.
 state as it is now, at once: it is called between two entries and holds up everything.  The view is
 then written by another thread *while applies go on*, so it must not share what they change (the
 easy way: copy what is small, and change only by replacing what is large).  It gives bytes to the
-sink in pieces of 64 to 256 KiB, since after each of them it pauses, for the other threads; equal
+sink in pieces of 16 to 128 KiB, since after each of them it pauses, for the other threads; equal
 states should give equal bytes.  ``restore`` gets the same bytes, cut into other pieces, also in
 another thread; nothing else is called meanwhile.  What raises there quarantines, whatever was
 changed.
