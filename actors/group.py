@@ -40,8 +40,6 @@ from actors.group_members import TIMER as MEMBERS_TIMER
 from actors.group_messages import (
     BackupChunk,
     CatalogAnswered,
-    ChunkFailed,
-    ChunkRead,
     DescribeGroup,
     DesiredMembers,
     DiskRoom,
@@ -53,8 +51,7 @@ from actors.group_messages import (
     RoleChanged,
     SaveLog,
     SendPeers,
-    SnapshotFailed,
-    SnapshotWritten,
+    SpareFound,
     UploadStored,
     actor_name,
     machine_name,
@@ -81,7 +78,6 @@ from raft.messages import (
     Persisted,
     Propose,
     Run,
-    SnapshotLost,
     SnapshotReceived,
     Tick,
 )
@@ -164,16 +160,12 @@ class GroupActor(Actor):
             machines.Quarantined: self._on_quarantined,
             machines.Restored: self._on_restored,
             machines.Rebuilt: self._on_rebuilt,
-            machines.SnapshotView: self.snapshots.on_view,
-            SnapshotWritten: self.snapshots.on_written,
-            SnapshotFailed: self.snapshots.on_failed,
-            ChunkRead: self.snapshots.on_chunk_read,
-            ChunkFailed: self.snapshots.on_chunk_failed,
+            **self.snapshots.table,
             BackupChunk: self.backups.on_chunk,
             UploadStored: self.admin.uploading.on_stored,
-            SnapshotLost: self.snapshots.on_lost,
             ChunkStored: self.rebuild.on_stored,
             SnapshotReceived: self.rebuild.on_stored,
+            SpareFound: self.rebuild.on_spare_found,
             TimerFired: self._on_timer,
             LinkClosed: self._on_link_closed,
             ClockAnomaly: self._on_clock_anomaly,
@@ -435,6 +427,7 @@ class GroupActor(Actor):
         text = f"the machine is quarantined: {message.error}"
         for messages in appended.values():
             self.clients.finish_all(messages, protocol.INTERNAL, text, maybe_applied=True)
+        self.snapshots.note_machine_failed(message.snapshot)
         return self.rebuild.on_quarantined(message) + self._on_changed()
 
     def _refuse_gathered(self) -> None:

@@ -98,8 +98,21 @@ class UploadStored:
 
 
 @dataclass(slots=True)
+class ChunkWaits:
+    """Not now: too many are under way (``wait_ms`` is None, the core asks again); or its bytes,
+    ``count`` of them, are paid for and may be read after ``wait_ms``."""
+
+    to: Replica
+    snapshot: SnapshotMeta
+    offset: int
+    wait_ms: int | None
+    count: int = 0
+
+
+@dataclass(slots=True)
 class ChunkFailed:
-    """A received chunk could not be stored: the leader sends it again, in its own time."""
+    """A received chunk could not be stored, or there is no place for it now: the leader asks again,
+    in its own time."""
 
     snapshot: SnapshotMeta
 
@@ -122,6 +135,32 @@ class CatalogAnswered:
     code: int
     text: str
     data: bytes
+
+
+@dataclass(slots=True)
+class ReceivedUnchecked:
+    """A chunk of ``snapshot`` came, and nobody has looked yet at what is here of it from before a
+    restart."""
+
+    snapshot: SnapshotMeta
+
+
+@dataclass(slots=True)
+class ReceivedChecked:
+    """Somebody has."""
+
+
+@dataclass(slots=True)
+class MayWrite:
+    """It is this group's turn to have a snapshot written."""
+
+
+@dataclass(slots=True)
+class SpareFound:
+    """``spare`` is on the disk, from before ``than``; None: none is."""
+
+    than: SnapshotMeta
+    spare: SnapshotMeta | None
 
 
 # --------------------------------------------------------------------------- effects
@@ -195,6 +234,21 @@ class ReplicaRetired:
 
 
 @dataclass(slots=True)
+class PlaceToWrite:
+    """-> MayWrite, when it is its turn.  It keeps the place until WriteSnapshot is done, or it
+    leaves."""
+
+    group: int
+
+
+@dataclass(slots=True)
+class LeavePlace:
+    """There is nothing to write, after all."""
+
+    group: int
+
+
+@dataclass(slots=True)
 class WriteSnapshot:
     """-> SnapshotWritten | SnapshotFailed"""
 
@@ -209,7 +263,8 @@ class WriteSnapshot:
 
 @dataclass(slots=True)
 class ReadChunk:
-    """-> ChunkRead | raft.messages.SnapshotLost"""
+    """-> ChunkRead | raft.messages.SnapshotLost | ChunkWaits.  Without bytes it is only asked for a
+    place; ``is_paid``: it has waited for them."""
 
     group: int
     to: Replica
@@ -217,11 +272,13 @@ class ReadChunk:
     snapshot: SnapshotMeta
     offset: int
     bytes_max: int
+    is_paid: bool = False
 
 
 @dataclass(slots=True)
 class StoreChunk:
-    """-> raft.messages.ChunkStored | SnapshotReceived, when it was the last one | ChunkFailed"""
+    """-> raft.messages.ChunkStored | SnapshotReceived, when it was the last one | ChunkFailed |
+    ReceivedUnchecked"""
 
     group: int
     snapshot: SnapshotMeta
@@ -253,10 +310,33 @@ class StoreUpload:
 
 @dataclass(slots=True)
 class KeepSnapshots:
-    """Remove the files of all others.  Nothing comes of it."""
+    """Remove the files of all others, and what is received of one that is of no use any more.
+    Nothing comes of it.
+
+    ``useless_to``: up to this index; ``spare_from``: keep one more, if it is not before this index;
+    0: none.
+    """
 
     group: int
     snapshots: list[SnapshotMeta]
+    useless_to: int = 0
+    spare_from: int = 0
+
+
+@dataclass(slots=True)
+class CheckReceived:
+    """-> ReceivedChecked"""
+
+    group: int
+
+
+@dataclass(slots=True)
+class FindSpare:
+    """-> SpareFound: the newest of ``first`` .. before ``than``"""
+
+    group: int
+    than: SnapshotMeta
+    first: int
 
 
 # --------------------------------------------------------------------------- addresses

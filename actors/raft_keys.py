@@ -44,6 +44,7 @@ _MAY_BE_ZERO = frozenset(
         "snapshot_trailing_entries",
         "snapshot_trailing_bytes",
         "snapshot_interval_ms",
+        "snapshot_send_bytes_per_s",
     )
 )
 _OF_SNAPSHOTS = frozenset(field.name for field in fields(SnapshotSettings))

@@ -5,7 +5,8 @@ be restored.  The log and the votes of the replica are intact, and a majority ma
 nothing of consensus stops.  What failed is a Python object; another one is brought to where this
 one should be, from one of two sources:
 
-* **its own disk**: the newest snapshot, if it can be read, and the log behind it; or the whole log,
+* **its own disk**: the newest snapshot, if it can be read, and the log behind it; or the one
+  before it, where ``keep_snapshots`` has left it there with the log from it on; or the whole log,
   if it was never compacted.  Helps against what failed by chance, and costs nobody else anything;
 * **the leader**: a snapshot of an index at which this machine has failed, or a later one.  Whatever
   raised there has been applied by somebody else.  The leader takes one first if its newest is
@@ -36,7 +37,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.group_messages import machine_name
+from actors.group_messages import SpareFound, machine_name
 from actors.machine import Quarantined, Rebuild
 from actors.runtime import StartTimer, Tell
 from raft.messages import (
@@ -81,6 +82,7 @@ class GroupRebuild:
         "_last_source",
         "_moved_ms",
         "_received",
+        "_spare_wanted",
         "_well_ms",
         "counts",
     )
@@ -97,6 +99,7 @@ class GroupRebuild:
         self._is_rebuilding = False  # the machine is at it, and will say how it ended
         self._moved_ms = -PAUSE_MS_MAX  # when bytes of what was asked for last came
         self._received: SnapshotMeta | None = None  # all of it, for the next moment that fits
+        self._spare_wanted: SnapshotMeta | None = None  # looked for in place of this one, once
         self.counts = {"attempts": 0, "rebuilt": 0}
 
     # ------------------------------------------------------------------ what the machine says
@@ -125,7 +128,7 @@ class GroupRebuild:
         self._well_ms = group.now_ms()
         group.core.step(SnapshotNeeded(0), self._well_ms)
         damaged, self._damaged = self._damaged, None
-        if damaged is not None and snapshot is None:
+        if damaged is not None and damaged == group.core.snapshot:
             # It still stands for the log, and the next start would read it.
             group.snapshots.on_lost(SnapshotLost(damaged))
 
@@ -145,6 +148,11 @@ class GroupRebuild:
             return [StartTimer(TIMER, due_ms)]
         if self._is_rebuilding or core.restoring is not None:
             return [StartTimer(TIMER, now + LEADER_AGAIN_MS)]  # a large snapshot takes its time
+        if core.snapshot == self._damaged != self._spare_wanted:
+            self._spare_wanted = self._damaged
+            looks = self._group.snapshots.find_spare()
+            if looks:
+                return looks
         source = self._choose()
         if source == _NOBODY:
             return [StartTimer(TIMER, now + LEADER_AGAIN_MS)]
@@ -156,6 +164,20 @@ class GroupRebuild:
             return self._rebuild_from(core.snapshot if self._can_read_own else None)
         core.step(SnapshotNeeded(max(self._index, self._group.snapshots.index)), now)
         return [StartTimer(TIMER, now + pause_ms(self._attempts))]
+
+    def on_spare_found(self, message: SpareFound) -> list[object]:
+        """Of a snapshot before the newest, which cannot be restored; or of none."""
+        if self._failed is None or self._is_rebuilding:
+            return []
+        now = self._group.now_ms()
+        spare = self._group.snapshots.spare_in(message)
+        if spare is None:
+            return self._plan(now)
+        self._last_source = _OWN_DISK
+        self._attempts += 1
+        self.counts["attempts"] += 1
+        self._began_ms = now
+        return self._rebuild_from(spare)
 
     @property
     def _can_read_own(self) -> bool:
@@ -201,13 +223,13 @@ class GroupRebuild:
         """Bytes of a snapshot are on the disk: of one that was asked for, or of any other."""
         snapshot = message.snapshot
         is_wanted = self._failed is not None and self._group.core.wants(snapshot)
-        self._group.snapshots.on_stored(message)
+        effects = self._group.snapshots.on_stored(message)
         if not is_wanted:
-            return []
+            return effects
         self._moved_ms = self._group.now_ms()
         if type(message) is SnapshotReceived:
             self._received = snapshot
-        return self.end_turn()
+        return effects + self.end_turn()
 
     @property
     def is_dirty(self) -> bool:

@@ -68,6 +68,12 @@ MEMBERS_MAX: Final = 64
 NODE_ID_BYTES_MAX: Final = 64
 
 
+# Refuse: wrong usage.  More of them would keep more log, and help against nothing else.
+KEEP_SNAPSHOTS_MAX: Final = 2
+# Refuse: wrong usage.  Below, a transfer would seem to stand still.
+SNAPSHOT_SEND_BYTES_PER_S_MIN: Final = 64 * KIB
+
+
 @dataclass(slots=True, frozen=True)
 class SnapshotSettings:
     """When each replica of a group takes a snapshot, and what of the log stays behind it.
@@ -81,15 +87,31 @@ class SnapshotSettings:
     # Kept for replicas that lag a little, and would need the whole snapshot otherwise; both bound.
     snapshot_trailing_entries: int = 10_000
     snapshot_trailing_bytes: int = 16 * MIB
-    snapshot_interval_ms: int = 0  # after which one is taken if there is anything new; 0: never
+    # After the first entry that is in no snapshot, at most so long until there is one; 0: never.
+    snapshot_interval_ms: int = 1_800_000
+    # 2: the one before the newest stays, and the log from there on, in memory as well: for a disk
+    # that damages the newest one.
+    keep_snapshots: int = 1
+    # Slow down: of all groups of a worker together, what is read to be sent; 0: no limit.
+    snapshot_send_bytes_per_s: int = 64 * MIB
+    # Slow down: so many transfers of a worker at a time, in each direction; the others wait.
+    snapshot_transfers_max: int = 4
 
     def __post_init__(self) -> None:
         if self.snapshot_entries < 1 or self.snapshot_bytes < 1:
             raise ValueError("snapshot_entries and snapshot_bytes must be at least 1")
+        if self.snapshot_transfers_max < 1:
+            raise ValueError("snapshot_transfers_max must be at least 1")
+        if not 1 <= self.keep_snapshots <= KEEP_SNAPSHOTS_MAX:
+            raise ValueError(f"keep_snapshots must be 1 to {KEEP_SNAPSHOTS_MAX}")
+        if 0 < self.snapshot_send_bytes_per_s < SNAPSHOT_SEND_BYTES_PER_S_MIN:
+            least = SNAPSHOT_SEND_BYTES_PER_S_MIN
+            raise ValueError(f"snapshot_send_bytes_per_s must be 0 or at least {least}")
         for name in (
             "snapshot_trailing_entries",
             "snapshot_trailing_bytes",
             "snapshot_interval_ms",
+            "snapshot_send_bytes_per_s",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

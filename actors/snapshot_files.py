@@ -4,10 +4,12 @@ What may live here: what each effect does to a :class:`~raft.store.snapshots.Sna
 two threads that do it in a worker.  A simulation calls :func:`carry_out` and :func:`run_restore`
 where it likes; what they return is told to the actor by control.
 
-**Two threads.**  *Long* work (writing a snapshot, restoring a machine) goes one after the other,
-whatever group it is for: it is mostly computing, so two at once would be no faster and disturb the
-loop twice as much (pitfall 43).  *Short* work (a chunk to send, a chunk received, files to be
-removed) has a thread of its own, so that no receiver waits for somebody's snapshot to be written.
+**Two threads.**  *Long* work (writing a snapshot, restoring a machine, looking at what was received
+before a restart) goes one after the other, whatever group it is for: it is mostly computing, so two
+at once would be no faster and disturb the loop twice as much (pitfall 43).  A snapshot is written
+with pauses, longer than the work between them: the loop needs Python's lock for each message.
+*Short* work (a chunk to send, a chunk received, files to be removed) has a thread of its own, so
+that no receiver waits for somebody's snapshot to be written.
 
 Whatever fails here fails a snapshot and nothing else: it is written anew, sent again, or not taken;
 the log, which promises rest on, is not concerned.
@@ -27,13 +29,18 @@ from weakref import WeakKeyDictionary
 
 from actors.group_messages import (
     BackupChunk,
+    CheckReceived,
     ChunkFailed,
     ChunkRead,
+    FindSpare,
     KeepSnapshots,
     ReadBackup,
     ReadChunk,
+    ReceivedChecked,
+    ReceivedUnchecked,
     SnapshotFailed,
     SnapshotWritten,
+    SpareFound,
     StoreChunk,
     StoreUpload,
     UploadStored,
@@ -50,13 +57,19 @@ log = logging.getLogger("polyraft.snapshots")
 # Python lets a computing thread run for 5 ms by default while the loop waits, at each message.
 SWITCH_INTERVAL_S: Final = 0.000_5
 
+# So long does a snapshot that is written have the processor before it pauses, and the share of
+# the time that it has at most.
+PIECE_S: Final = 0.000_5
+SHARE: Final = 0.4
+
 Work = Callable[[], object]
+Pace = Callable[[], object]
 
 
 # --------------------------------------------------------------------------- what each effect does
 
 
-def _write(store: SnapshotStore, effect: WriteSnapshot) -> object:
+def _write(store: SnapshotStore, effect: WriteSnapshot, pace: Pace) -> object:
     began_ns = time.perf_counter_ns()
     try:
         writer = store.begin(
@@ -69,7 +82,7 @@ def _write(store: SnapshotStore, effect: WriteSnapshot) -> object:
     except (OSError, StoreError) as error:
         return _not_written(effect, error)
     try:
-        effect.view.write(writer.write)
+        effect.view.write(_paced(writer.write, pace))
         meta = writer.finish()
     except Exception as error:  # noqa: BLE001 - of the disk or the machine: there is no snapshot
         try:
@@ -85,7 +98,15 @@ def _not_written(effect: WriteSnapshot, error: Exception) -> SnapshotFailed:
     return SnapshotFailed(f"the snapshot could not be written: {error!r:.500}")
 
 
-def _read(store: SnapshotStore, effect: ReadChunk) -> object:
+def _paced(sink: Callable[[bytes], None], pace: Pace) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        sink(data)
+        pace()
+
+    return write
+
+
+def _read(store: SnapshotStore, effect: ReadChunk, _: Pace) -> object:
     snapshot = effect.snapshot
     try:
         data = store.read_raw(snapshot, effect.offset, effect.bytes_max)
@@ -95,10 +116,12 @@ def _read(store: SnapshotStore, effect: ReadChunk) -> object:
     return ChunkRead(effect.to, effect.term, snapshot, effect.offset, data)
 
 
-def _store(store: SnapshotStore, effect: StoreChunk) -> object:
+def _store(store: SnapshotStore, effect: StoreChunk, _: Pace) -> object:
     snapshot = effect.snapshot
     try:
         held_bytes = store.receive(snapshot, effect.offset, effect.data)
+        if held_bytes is None:
+            return ReceivedUnchecked(snapshot)
         if held_bytes < snapshot.size_bytes:
             return ChunkStored(snapshot, held_bytes)
         if store.complete(snapshot):
@@ -110,7 +133,7 @@ def _store(store: SnapshotStore, effect: StoreChunk) -> object:
     return ChunkStored(snapshot, 0)
 
 
-def _read_backup(store: SnapshotStore, effect: ReadBackup) -> object:
+def _read_backup(store: SnapshotStore, effect: ReadBackup, _: Pace) -> object:
     snapshot, offset = effect.snapshot, effect.offset
     try:
         data = store.read_raw(snapshot, offset, effect.bytes_max)
@@ -124,7 +147,7 @@ def _read_backup(store: SnapshotStore, effect: ReadBackup) -> object:
 _uploads: Final[WeakKeyDictionary[SnapshotStore, Uploads]] = WeakKeyDictionary()
 
 
-def _store_upload(store: SnapshotStore, effect: StoreUpload) -> object:
+def _store_upload(store: SnapshotStore, effect: StoreUpload, _: Pace) -> object:
     uploads = _uploads.get(store)
     if uploads is None:
         files, directory = store.place
@@ -138,27 +161,50 @@ def _store_upload(store: SnapshotStore, effect: StoreUpload) -> object:
     return UploadStored(effect.key, held_bytes)
 
 
-def _keep(store: SnapshotStore, effect: KeepSnapshots) -> None:
+def _keep(store: SnapshotStore, effect: KeepSnapshots, _: Pace) -> None:
     try:
-        store.keep(effect.snapshots)
+        store.keep(effect.snapshots, useless_to=effect.useless_to, spare_from=effect.spare_from)
     except (OSError, StoreError) as error:
         log.warning("group %d: old snapshots stay for now: %s", effect.group, error)
 
 
-_WORK: Final[dict[type, Callable[[SnapshotStore, Any], object]]] = {
+def _check(store: SnapshotStore, effect: CheckReceived, _: Pace) -> object:
+    try:
+        store.check_received()
+    except (OSError, StoreError) as error:
+        log.warning("group %d: a part of a snapshot is thrown away: %s", effect.group, error)
+    return ReceivedChecked()
+
+
+def _find(store: SnapshotStore, effect: FindSpare, _: Pace) -> object:
+    try:
+        spare = store.spare(effect.than, effect.first)
+    except (OSError, StoreError) as error:
+        log.error("group %d: the snapshots cannot be looked through: %s", effect.group, error)
+        spare = None
+    return SpareFound(effect.than, spare)
+
+
+_WORK: Final[dict[type, Callable[[SnapshotStore, Any, Pace], object]]] = {
     WriteSnapshot: _write,
     ReadChunk: _read,
     ReadBackup: _read_backup,
     StoreChunk: _store,
     StoreUpload: _store_upload,
     KeepSnapshots: _keep,
+    CheckReceived: _check,
+    FindSpare: _find,
 }
 EFFECTS: Final = tuple(_WORK)
+LONG: Final = frozenset((WriteSnapshot, CheckReceived))
 
 
-def carry_out(store: SnapshotStore, effect: Any) -> object:
-    """What the group actor is to be told; None: nothing."""
-    return _WORK[type(effect)](store, effect)
+def carry_out(store: SnapshotStore, effect: Any, pace: Pace = lambda: None) -> object:
+    """What the group actor is to be told; None: nothing.
+
+    ``pace`` is called between two pieces of a snapshot that is written.
+    """
+    return _WORK[type(effect)](store, effect, pace)
 
 
 def run_restore(effect: RunRestore) -> RestoreEnded:
@@ -171,6 +217,25 @@ def run_restore(effect: RunRestore) -> RestoreEnded:
 
 
 # --------------------------------------------------------------------------- the threads
+
+
+class Pauses:
+    """A pace: after each piece of work, as long a pause as makes the work its share of the time.
+
+    By the time for which this thread had the processor: who had to wait for it has paused.
+    """
+
+    __slots__ = ("_began_s", "_never")
+
+    def __init__(self) -> None:
+        self._never = threading.Event()
+        self._began_s = time.thread_time()
+
+    def __call__(self) -> None:
+        worked_s = time.thread_time() - self._began_s
+        if worked_s >= PIECE_S:
+            self._never.wait(worked_s * (1 - SHARE) / SHARE)
+            self._began_s = time.thread_time()
 
 
 class SnapshotThreads:

@@ -4,42 +4,70 @@
 while applies go on, and tell the core, which lets go of the log once its own record of that is
 durable (pitfall 41).  One at a time::
 
-    idle --note_handed, doSnapshot--> asked --SnapshotView--> writing --SnapshotWritten--> idle
+    idle --due, doSnapshot--> waiting --MayWrite--> asked --SnapshotView--> writing
+      ^                                                                        |
+      +-----------------------------SnapshotWritten, SnapshotFailed------------+
 
-It is due when the log behind the last one has grown by so many entries or bytes.  Writing costs the
-process about as much time as it takes, whatever thread it is on, so the next one waits ten times as
-long as the last one took: at most a tenth of the time goes into snapshots, however fast the log
-grows, until it has grown so much that memory is the greater worry.
+It is due when the log behind the last one has grown by so many entries or bytes, or when the first
+entry behind it has come long ago.  That last moment is spread over a quarter of the interval, by
+group and replica, so that groups that began together do not all come together; where nothing new
+is, no timer runs.  Before the machine is asked, the group waits for its turn
+(:mod:`actors.snapshot_traffic`): what many groups of a process are due at once is written one by
+one, and a view is held for what is being written, not for what waits.
+
+Writing costs the process about as much time as it takes, whatever thread it is on, so the next one
+waits ten times as long as the last one took: at most a tenth of the time goes into snapshots,
+however fast the log grows, until it has grown so much that memory is the greater worry.
 
 **Sending and receiving**: the core says which bytes go to whom, and takes in what arrives; here one
 read for each receiver, and a few writes, are under way at once.  What is too much is dropped; it is
-asked for, or sent, again.
+asked for, or sent, again.  What was received before a restart is looked at when somebody sends it
+again, and removed when it is of no use or nobody has sent any of it for an hour.
 
 **Files** are removed when the record in the WAL that names a newer one is durable, and not before:
 until then a restart needs the old one.  (A file that no record names yet, the store leaves alone.)
 That is decided at the end of a turn, when the core's output, in which that record stands, is taken.
+
+**One to spare** (``keep_snapshots = 2``): the snapshot before the newest stays, and with it the log
+from there on.  When the machine cannot be restored from the newest, it is restored from that one,
+and what the newest stood for is applied once more; then the newest is taken anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from actors.clients import Clients, Pending
 from actors.group_messages import (
+    CheckReceived,
     ChunkFailed,
     ChunkRead,
+    ChunkWaits,
+    FindSpare,
     KeepSnapshots,
+    LeavePlace,
+    MayWrite,
+    PlaceToWrite,
     ReadChunk,
+    ReceivedChecked,
+    ReceivedUnchecked,
     SendPeers,
     SnapshotFailed,
     SnapshotWritten,
+    SpareFound,
     StoreChunk,
     WriteSnapshot,
     machine_name,
 )
-from actors.machine import NO_SNAPSHOTS, Restore, Restored, SnapshotView, TakeSnapshot
+from actors.machine import (
+    NO_SNAPSHOTS,
+    Restore,
+    Restored,
+    SnapshotView,
+    TakeSnapshot,
+)
 from actors.runtime import Clock, StartTimer, Tell
 from actors.settings import SnapshotSettings
 from raft.core import Core
@@ -59,29 +87,47 @@ from transport import protocol
 
 TIMER: Final = "snapshot"
 AGAIN_TIMER: Final = "snapshot again"
-TIMERS: Final = (TIMER, AGAIN_TIMER)
+CHUNK_TIMER: Final = "snapshot chunk"
+RECEIVED_TIMER: Final = "snapshot received"
+TIMERS: Final = (TIMER, AGAIN_TIMER, CHUNK_TIMER, RECEIVED_TIMER)
 PAUSE_FACTOR: Final = 10  # of the time that the last one took
 HURRY_FACTOR: Final = 4  # of ``snapshot_bytes``: so large a log waits for no pause
 FAILED_PAUSE_MS: Final = 10_000  # before the next attempt
 WAITING_MAX: Final = 1_000  # doSnapshot messages that wait for one snapshot; then BUSY
 CHUNK_BYTES_MAX: Final = 4 << 20  # whatever is configured; far below a peer frame
 STORING_MAX: Final = 8  # received chunks on their way to the disk; one more is dropped
+RECEIVED_AGE_MS_MAX: Final = 3_600_000  # of a part of a snapshot that nobody sends any more
+BEHIND_PAUSE_MS: Final = 1_000  # until the machine is looked at again that is behind its snapshot
+INTERVAL_SPREAD: Final = 4  # over the last 1/4 of the interval
 
-_IDLE, _ASKED, _WRITING = range(3)
+COUNTS: Final = ("taken", "failed", "received", "chunks_dropped", "spare_used")
+_ANY_INDEX: Final = (1 << 63) - 1
+_IDLE, _WAITING, _ASKED, _WRITING = range(4)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """The chunk that is being read for a receiver."""
+    """The chunk that is being read for a receiver, or will be at ``due_ms``."""
 
-    snapshot: SnapshotMeta
-    offset: int
+    chunk: SendChunk
+    due_ms: int | None = None
+    count: int = 0
+
+    def is_for(self, snapshot: SnapshotMeta, offset: int) -> bool:
+        return (self.chunk.snapshot, self.chunk.offset) == (snapshot, offset)
+
+
+def spread_ms(group: int, replica: Replica, interval_ms: int) -> int:
+    """Where in the last part of the interval this one's moment is; always the same."""
+    mixed = (group * 0x9E3779B97F4A7C15 ^ replica.incarnation) * 0xC2B2AE3D27D4EB4F
+    return (mixed >> 32 & 0xFFFF) * (interval_ms // INTERVAL_SPREAD) >> 16
 
 
 class GroupSnapshots:
     """Part of one group actor; what a method returns are effects."""
 
     __slots__ = (
+        "_checking",
         "_clients",
         "_clock",
         "_core",
@@ -89,12 +135,17 @@ class GroupSnapshots:
         "_group",
         "_handed_bytes",
         "_has_none",
+        "_interval_due_ms",
+        "_interval_ms",
         "_is_lost",
         "_keep_wanted",
+        "_machine_failed",
         "_mark_number",
         "_not_before_ms",
         "_reading",
         "_rebuilding",
+        "_received_is_old",
+        "_received_ms",
         "_restoring",
         "_restoring_index",
         "_settings",
@@ -143,7 +194,31 @@ class GroupSnapshots:
         # Of backups (actors/backups.py): what must stay, and who hears of an attempt that failed.
         self.held: list[SnapshotMeta] = []
         self.on_fail: Callable[[str], None] | None = None
-        self.counts = {"taken": 0, "failed": 0, "received": 0, "chunks_dropped": 0}
+        self._checking = False  # somebody looks at what is here from before a restart
+        self._received_ms: int | None = None  # when a chunk last came; None: no timer runs
+        self._received_is_old = False  # and is to be removed
+        self._machine_failed = False
+        # From the first entry that is in no snapshot until one has it.
+        interval_ms = settings.snapshot_interval_ms
+        self._interval_ms = interval_ms - spread_ms(group, core.me, interval_ms)
+        self._interval_due_ms: int | None = None
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    @property
+    def table(self) -> dict[type, Callable[[Any], Any]]:
+        """What the group actor is told that belongs here."""
+        return {
+            SnapshotView: self.on_view,
+            SnapshotWritten: self.on_written,
+            SnapshotFailed: self.on_failed,
+            MayWrite: self.on_may_write,
+            ChunkRead: self.on_chunk_read,
+            ChunkWaits: self.on_chunk_waits,
+            ChunkFailed: self.on_chunk_failed,
+            ReceivedUnchecked: self.on_unchecked,
+            ReceivedChecked: self.on_checked,
+            SnapshotLost: self.on_lost,
+        }
 
     # ------------------------------------------------------------------ life
 
@@ -154,22 +229,33 @@ class GroupSnapshots:
         if snapshot is not None:
             effects += self.restore(snapshot)
             self._want_keep()
-        if self._settings.snapshot_interval_ms:
-            effects.append(self._timer())
         return effects
-
-    def _timer(self) -> StartTimer:
-        return StartTimer(TIMER, self._clock.now_ms() + self._settings.snapshot_interval_ms)
 
     def on_timer(self, key: object) -> list[object]:
-        """The interval is over: take one if there is anything new.  Or the pause after one that
-        failed is, and somebody waits for it."""
-        if key == AGAIN_TIMER:
-            return self._ask_for_view() if self._is_lost and self._may_begin else []
-        effects: list[object] = [self._timer()]
-        if (self._core.handed_index > self.index or self._is_lost) and self._may_begin:
-            effects += self._ask_for_view()
-        return effects
+        now = self._clock.now_ms()
+        if key == AGAIN_TIMER:  # the pause after one that failed, and somebody waits for it
+            return self._ask_for_place() if self._is_lost and self._may_begin else []
+        if key == CHUNK_TIMER:
+            return self._read_due(now)
+        if key == RECEIVED_TIMER:
+            return self._forget_received(now)
+        return self._on_interval(now)
+
+    def _on_interval(self, now: int) -> list[object]:
+        """Take one, unless there is nothing new, or one was taken meanwhile."""
+        due_ms, self._interval_due_ms = self._interval_due_ms, None
+        assert due_ms is not None
+        if self._core.handed_index <= self.index:
+            return []
+        if now < due_ms or not self._may_begin:
+            return self._start_interval(max(due_ms, now + self._interval_ms * (now >= due_ms)))
+        return self._ask_for_place()
+
+    def _start_interval(self, due_ms: int) -> list[object]:
+        if self._has_none:
+            return []
+        self._interval_due_ms = due_ms
+        return [StartTimer(TIMER, due_ms)]
 
     @property
     def index(self) -> int:
@@ -200,6 +286,12 @@ class GroupSnapshots:
         """These go to the machine; take a snapshot of it if the log has grown enough."""
         for run in runs:
             self._handed_bytes += len(run.body)
+        if self._interval_due_ms is None and self._interval_ms:
+            started = self._start_interval(self._clock.now_ms() + self._interval_ms)
+            return started + self._maybe_begin()
+        return self._maybe_begin()
+
+    def _maybe_begin(self) -> list[object]:
         if not self._may_begin:
             return []
         settings = self._settings
@@ -213,13 +305,13 @@ class GroupSnapshots:
         now = self._clock.now_ms()
         if now < self._not_before_ms and grown_bytes < HURRY_FACTOR * settings.snapshot_bytes:
             return []
-        return self._ask_for_view()
+        return self._ask_for_place()
 
     def take_for_peer(self) -> list[object]:
         """Somebody needs one that is newer than any there is; said again until there is one."""
         if not self._may_begin or self._clock.now_ms() < self._not_before_ms:
             return []
-        return self._ask_for_view()
+        return self._ask_for_place()
 
     def ask(self, pending: Pending) -> None:
         """doSnapshot: take one now, or have the one that is under way."""
@@ -235,10 +327,15 @@ class GroupSnapshots:
         if self._state == _IDLE:
             self._view_wanted = self.is_dirty = True
 
-    def _ask_for_view(self) -> list[object]:
+    def _ask_for_place(self) -> list[object]:
         assert self._state == _IDLE
-        self._state = _ASKED
+        self._state = _WAITING
         self._view_wanted = False
+        return [PlaceToWrite(self._group)]
+
+    def on_may_write(self, _: MayWrite) -> list[object]:
+        assert self._state == _WAITING
+        self._state = _ASKED
         return [Tell(machine_name(self._group), TakeSnapshot(None), control=True)]
 
     def on_view(self, message: SnapshotView) -> list[object]:
@@ -248,12 +345,16 @@ class GroupSnapshots:
         if message.view is None:
             assert message.error is not None
             self._has_none = message.error == NO_SNAPSHOTS
-            return self._fail(message.error)
+            return [LeavePlace(self._group), *self._fail(message.error)]
         if message.index < self.index + (not self._is_lost):
             # Also when a newer one was installed meanwhile.
             self._counted_bytes = self._handed_bytes
             self._finish_waiting()
-            return []
+            left: list[object] = [LeavePlace(self._group)]
+            if self._is_lost:
+                # The machine is on its way to what the lost one stood for.
+                left.append(StartTimer(AGAIN_TIMER, self._clock.now_ms() + BEHIND_PAUSE_MS))
+            return left
         term = core.log.term_at(message.index)
         assert term is not None, f"{message.index} is applied and not in the log"
         self._state = _WRITING
@@ -276,10 +377,12 @@ class GroupSnapshots:
         now = self._clock.now_ms()
         self._not_before_ms = now + PAUSE_FACTOR * message.elapsed_ms
         self._counted_bytes = self._view_bytes
+        compact_to = self._compact_to(message.meta.index)
         self._is_lost = False
+        if self._interval_due_ms is not None:
+            self._interval_due_ms = now + self._interval_ms
         self.counts["taken"] += 1
-        meta = message.meta
-        self._core.step(SnapshotTaken(meta, self._compact_to(meta.index)), now)
+        self._core.step(SnapshotTaken(message.meta, compact_to), now)
         self._want_keep()
         self._finish_waiting()
 
@@ -319,8 +422,13 @@ class GroupSnapshots:
                 self._clients.finish_json(pending, values)
 
     def _compact_to(self, index: int) -> int:
-        """What stays behind a snapshot for those who lag a little: bounded by count and bytes."""
+        """What stays behind a snapshot for those who lag a little: bounded by count and bytes.
+
+        And what is behind the one before it, as long as that is kept to spare, and worth it.
+        """
         log = self._core.log
+        if self._settings.keep_snapshots > 1 and self._core.snapshot and not self._is_lost:
+            index = min(index, max(self.index, log.base_index))
         least = max(log.base_index, index - self._settings.snapshot_trailing_entries)
         left_bytes = self._settings.snapshot_trailing_bytes
         while index > least:
@@ -356,7 +464,32 @@ class GroupSnapshots:
         index = message.meta.index
         self._restoring = [each for each in self._restoring if each.index > index]
         self._rebuilding = []
+        self._machine_failed = False
         self._want_keep()
+
+    def note_machine_failed(self, snapshot: SnapshotMeta | None) -> None:
+        """It is quarantined; ``snapshot``: what it could not become."""
+        self._machine_failed = True
+        if snapshot in self._restoring:
+            self._restoring.remove(snapshot)
+
+    def find_spare(self) -> list[object]:
+        """Look for the snapshot before the newest, where one is kept (-> SpareFound)."""
+        newest = self._core.snapshot
+        if newest is None or self._settings.keep_snapshots < 2:
+            return []
+        return [FindSpare(self._group, newest, max(1, self._core.log.base_index))]
+
+    def spare_in(self, message: SpareFound) -> SnapshotMeta | None:
+        """The one that was found, if the log goes on from it."""
+        core, spare = self._core, message.spare
+        log = core.log
+        if spare is None or message.than != core.snapshot:
+            return None
+        if log.term_at(spare.index) != spare.term or not log.is_border(spare.index):
+            return None  # of another history
+        self.counts["spare_used"] += 1
+        return spare
 
     # ------------------------------------------------------------------ sending
 
@@ -365,26 +498,47 @@ class GroupSnapshots:
         core = self._core
         for chunk in chunks:
             to, snapshot, offset = chunk.to, chunk.snapshot, chunk.offset
-            if offset >= snapshot.size_bytes:
-                # It has all of it, and nothing was heard since: ask what became of it.
-                effects.append(self._chunk(to, snapshot, offset, b""))
-                continue
             reading = self._reading.get(to)
-            if reading is not None and (reading.snapshot, reading.offset) == (snapshot, offset):
-                continue  # a slow disk
-            self._reading[to] = _Reading(snapshot, offset)
-            bytes_max = min(core.settings.snapshot_chunk_bytes, CHUNK_BYTES_MAX)
+            if reading is not None and reading.is_for(snapshot, offset):
+                continue  # a slow disk, or a slow line
+            self._reading[to] = _Reading(chunk)
+            bytes_max = (
+                0 if chunk.asks else min(core.settings.snapshot_chunk_bytes, CHUNK_BYTES_MAX)
+            )
             effects.append(ReadChunk(self._group, to, chunk.term, snapshot, offset, bytes_max))
         return effects
+
+    def on_chunk_waits(self, message: ChunkWaits) -> list[object]:
+        reading = self._reading.get(message.to)
+        if reading is None or not reading.is_for(message.snapshot, message.offset):
+            return []
+        if message.wait_ms is None:
+            del self._reading[message.to]  # the core asks again
+            return []
+        reading.due_ms = self._clock.now_ms() + message.wait_ms
+        reading.count = message.count
+        return self._arm_chunks()
+
+    def _arm_chunks(self) -> list[object]:
+        due = [each.due_ms for each in self._reading.values() if each.due_ms is not None]
+        return [StartTimer(CHUNK_TIMER, min(due))] if due else []
+
+    def _read_due(self, now: int) -> list[object]:
+        effects: list[object] = []
+        for to, reading in self._reading.items():
+            if reading.due_ms is not None and reading.due_ms <= now:
+                reading.due_ms = None
+                it, count = reading.chunk, reading.count
+                effects.append(
+                    ReadChunk(self._group, to, it.term, it.snapshot, it.offset, count, is_paid=True)
+                )
+        return effects + self._arm_chunks()
 
     def on_chunk_read(self, message: ChunkRead) -> list[object]:
         core = self._core
         to = message.to
         reading = self._reading.get(to)
-        if reading is None or (reading.snapshot, reading.offset) != (
-            message.snapshot,
-            message.offset,
-        ):
+        if reading is None or not reading.is_for(message.snapshot, message.offset):
             return []  # something else is wanted meanwhile
         del self._reading[to]
         if not core.is_leader or core.term != message.term:
@@ -406,7 +560,7 @@ class GroupSnapshots:
         self._reading = {
             to: reading
             for to, reading in self._reading.items()
-            if reading.snapshot != message.snapshot
+            if reading.chunk.snapshot != message.snapshot
         }
         self._core.step(message, self._clock.now_ms())
 
@@ -422,19 +576,46 @@ class GroupSnapshots:
             effects.append(StoreChunk(self._group, chunk.snapshot, chunk.offset, chunk.data))
         return effects
 
-    def on_stored(self, message: ChunkStored | SnapshotReceived) -> None:
+    def on_stored(self, message: ChunkStored | SnapshotReceived) -> list[object]:
         self._storing -= 1
+        now = self._clock.now_ms()
+        effects: list[object] = []
         if type(message) is SnapshotReceived:
             self.counts["received"] += 1
             self._want_keep()
         elif message.snapshot.index <= self._core.commit_index and not self._core.wants(
             message.snapshot
         ):
-            return  # a chunk that came twice, of what is installed by now
-        self._core.step(message, self._clock.now_ms())
+            return []  # a chunk that came twice, of what is installed by now
+        else:
+            if self._received_ms is None:
+                effects.append(StartTimer(RECEIVED_TIMER, now + RECEIVED_AGE_MS_MAX))
+            self._received_ms = now
+        self._core.step(message, now)
+        return effects
 
     def on_chunk_failed(self, message: ChunkFailed) -> None:
         self._storing -= 1
+
+    def on_unchecked(self, message: ReceivedUnchecked) -> list[object]:
+        self._storing -= 1
+        if self._checking:
+            return []
+        self._checking = True
+        return [CheckReceived(self._group)]
+
+    def on_checked(self, _: ReceivedChecked) -> None:
+        self._checking = False
+
+    def _forget_received(self, now: int) -> list[object]:
+        assert self._received_ms is not None
+        due_ms = self._received_ms + RECEIVED_AGE_MS_MAX
+        if now < due_ms:
+            return [StartTimer(RECEIVED_TIMER, due_ms)]
+        self._received_ms = None
+        self._received_is_old = True
+        self._want_keep()
+        return []
 
     # ------------------------------------------------------------------ files
 
@@ -458,13 +639,18 @@ class GroupSnapshots:
         """If ``is_dirty``, when the core's output is taken."""
         effects: list[object] = []
         if self._view_wanted and self._state == _IDLE:
-            effects += self._ask_for_view()
+            effects += self._ask_for_place()
         if self._keep_wanted and not self._mark_number:
             self._keep_wanted = False
             core = self._core
             newest = [] if core.snapshot is None else [core.snapshot]
             needed = newest + core.snapshots_in_use + self._restoring + self._rebuilding
             needed += self.held
-            effects.append(KeepSnapshots(self._group, needed))
+            # A machine that failed may want one of what is committed long since.
+            useless_to = 0 if self._machine_failed else core.commit_index
+            if self._received_is_old:
+                useless_to, self._received_is_old = _ANY_INDEX, False
+            spare_from = max(1, core.log.base_index) if self._settings.keep_snapshots > 1 else 0
+            effects.append(KeepSnapshots(self._group, needed, useless_to, spare_from))
         self.is_dirty = self._keep_wanted or self._view_wanted
         return effects

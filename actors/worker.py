@@ -37,7 +37,7 @@ from typing import Any
 
 import uvloop
 
-from actors import snapshot_files, wire
+from actors import snapshot_files, snapshot_traffic, wire
 from actors.births import Births
 from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
 from actors.clock_watch import ClockWatch, boot_ms
@@ -58,7 +58,6 @@ from actors.group_messages import (
     RoleChanged,
     SaveLog,
     SendPeers,
-    WriteSnapshot,
     actor_name,
     machine_name,
 )
@@ -90,7 +89,8 @@ from actors.settings import (
     LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
 )
-from actors.snapshot_files import SnapshotThreads
+from actors.snapshot_files import Pauses, SnapshotThreads
+from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
 from raft.messages import (
@@ -173,13 +173,23 @@ class Worker:
         )
         self._scheduler.carry(GroupDescribed, self._describing.carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)
-        talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
-        self._scheduler.carry(AskCatalog, talk.carry_question)
-        for effect in snapshot_files.EFFECTS:
-            self._scheduler.carry(effect, self._carry_snapshot)
+        self._talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
+        self._scheduler.carry(AskCatalog, self._talk.carry_question)
+        self._traffic = SnapshotTraffic(
+            arguments.snapshots,
+            arguments.raft,
+            self._clock.now_ms,
+            lambda group, news: self._scheduler.tell(actor_name(group), news, control=True),
+            self._submit_snapshot,
+        )
+        for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
+            self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
         self._scheduler.on_turn_end(self._flush)
-        self._frames: dict[int, Callable[[list[Any]], None]] = {
+        self._frames = self._frame_table()
+
+    def _frame_table(self) -> dict[int, Callable[[list[Any]], None]]:
+        return {
             wire.WELCOME: self._on_welcome,
             wire.REQUESTS: self._on_requests,
             wire.PEER_IN: self._on_peer_in,
@@ -188,8 +198,8 @@ class Worker:
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
             wire.CATALOG_WANTED: self._on_catalog_wanted,
-            wire.DESIRED: talk.on_desired,
-            wire.CATALOG_ANSWER: talk.on_answer,
+            wire.DESIRED: self._talk.on_desired,
+            wire.CATALOG_ANSWER: self._talk.on_answer,
         }
 
     # ------------------------------------------------------------------ life
@@ -511,6 +521,7 @@ class Worker:
         del self._groups[group]
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
+        self._traffic.forget(group)
 
     def _close_group(self, group: int) -> None:
         """This node is no member of it any more: nothing of the replica is needed."""
@@ -543,17 +554,18 @@ class Worker:
 
     # ------------------------------------------------------------------ snapshots
 
-    def _carry_snapshot(self, effect: Any, address: object) -> None:
+    def _submit_snapshot(self, effect: Any) -> None:
         store, name = self._stores[effect.group], actor_name(effect.group)
 
         def work() -> object:
-            return snapshot_files.carry_out(store, effect)
+            return snapshot_files.carry_out(store, effect, Pauses())
 
         def on_done(result: object) -> None:
+            self._traffic.note_done(effect, result)
             if result is not None:
                 self._scheduler.tell(name, result, control=True)
 
-        self._threads.submit(work, on_done, long=type(effect) is WriteSnapshot)
+        self._threads.submit(work, on_done, long=type(effect) in snapshot_files.LONG)
 
     def _carry_restore(self, effect: RunRestore, address: object) -> None:
         def work() -> object:

@@ -12,7 +12,10 @@ what was sent last. If it has everything, its answer says so; if not, it refuses
 again there.
 
 **Snapshots** (paper 7). A peer that lacks what the log has no longer gets a snapshot, chunk by
-chunk: one is on its way, the answer asks for the next. A chunk that stays unanswered is sent again.
+chunk: one is on its way, the answer asks for the next. The first one has no bytes and asks how much
+is there already, and so does the one after a chunk that stayed unanswered: who is silent for long
+costs little, and who was restarted goes on where it was. A transfer begins anew, with the newest
+snapshot, when the log does not go on any more from where it will end, or while nothing has arrived.
 Only so many peers at a time (pitfall 43); the log behind the snapshots that travel is kept
 (pitfall 40). A peer whose machine is lost gets one beside its appends (:mod:`raft.rebuild`).
 
@@ -310,7 +313,7 @@ class Leadership:
         """What was on its way to that node is probably lost: do not wait to find out."""
         for peer in self._peers:
             if peer.replica.node == node:
-                peer.chunk_sent = False
+                peer.chunk_sent = peer.agreed = False
                 if peer.state == REPLICATE:
                     peer.become_probe()
 
@@ -441,8 +444,9 @@ class Leadership:
             snapshot.term,
         ):
             return
-        if peer.chunk_sent and message.offset == peer.offset:
-            return  # doubled, late, or nothing could be kept: the chunk is sent again in its time
+        if peer.agreed and peer.chunk_sent and message.offset == peer.offset:
+            return  # doubled, late, or nothing could be kept: it is asked again in its time
+        peer.agreed = True
         peer.chunk_ms = now
         if message.offset > peer.reached:
             peer.reached = message.offset
@@ -491,36 +495,55 @@ class Leadership:
         """The log behind this index is needed by who is getting a snapshot (pitfall 40).
 
         By nobody who has come no nearer to it for long: a receiver whose disk is full begins again
-        and again.
+        and again. Nor for longer than ``snapshot_log_bytes_max`` of it has gathered: who is so slow
+        begins anew with a newer snapshot.
         """
         timeout_ms = self._settings.election_timeout_ms
         patience_ms = SNAPSHOT_PATIENCE_TIMEOUTS * timeout_ms
-        return min(
-            (
-                peer.snapshot.index
-                for peer in self._peers
-                if peer.snapshot is not None
-                and peer.state == SNAPSHOT
-                and now - peer.active_ms < timeout_ms
-                and now - peer.moved_ms < patience_ms
-            ),
-            default=NEVER_MS,
+        wanted = sorted(
+            peer.snapshot.index
+            for peer in self._peers
+            if peer.snapshot is not None
+            and peer.state == SNAPSHOT
+            and now - peer.active_ms < timeout_ms
+            and now - peer.moved_ms < patience_ms
         )
+        for index in wanted:
+            if self._log_bytes_behind(index) <= self._settings.snapshot_log_bytes_max:
+                return index
+        return NEVER_MS
+
+    def _log_bytes_behind(self, index: int) -> int:
+        log = self._log
+        first = max(log.border_at_or_before(index), log.base_index) + 1
+        return sum(len(run.body) for run in log.between(first, log.last_index))
 
     def _want_chunk(self, peer: Progress, now: int) -> None:
+        newest = self.snapshot
+        if (
+            peer.state == SNAPSHOT
+            and peer.snapshot is not None
+            and peer.snapshot.index < self._log.base_index
+        ):
+            peer.drop_snapshot()  # it would need another one at once
         if peer.snapshot is None:
-            if self.snapshot is None:
+            if newest is None:
                 return
-            if peer.state != SNAPSHOT and self.snapshot.index < peer.wants_index:
+            if peer.state != SNAPSHOT and newest.index < peer.wants_index:
                 return  # the next one
             if self._is_busy_with_snapshots(now):
                 return
-            peer.snapshot = self.snapshot
+            peer.snapshot = newest
             peer.offset = peer.reached = 0
             peer.moved_ms = now
+        elif peer.reached == 0 and newest is not None and newest.index > peer.snapshot.index:
+            # It has waited for its turn: not an old one, whose log is perhaps kept for nobody else.
+            peer.drop_snapshot()
+            peer.snapshot = newest
         peer.chunk_sent = True
         peer.chunk_ms = now
-        self._chunks.append(SendChunk(peer.replica, self._term, peer.snapshot, peer.offset))
+        asks = not peer.agreed
+        self._chunks.append(SendChunk(peer.replica, self._term, peer.snapshot, peer.offset, asks))
 
     def _is_busy_with_snapshots(self, now: int) -> bool:
         """Who gets one and does not come nearer to having it keeps nobody waiting."""
@@ -534,4 +557,4 @@ class Leadership:
         again_ms = CHUNK_AGAIN_HEARTBEATS * self._settings.heartbeat_ms
         for peer in self._peers:
             if peer.gets_snapshot and peer.chunk_sent and now - peer.chunk_ms >= again_ms:
-                peer.chunk_sent = False
+                peer.chunk_sent = peer.agreed = False

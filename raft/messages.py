@@ -233,7 +233,8 @@ class ReadIndexReply:
 class SnapshotChunk:
     """InstallSnapshot (paper 7): bytes of the snapshot's file from ``offset`` on.
 
-    The last chunk ends at ``snapshot.size_bytes``. Each is sign enough that the leader lives.
+    The last chunk ends at ``snapshot.size_bytes``. One without bytes asks how much is there: it is
+    answered like any other. Each is sign enough that the leader lives.
     """
 
     sender: Replica
@@ -537,12 +538,13 @@ class Decision:
 @dataclass(slots=True)
 class SendChunk:
     """Read this snapshot from ``offset`` on and send a SnapshotChunk of this ``term``; none is on
-    its way."""
+    its way.  ``asks``: without bytes, for it is not known how much of it is there."""
 
     to: Replica
     term: int
     snapshot: SnapshotMeta
     offset: int
+    asks: bool = False
 
 
 @dataclass(slots=True)

@@ -14,7 +14,9 @@ and always above ``match``. Three states:
 * REPLICATE: appends follow each other without waiting, ``next`` runs ahead; the window bounds how
   far, in messages and in bytes.
 * SNAPSHOT: what it lacks is in no log any more. A snapshot travels in chunks, one at a time, until
-  the peer acknowledges an entry from which the log goes on.
+  the peer acknowledges an entry from which the log goes on. How much of it the peer holds is asked
+  before the first chunk, and again whenever something was lost: perhaps it holds a part from before
+  a restart, of either side.
 
 A lost append in REPLICATE makes the follower refuse the one behind it. If none is behind it,
 nothing would ever happen: so ``quiet_ms`` remembers since when something is outstanding without an
@@ -115,6 +117,7 @@ class Progress:
 
     __slots__ = (
         "active_ms",
+        "agreed",
         "catch_up",
         "chunk_ms",
         "chunk_sent",
@@ -160,9 +163,11 @@ class Progress:
         # else it gets, for as long as it goes on asking (:mod:`raft.rebuild`). 0: it is well.
         self.wants_index = 0
         self.wants_until_ms = now
-        # Which snapshot it gets, how many of its bytes it has, whether a chunk is on its way.
+        # Which snapshot it gets, how many of its bytes it has, whether it has said so itself since
+        # the last loss, whether a chunk is on its way.
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
+        self.agreed = False
         self.reached = 0  # the most it has ever had of it
         self.chunk_sent = False
         self.chunk_ms = now  # since when a chunk is unanswered
@@ -188,9 +193,7 @@ class Progress:
     def become_snapshot(self) -> None:
         """Which snapshot, the leader decides when it can send one."""
         self.state = SNAPSHOT
-        self.snapshot = None
-        self.offset = 0
-        self.chunk_sent = False
+        self.drop_snapshot()
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()
@@ -198,6 +201,8 @@ class Progress:
     def drop_snapshot(self) -> None:
         """It gets another one, or none; what it has of this one, it says when it gets it again."""
         self.snapshot = None
+        self.offset = 0
+        self.agreed = False
         self.chunk_sent = False
 
     def become_probe(self) -> None:

@@ -31,6 +31,7 @@ class RaftSettings:
     catch_up_rounds_max: int = 10  # thesis 4.2.1; a new voter that needs more is too slow
     transfer_lag_entries_max: int = 10_000  # who lags further behind does not become leader
     snapshot_chunk_bytes: int = 256 << 10
+    snapshot_log_bytes_max: int = 256 << 20  # of log kept for who gets a snapshot; then a newer one
 
     def __post_init__(self) -> None:
         if self.heartbeat_ms < 1:
@@ -53,6 +54,7 @@ class RaftSettings:
             "catch_up_rounds_max",
             "transfer_lag_entries_max",
             "snapshot_chunk_bytes",
+            "snapshot_log_bytes_max",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

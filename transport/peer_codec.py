@@ -235,9 +235,6 @@ def _decode_snapshot_chunk(f: list[Any], sender: Replica, to: Replica) -> Snapsh
         raise FrameError("SnapshotChunk: the checksum is out of range")
     if not size_bytes or offset + len(data) > size_bytes:
         raise FrameError("SnapshotChunk: the bytes do not lie within the snapshot")
-    if not data and offset != size_bytes:
-        # Behind the end it asks what has become of the snapshot; before, it would say nothing.
-        raise FrameError("SnapshotChunk: it has no bytes")
     snapshot = SnapshotMeta(
         index, snapshot_term, _decode_members(members), time_ms, version, size_bytes, crc
     )

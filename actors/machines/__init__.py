@@ -31,9 +31,17 @@ is skipped on all replicas alike.
 state as it is now, at once: it is called between two entries and holds up everything.  The view is
 then written by another thread *while applies go on*, so it must not share what they change (the
 easy way: copy what is small, and change only by replacing what is large).  It gives bytes to the
-sink in pieces of 64 to 256 KiB, since each call gives the other threads a chance; equal states
-should give equal bytes.  ``restore`` gets the same bytes, cut into other pieces, also in another
-thread; nothing else is called meanwhile.  What raises there quarantines, whatever was changed.
+sink in pieces of 16 to 128 KiB, since after each of them it pauses, for the other threads; equal
+states should give equal bytes.  ``restore`` gets the same bytes, cut into other pieces, also in
+another thread; nothing else is called meanwhile.  What raises there quarantines, whatever was
+changed.
+
+**Streams.**  Neither side has a snapshot in memory as a whole, and a machine must not either: a
+view reads its state piece by piece while it is written, a restore puts each piece where it belongs
+and forgets it.  One whose state is a file, say a database, copies or links it in ``snapshot``,
+writes it out from there, and in ``restore`` fills a new file and puts it in the old one's place.
+What would be there twice goes first: the old state is of no use any more.  A view that is given up
+is not written; what it holds, it lets go of when it is collected.
 
 For the machine above::
 

@@ -20,11 +20,21 @@ fastest.
 so it changes by one subtraction and one addition per write and does not depend on any order.
 
 **Snapshots.**  A stream of msgpack: ``[format, count of entries]``, then arrays of key, value and
-version, one entry after the other, in the order of the keys: equal states give equal bytes.  The
-view is a copy of the map, whose entries never change: for a million of them about 25 ms in which
-the worker does nothing else, and 40 MB until it is written.  Sorting is done by whoever writes, in
-pieces: one call that sorts a million keys would hold Python's lock, and with it every heartbeat of
-the process, for half a second.
+version, one entry after the other, in the order of the keys: equal states give equal bytes.
+
+The view copies nothing.  From the moment it is made until it is written, whatever changes an entry
+first puts the old one aside for it, so it takes the same short time whatever the size of the map,
+and as much memory as changes meanwhile.  The writer, in another thread, reads an entry *and then*
+looks whether an older one was put aside: whatever happens in between, it is the right one.  Which
+keys there are it learns from the lists of the next paragraph but one: they only grow, or are
+replaced.  Sorting is done by whoever writes, in pieces: one call that sorts a million keys would
+hold Python's lock, and with it every heartbeat of the process, for half a second.
+
+A restore builds the map in the place of the old one, which goes first: a machine in memory twice
+could be too much for a host that it fits well.  What fails leaves nothing, and is quarantined.
+
+**Lists of keys.**  ``_sorted``, of the last range, and ``_unsorted``, of keys that came since: in
+both together is every key, and some that are there no more, or twice.
 """
 
 from __future__ import annotations
@@ -32,7 +42,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
-from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -45,8 +54,9 @@ ANSWER_BYTES_MAX = 4 << 20
 RANGE_LIMIT_DEFAULT = 1_000
 RANGE_LIMIT_MAX = 10_000
 SNAPSHOT_FORMAT = 1
-SNAPSHOT_CHUNK_BYTES = 128 << 10  # so much at once, more only for a larger entry
-SORT_KEYS_MAX = 16_384  # in one call, some milliseconds
+SNAPSHOT_CHUNK_BYTES = 32 << 10  # so much at once, half a millisecond; more for a larger entry
+SORT_KEYS_MAX = 4_096  # in one call, about a millisecond
+REMOVED_KEYS_MAX = 10_000  # and as many as there are keys: so many are listed in vain
 _ENTRY_OVERHEAD_BYTES = 16  # of an entry in a snapshot
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
@@ -65,37 +75,89 @@ def _share(key: str, value: bytes, version: int) -> int:
     return mixed ^ mixed >> 32  # not linear: exchanged values or versions do not cancel out
 
 
+class _Past:
+    """What a view and the machine know together: the map, and what has changed since.
+
+    ``entries`` is None once the machine has been restored: there is nothing to look back to.
+    """
+
+    __slots__ = ("changed", "entries")
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self.entries: dict[str, Entry] | None = entries
+        self.changed: dict[str, Entry | None] = {}  # as it was then; None: it was not there
+
+
 class _View:
     """The entries of one moment."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_count", "_forget", "_past", "_sorted", "_unsorted", "_unsorted_count")
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self._entries = entries
+    def __init__(
+        self,
+        past: _Past,
+        count: int,
+        keys: tuple[list[str], list[str]],
+        forget: Callable[[_Past], None],
+    ) -> None:
+        self._past = past
+        self._count = count
+        self._sorted, self._unsorted = keys
+        self._unsorted_count = len(self._unsorted)
+        self._forget = forget
+
+    def __del__(self) -> None:
+        self._forget(self._past)
 
     def write(self, sink: Callable[[bytes], None]) -> None:
-        entries = self._entries
-        sink(msgpack.packb([SNAPSHOT_FORMAT, len(entries)]))
+        try:
+            self._write(sink)
+        finally:
+            self._forget(self._past)
+
+    def _write(self, sink: Callable[[bytes], None]) -> None:
+        sink(msgpack.packb([SNAPSHOT_FORMAT, self._count]))
         flat: list[Any] = []
-        size_bytes = 0
-        for key in _in_order(entries):
-            value, version, _ = entries[key]
+        size_bytes = written = 0
+        for key, (value, version, _) in self._in_order(sink):
             flat += (key, value, version)
             size_bytes += len(key) + len(value) + _ENTRY_OVERHEAD_BYTES
             if size_bytes >= SNAPSHOT_CHUNK_BYTES:
+                written += len(flat) // 3
                 sink(msgpack.packb(flat))
                 flat, size_bytes = [], 0
         if flat:
             sink(msgpack.packb(flat))
+        assert written + len(flat) // 3 == self._count, "entries of another moment"
+
+    def _in_order(self, sink: Callable[[bytes], None]) -> Iterator[tuple[str, Entry]]:
+        changed = self._past.changed
+        last = None
+        for key in merge(self._sorted, *self._sorted_pieces(sink)):
+            if key == last:
+                continue
+            last = key
+            entries = self._past.entries
+            if entries is None:
+                raise RuntimeError("the state was replaced before it was written")
+            # In this order: what is put aside after the first line does not change what it gave.
+            entry = entries.get(key)
+            was = changed.get(key, _SAME)
+            if was is not _SAME:
+                entry = was
+            if entry is not None:
+                yield key, entry
+
+    def _sorted_pieces(self, sink: Callable[[bytes], None]) -> list[list[str]]:
+        pieces = []
+        for at in range(0, self._unsorted_count, SORT_KEYS_MAX):
+            end = min(at + SORT_KEYS_MAX, self._unsorted_count)
+            pieces.append(sorted(self._unsorted[at:end]))
+            sink(b"")  # a chance for others
+        return pieces
 
 
-def _in_order(entries: dict[str, Entry]) -> Iterator[str]:
-    """The keys, sorted in pieces."""
-    keys = iter(entries)
-    pieces = []
-    while piece := sorted(islice(keys, SORT_KEYS_MAX)):
-        pieces.append(piece)
-    return merge(*pieces)
+_SAME: Any = object()
 
 
 def key_error(key: str) -> str | None:
@@ -115,6 +177,8 @@ class KeyValueMachine(Machine):
         self._sorted: list[str] = []  # superset of the keys at the last range, in order
         self._unsorted: list[str] = []  # keys that came since
         self._digest = 0
+        # Of views that are not written yet; by id, since both threads take out and put in.
+        self._pasts: dict[int, _Past] = {}
         self._operations: dict[str, Callable[[WriteRequest, int], Response]] = {
             "PUT": self._put,
             "DELETE": self._delete,
@@ -161,14 +225,25 @@ class KeyValueMachine(Machine):
     def _store(self, key: str, value: bytes, index: int) -> None:
         share = _share(key, value, index)
         old = self._entries.get(key)
+        if self._pasts:
+            self._put_aside(key, old)
         if old is None:
             self._unsorted.append(key)
+            if len(self._unsorted) > 2 * len(self._entries) + REMOVED_KEYS_MAX:
+                self._sorted, self._unsorted = [], [*self._entries, key]
             self._digest = (self._digest + share) & _MASK
         else:
             self._digest = (self._digest + share - old[2]) & _MASK
         self._entries[key] = (value, index, share)
 
+    def _put_aside(self, key: str, entry: Entry | None) -> None:
+        """It is about to change; views that are being written want it as it was."""
+        for past in list(self._pasts.values()):
+            past.changed.setdefault(key, entry)
+
     def _remove(self, key: str) -> None:
+        if self._pasts:
+            self._put_aside(key, self._entries.get(key))
         old = self._entries.pop(key, None)
         if old is not None:
             self._digest = (self._digest - old[2]) & _MASK
@@ -278,10 +353,18 @@ class KeyValueMachine(Machine):
     # ------------------------------------------------------------------ snapshots
 
     def snapshot(self) -> _View:
-        return _View(self._entries.copy())
+        past = _Past(self._entries)
+        self._pasts[id(past)] = past
+        keys = (self._sorted, self._unsorted)
+        return _View(past, len(self._entries), keys, self._forget)
+
+    def _forget(self, past: _Past) -> None:
+        """Nothing need be put aside for it any more; in whatever thread."""
+        self._pasts.pop(id(past), None)
 
     def restore(self, reader: Iterator[bytes], version: int) -> None:
-        """All or nothing: what raises here has changed nothing."""
+        """What raises here leaves nothing."""
+        self._become({}, 0)
         unpacker = msgpack.Unpacker(max_buffer_size=0)  # no limit but that of an entry
         entries: dict[str, Entry] = {}
         digest = 0
@@ -299,9 +382,15 @@ class KeyValueMachine(Machine):
                     digest += share
         if count != len(entries):
             raise ValueError(f"the snapshot has {len(entries)} entries, not {count}")
+        self._become(entries, digest & _MASK)
+
+    def _become(self, entries: dict[str, Entry], digest: int) -> None:
+        for past in list(self._pasts.values()):
+            past.entries = None
+            self._forget(past)
         self._entries = entries
         self._sorted, self._unsorted = list(entries), []
-        self._digest = digest & _MASK
+        self._digest = digest
 
     def digest(self) -> bytes:
         return self._digest.to_bytes(8, "big")

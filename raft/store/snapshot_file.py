@@ -83,10 +83,22 @@ class Frame(NamedTuple):
 
     kind: int
     raw: bytes
+    path: str
 
     @property
     def body(self) -> bytes:
         return self.raw[FRAME_HEADER_BYTES:]
+
+    def head(self) -> Head:
+        """What the first frame of a file says.  Raises SnapshotDamaged, UnknownFormat."""
+        if self.kind != HEAD:
+            raise SnapshotDamaged(self.path, 0, "it does not begin with a head")
+        try:
+            return _decode_head(self.body)
+        except UnknownPart as error:
+            raise UnknownFormat(self.path, str(error), 0) from error
+        except ValueError as error:
+            raise SnapshotDamaged(self.path, 0, str(error)) from error
 
 
 def encode_frame(kind: int, number: int, body: bytes) -> bytes:
@@ -149,14 +161,7 @@ class SnapshotFile:
     def check_head(self) -> Frame:
         """The HEAD, which says what ``meta`` says."""
         frame = self._frame(0, 0)
-        if frame.kind != HEAD:
-            raise self._damaged(0, "it does not begin with a head")
-        try:
-            head = _decode_head(frame.body)
-        except UnknownPart as error:
-            raise UnknownFormat(self.path, str(error), 0) from error
-        except ValueError as error:
-            raise self._damaged(0, str(error)) from error
+        head = frame.head()
         if head != Head.of(self._meta):
             said = f"entry {head.index} of term {head.term}"
             raise self._damaged(0, f"it is another snapshot, of {said}")
@@ -210,32 +215,77 @@ class SnapshotFile:
         return b"".join(pieces)[offset - start : end - start]
 
     def _frame(self, offset: int, number: int) -> Frame:
-        data = self._files.pread(self._descriptor, FRAME_BYTES, offset)
-        if len(data) < FRAME_HEADER_BYTES or data[:4] != MAGIC:
-            raise self._damaged(offset, f"frame {number} does not begin here")
-        _, format_, kind, found, length, crc = _HEADER.unpack_from(data)
-        if format_ > FORMAT and number == 0:
-            # Judged before the CRC, which a newer version may place elsewhere.
-            raise UnknownFormat(self.path, f"snapshot of format {format_}", offset)
-        end = FRAME_HEADER_BYTES + length
-        if end > FRAME_BYTES and number == 0 and length <= HEAD_BYTES_MAX:
-            data = self._files.pread(self._descriptor, end, offset)
-        raw = data[:end]
-        is_right = (
-            format_ == FORMAT
-            and len(raw) == end
-            and crc32c_extend(crc32c(raw[:_SIGNED_BYTES]), raw[FRAME_HEADER_BYTES:]) == crc
-        )
-        if not is_right:
-            raise self._damaged(offset, f"the checksum of frame {number} is wrong")
-        if found != number:
-            raise self._damaged(offset, f"frame {found} stands where frame {number} belongs")
-        if kind not in KINDS:
-            raise UnknownFormat(self.path, f"frame of unknown kind {kind}", offset)
-        return Frame(kind, raw)
+        return read_frame(self._files, self._descriptor, self.path, offset, number)
 
     def _damaged(self, offset: int, reason: str) -> SnapshotDamaged:
         return SnapshotDamaged(self.path, offset, reason)
+
+
+def read_frame(files: Files, descriptor: int, path: str, offset: int, number: int) -> Frame:
+    """The frame of this number, which begins at ``offset``.
+
+    Raises SnapshotDamaged, UnknownFormat, OSError.
+    """
+    data = files.pread(descriptor, FRAME_BYTES, offset)
+    if len(data) < FRAME_HEADER_BYTES or data[:4] != MAGIC:
+        raise SnapshotDamaged(path, offset, f"frame {number} does not begin here")
+    _, format_, kind, found, length, crc = _HEADER.unpack_from(data)
+    if format_ > FORMAT and number == 0:
+        # Judged before the CRC, which a newer version may place elsewhere.
+        raise UnknownFormat(path, f"snapshot of format {format_}", offset)
+    end = FRAME_HEADER_BYTES + length
+    if end > FRAME_BYTES and number == 0 and length <= HEAD_BYTES_MAX:
+        data = files.pread(descriptor, end, offset)
+    raw = data[:end]
+    is_right = (
+        format_ == FORMAT
+        and len(raw) == end
+        and crc32c_extend(crc32c(raw[:_SIGNED_BYTES]), raw[FRAME_HEADER_BYTES:]) == crc
+    )
+    if not is_right:
+        raise SnapshotDamaged(path, offset, f"the checksum of frame {number} is wrong")
+    if found != number:
+        raise SnapshotDamaged(path, offset, f"frame {found} stands where frame {number} belongs")
+    if kind not in KINDS:
+        raise UnknownFormat(path, f"frame of unknown kind {kind}", offset)
+    return Frame(kind, raw, path)
+
+
+def sound_frames(files: Files, descriptor: int, path: str) -> Iterator[Frame]:
+    """The frames of a file that may end anywhere, from its head on, as far as they are sound.
+
+    Raises OSError alone.
+    """
+    offset = number = 0
+    while True:
+        try:
+            frame = read_frame(files, descriptor, path, offset, number)
+            if number == 0:
+                frame.head()
+        except (SnapshotDamaged, UnknownFormat):
+            return
+        yield frame
+        if frame.kind == END:
+            return
+        offset += len(frame.raw)
+        number += 1
+
+
+def read_meta(files: Files, path: str, term_index_crc: tuple[int, int, int]) -> SnapshotMeta:
+    """What a file of this (term, index, crc) in its name says of itself; only its head is looked
+    at.  Raises SnapshotDamaged, UnknownFormat, OSError."""
+    term, index, crc = term_index_crc
+    descriptor = files.open(path)
+    try:
+        head = read_frame(files, descriptor, path, 0, 0).head()
+        size_bytes = files.size(descriptor)
+    finally:
+        files.close(descriptor)
+    if (head.term, head.index) != (term, index):
+        raise SnapshotDamaged(path, 0, f"it is of entry {head.index} of term {head.term}")
+    return SnapshotMeta(
+        index, term, head.configuration, head.time_ms, head.machine_version, size_bytes, crc
+    )
 
 
 def _decode_head(body: bytes) -> Head:

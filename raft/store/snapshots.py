@@ -3,7 +3,8 @@
 A snapshot is one file, named by what identifies it: ``<index>-<term>-<crc>.snapshot``, in hex.  It
 is written under another name, synced, renamed, and the rename is synced; only then may the WAL say
 that it stands for the log (pitfall 41).  So a file with its final name is complete, and is never
-changed again.  What a crash leaves behind under a name aside is removed when the store is opened::
+changed again.  What a crash leaves behind of one that was written is removed when the store is
+opened; what was received goes on (:mod:`raft.store.incoming`)::
 
     write():    <index>-<term>.writing            --finish()-->    <index>-<term>-<crc>.snapshot
     receive():  <index>-<term>-<crc>.receiving    --complete()-->  the same
@@ -13,7 +14,9 @@ Both sides check them: who sends does not pass damage on, which would be thrown 
 the transfer and sent again for ever.
 
 Which snapshots are still needed, the owner says with :meth:`SnapshotStore.keep`.  One that was
-finished since the last ``keep`` is not removed by it: the WAL does not know of it yet.
+finished since the last ``keep`` is not removed by it: the WAL does not know of it yet.  One before
+the newest may be kept to spare, with the log from there on: should the newest turn out to be
+damaged, this disk has all that is needed (:meth:`SnapshotStore.spare`).
 
 Threads: the store itself may be used by several, a writer or an iterator by one at a time.  Nothing
 here starts one.
@@ -22,10 +25,10 @@ here starts one.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from google_crc32c import extend as crc32c_extend
 from google_crc32c import value as crc32c
@@ -33,7 +36,18 @@ from google_crc32c import value as crc32c
 from raft.configuration import Configuration
 from raft.messages import SnapshotMeta
 from raft.store.errors import SnapshotDamaged, UnknownFormat
-from raft.store.files import Files, make_directory
+from raft.store.files import Files
+from raft.store.incoming import (
+    RECEIVING,
+    SUFFIX,
+    SYNC_BYTES,
+    Found,
+    Incoming,
+    create_empty,
+    index_in,
+    look_at,
+    snapshot_name,
+)
 from raft.store.snapshot_file import (
     CHUNK,
     CHUNK_BYTES,
@@ -42,38 +56,13 @@ from raft.store.snapshot_file import (
     encode_end,
     encode_frame,
     encode_head,
+    read_meta,
 )
 
-__all__ = ["SnapshotStore", "SnapshotWriter"]
+__all__ = ["SUFFIX", "SYNC_BYTES", "SnapshotStore", "SnapshotWriter", "snapshot_name"]
 
-SUFFIX = ".snapshot"
 WRITING = ".writing"
-RECEIVING = ".receiving"
-# While a snapshot is written, it goes to the disk in steps: the sync of the WAL's next batch must
-# not wait behind all of it.
-SYNC_BYTES = 1 << 20
-
-
-def snapshot_name(meta: SnapshotMeta) -> str:
-    return f"{meta.index:016x}-{meta.term:016x}-{meta.crc:08x}{SUFFIX}"
-
-
-def _index_in(name: str) -> int:
-    """The index in a name of ours; 0 for any other name."""
-    try:
-        return int(name[:16], 16)
-    except ValueError:
-        return 0
-
-
-@dataclass(slots=True)
-class _Partial:
-    """A snapshot that is being received: ``held`` bytes, of which ``crc`` is the checksum."""
-
-    meta: SnapshotMeta
-    name: str
-    held: int = 0
-    crc: int = crc32c(b"")
+_NAME = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}-[0-9a-f]{{8}}{re.escape(SUFFIX)}")
 
 
 class SnapshotStore:
@@ -83,13 +72,13 @@ class SnapshotStore:
         self._files = files
         self._directory = directory
         self._lock = threading.Lock()
-        self._partial: _Partial | None = None
         self._written_aside: set[str] = set()  # names of open writers
         self._fresh: set[str] = set()  # complete, and not yet named in a call of keep()
-        if files.exists(directory):
-            for name in files.listdir(directory):
-                if name.endswith((WRITING, RECEIVING)):
-                    files.unlink(self._path(name))
+        names = files.listdir(directory) if files.exists(directory) else []
+        for name in names:
+            if name.endswith(WRITING):
+                files.unlink(self._path(name))
+        self._incoming = Incoming(files, directory, [n for n in names if n.endswith(RECEIVING)])
 
     @property
     def place(self) -> tuple[Files, str]:
@@ -112,19 +101,9 @@ class SnapshotStore:
         name = f"{index:016x}-{term:016x}{WRITING}"
         with self._lock:
             assert name not in self._written_aside, f"{name} is written twice at a time"
-            descriptor = self._create(name)
+            descriptor = create_empty(self._files, self._directory, name)
             self._written_aside.add(name)
         return SnapshotWriter(self, name, descriptor, head, first_frame)
-
-    def _create(self, name: str) -> int:
-        make_directory(self._files, self._directory)
-        descriptor = self._files.open(self._path(name), create=True)
-        try:
-            self._files.truncate(descriptor, 0)
-        except OSError:
-            self._files.close(descriptor)
-            raise
-        return descriptor
 
     def _end_writing(self, name: str) -> None:
         with self._lock:
@@ -166,32 +145,40 @@ class SnapshotStore:
 
     # ------------------------------------------------------------------ receiving
 
-    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int:
-        """Keep bytes of this snapshot, durably; how many are held of it afterwards.
+    def receive(self, meta: SnapshotMeta, offset: int, data: bytes) -> int | None:
+        """Keep bytes of this snapshot; how many are held of it afterwards.
 
         They are kept if they follow on what is held; or if they are the first ones, which takes
-        the place of whatever was held of another snapshot.  After an OSError nothing is held.  Of
-        one that was completed a moment ago, all is held: a chunk of it that was sent twice must not
-        begin it anew.
+        the place of whatever was held of another snapshot; without any, it is only asked.  None:
+        something is here from before a restart, and :meth:`check_received` has not looked at it
+        yet.  After an OSError nothing is held.  Of one that was completed a moment ago, all is
+        held: a chunk of it that was sent twice must not begin it anew.
         """
         with self._lock:
             if snapshot_name(meta) in self._fresh:
                 return meta.size_bytes
-            partial = self._partial
-            if partial is not None and partial.meta != meta:
-                partial = None
-            held = 0 if partial is None else partial.held
-            if not data or offset != held or held + len(data) > meta.size_bytes:
-                return held
-            try:
-                if partial is None:
-                    partial = self._begin_partial(meta)
-                self._append(partial, data)
-            except OSError:
-                # Its pages may be marked clean and yet never have been written (pitfall 44).
-                self._drop_partial()
-                raise
-            return partial.held
+            return self._incoming.receive(meta, offset, data)
+
+    @property
+    def is_receiving(self) -> bool:
+        """There is a part of a snapshot, sound or not."""
+        return self._incoming.name is not None
+
+    def check_received(self) -> None:
+        """See how much there is of a snapshot that was being received before a restart.
+
+        Takes as long as reading and writing it takes; meanwhile everything else can be done.
+        """
+        with self._lock:
+            left = self._incoming.begin_check()
+        if left is None:
+            return
+        found: Found | None = None
+        try:
+            found = look_at(self._files, self._path(left.name))
+        finally:  # also of one that could not be read, nothing is held
+            with self._lock:
+                self._incoming.end_check(left, found)
 
     def complete(self, meta: SnapshotMeta) -> bool:
         """Give the received file its name, durably.  After that it counts as one of our own.
@@ -202,83 +189,70 @@ class SnapshotStore:
         with self._lock:
             if snapshot_name(meta) in self._fresh:
                 return True
-            partial = self._partial
-            if partial is None or partial.meta != meta:
+            aside = self._incoming.finish(meta)
+            if aside is None:
                 return False
             try:
-                if not self._is_what_was_sent(partial):
-                    self._drop_partial()
-                    return False
-                self._adopt(partial.name, meta)
-            except (OSError, UnknownFormat):
-                self._drop_partial()
+                self._adopt(aside, meta)
+            except OSError:
+                if self._files.exists(self._path(aside)):
+                    self._files.unlink(self._path(aside))
                 raise
-            self._partial = None
             return True
-
-    def _begin_partial(self, meta: SnapshotMeta) -> _Partial:
-        self._drop_partial()
-        name = snapshot_name(meta).removesuffix(SUFFIX) + RECEIVING
-        self._files.close(self._create(name))
-        self._partial = _Partial(meta, name)
-        return self._partial
-
-    def _append(self, partial: _Partial, data: bytes) -> None:
-        descriptor = self._files.open(self._path(partial.name))
-        try:
-            self._files.pwrite(descriptor, data, partial.held)
-            self._files.fdatasync(descriptor)
-        finally:
-            self._files.close(descriptor)
-        partial.held += len(data)
-        partial.crc = crc32c_extend(partial.crc, data)
-
-    def _is_what_was_sent(self, partial: _Partial) -> bool:
-        """That its frames are sound follows from the CRC: they were when they were sent."""
-        meta = partial.meta
-        if (partial.held, partial.crc) != (meta.size_bytes, meta.crc):
-            return False
-        path = self._path(partial.name)
-        try:
-            with SnapshotFile(self._files, path, meta) as file:
-                file.check_head()
-        except SnapshotDamaged:
-            return False
-        descriptor = self._files.open(path)
-        try:
-            self._files.fsync(descriptor)
-        finally:
-            self._files.close(descriptor)
-        return True
-
-    def _drop_partial(self) -> None:
-        partial, self._partial = self._partial, None
-        if partial is not None and self._files.exists(self._path(partial.name)):
-            self._files.unlink(self._path(partial.name))
 
     # ------------------------------------------------------------------ removing
 
-    def keep(self, metas: Iterable[SnapshotMeta]) -> None:
+    def keep(
+        self, metas: Iterable[SnapshotMeta], *, useless_to: int = 0, spare_from: int = 0
+    ) -> None:
         """Remove all that is older than what is kept, or of no use to anybody.
 
+        ``useless_to``: what is received of a snapshot up to this index is of no use.
+        ``spare_from``: of those before the newest, keep one more, if it is not before this index
+        (from which the log goes on); 0: none.
         Left alone: what is being written or received, and what was finished and not yet named here,
         unless something newer is named.
         """
         names = {snapshot_name(meta) for meta in metas}
-        newest = max(map(_index_in, names), default=0)
+        newest = max(map(index_in, names), default=0)
         with self._lock:
-            if self._partial is not None and self._partial.meta.index < newest:
-                self._drop_partial()
-            self._fresh = {name for name in self._fresh - names if _index_in(name) >= newest}
+            incoming = self._incoming
+            if incoming.name is not None and index_in(incoming.name) < max(newest, useless_to + 1):
+                incoming.drop()
+            self._fresh = {name for name in self._fresh - names if index_in(name) >= newest}
             names |= self._fresh | self._written_aside
-            if self._partial is not None:
-                names.add(self._partial.name)
+            if incoming.name is not None:
+                names.add(incoming.name)
             if not self._files.exists(self._directory):
                 return
-            for name in self._files.listdir(self._directory):
+            found = self._files.listdir(self._directory)
+            if spare_from:
+                names |= set(self._before(newest, found, spare_from)[-1:])
+            for name in found:
                 if name.endswith((SUFFIX, WRITING, RECEIVING)) and name not in names:
                     # Not synced: a removal that is undone by a crash is done again.
                     self._files.unlink(self._path(name))
+
+    def _before(self, index: int, names: list[str], first: int = 1) -> list[str]:
+        """Snapshots of ``first`` .. ``index - 1``, oldest first."""
+        return [name for name in names if _NAME.fullmatch(name) and first <= index_in(name) < index]
+
+    def spare(self, meta: SnapshotMeta, first: int) -> SnapshotMeta | None:
+        """The newest one of ``first`` .. before ``meta``, if there is any that can be told of.
+
+        Raises OSError.
+        """
+        with self._lock:
+            if not self._files.exists(self._directory):
+                return None
+            names = self._before(meta.index, self._files.listdir(self._directory), max(1, first))
+        for name in reversed(names):
+            index, term, crc = (int(part, 16) for part in name.removesuffix(SUFFIX).split("-"))
+            try:
+                return read_meta(self._files, self._path(name), (term, index, crc))
+            except (SnapshotDamaged, UnknownFormat, FileNotFoundError):
+                continue  # not that one, then
+        return None
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)

@@ -63,6 +63,10 @@ class Uploads:
                 raise Refused(f"{UPLOADS_MAX} snapshots lie here already that no group has taken")
             self._store, self._meta = SnapshotStore(self._files, self._directory), meta
         held_bytes = self._store.receive(meta, offset, chunk)
+        if held_bytes is None:  # there is a part of it from before a restart
+            self._store.check_received()
+            held_bytes = self._store.receive(meta, offset, chunk)
+            assert held_bytes is not None, "it was looked at"
         if held_bytes < meta.size_bytes:
             return held_bytes
         is_sound = self._store.complete(meta)

@@ -31,7 +31,7 @@ from typing import Any
 
 import msgpack
 
-from actors import snapshot_files
+from actors import snapshot_files, snapshot_traffic
 from actors.catalog import CatalogMachine
 from actors.group import GroupActor, MakeRun
 from actors.group_messages import (
@@ -55,6 +55,7 @@ from actors.machines.kv import KeyValueMachine
 from actors.runtime import Scheduler, VirtualClock
 from actors.runtime.supervisor import CrashReport
 from actors.settings import SnapshotSettings
+from actors.snapshot_traffic import SnapshotTraffic
 from raft import invariants
 from raft.configuration import Configuration
 from raft.core import Core
@@ -228,8 +229,15 @@ class Node:
         scheduler.carry(Emitted, self._carry_nothing)
         scheduler.carry(AskCatalog, self._carry_ask)
         scheduler.carry(RunRestore, self._carry_restore)
-        for effect in snapshot_files.EFFECTS:
-            scheduler.carry(effect, self._carry_snapshot)
+        self.traffic = SnapshotTraffic(
+            cluster.snapshots,
+            cluster.settings,
+            cluster.clock.now_ms,
+            lambda group, news: scheduler.tell(actor_name(group), news, True),
+            lambda effect: self.jobs.append((actor_name(GROUP), effect)),
+        )
+        for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
+            scheduler.carry(effect, lambda effect, _: self.traffic.carry(effect))
         scheduler.on_turn_end(self._flush)
         self.machine = MachineActor(
             machine_name(GROUP),
@@ -346,6 +354,7 @@ class Node:
                     self.cluster.note_restored(self, effect.meta)
             else:
                 result = snapshot_files.carry_out(self.store, effect)
+                self.traffic.note_done(effect, result)
         except PowerLoss:
             self.crash()
             return
@@ -392,9 +401,6 @@ class Node:
 
     def _carry_described(self, effect: GroupDescribed, _: object) -> None:
         self.descriptions.append(effect.description)
-
-    def _carry_snapshot(self, effect: Any, _: object) -> None:
-        self.jobs.append((actor_name(GROUP), effect))
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self.jobs.append((machine_name(GROUP), effect))

@@ -20,12 +20,18 @@ from actors.group_messages import (
     StoreChunk,
     WriteSnapshot,
 )
-from actors.machine import Restored, RunRestore, TakeSnapshot
+from actors.machine import Restored, RunRestore
 from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
-from actors.runtime import StartTimer, Tell, TimerFired
 from actors.settings import SnapshotSettings
-from raft.messages import ChunkStored, SendChunk, SnapshotChunk, SnapshotMeta, SnapshotReply
+from raft.messages import (
+    ChunkStored,
+    Replica,
+    SendChunk,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
+)
 from raft.settings import RaftSettings
 from raft.store.runs import decode_run
 from raft.store.snapshots import SnapshotStore
@@ -182,8 +188,7 @@ def test_a_pause_of_ten_times_what_the_last_one_took_lies_between_two(
     leader.works_at_once = False
     fill(cluster, leader, 10)
     (_, effect) = leader.jobs.pop()
-    meta = write(leader, effect)
-    leader.tell(SnapshotWritten(meta, elapsed_ms=200), control=True)
+    tell_written(leader, effect, elapsed_ms=200)
     fill(cluster, leader, 20)
     assert leader.jobs == [] or isinstance(leader.jobs[-1][1], KeepSnapshots)
     cluster.run(2_000)
@@ -199,6 +204,12 @@ def write(node: Node, effect: WriteSnapshot) -> SnapshotMeta:
     return writer.finish()
 
 
+def tell_written(node: Node, effect: WriteSnapshot, elapsed_ms: int) -> None:
+    result = SnapshotWritten(write(node, effect), elapsed_ms)
+    node.traffic.note_done(effect, result)
+    node.tell(result, control=True)
+
+
 def test_a_log_that_has_grown_far_too_large_waits_for_no_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -209,7 +220,7 @@ def test_a_log_that_has_grown_far_too_large_waits_for_no_pause(
     cluster.request(leader, put("a", bytes(1_000)))
     cluster.settle()
     (_, effect) = leader.jobs.pop()
-    leader.tell(SnapshotWritten(write(leader, effect), elapsed_ms=200), control=True)
+    tell_written(leader, effect, elapsed_ms=200)
     for _ in range(3):
         cluster.request(leader, put("a", bytes(1_000)))
         cluster.settle()
@@ -219,27 +230,67 @@ def test_a_log_that_has_grown_far_too_large_waits_for_no_pause(
     assert isinstance(leader.jobs[-1][1], WriteSnapshot)
 
 
-def test_an_interval_makes_one_due_if_there_is_anything_new() -> None:
-    hourly = SnapshotSettings(snapshot_interval_ms=3_600_000)
-    cluster, leader, _ = three(snapshots=hourly)
+INTERVAL_MS = 12_000
+BY_TIME = SnapshotSettings(snapshot_interval_ms=INTERVAL_MS)
+
+
+def test_the_first_entry_that_is_in_no_snapshot_makes_one_due_within_the_interval() -> None:
+    cluster, leader, _ = three(snapshots=BY_TIME)
+    began_ms = cluster.clock.now_ms()
     fill(cluster, leader, 3)
-    actor = leader.group
-    due_ms = cluster.clock.now_ms() + 3_600_000
-    effects = actor.handle(TimerFired(snapshots_module.TIMER, cluster.clock.now_ms())) or ()
-    assert list(effects) == [
-        StartTimer(snapshots_module.TIMER, due_ms),
-        Tell("machine/7", TakeSnapshot(None), control=True),
-    ]
-    leader.scheduler.tell("machine/7", TakeSnapshot(None), True)
+    cluster.run(INTERVAL_MS * 3 // 4 - 100)
+    assert leader.group.snapshots.counts["taken"] == 0
+    cluster.run(began_ms + INTERVAL_MS - cluster.clock.now_ms())
+    assert [node.group.snapshots.index for node in cluster.up()] == [4, 4, 4]
+    cluster.run(3 * INTERVAL_MS)
+    assert [node.group.snapshots.counts["taken"] for node in cluster.up()] == [1, 1, 1]
+    assert not [key for node in cluster.up() for key in timers(node)], "nothing new is no timer"
+    fill(cluster, leader, 1)
+    assert all(timers(node) == [snapshots_module.TIMER] for node in cluster.up())
+    cluster.run(INTERVAL_MS)
+    assert [node.group.snapshots.counts["taken"] for node in cluster.up()] == [2, 2, 2]
+
+
+def timers(node: Node) -> list[object]:
+    running = node.group.snapshots._interval_due_ms
+    return [] if running is None else [snapshots_module.TIMER]
+
+
+def test_one_that_was_taken_for_another_reason_puts_the_next_one_off() -> None:
+    cluster, leader, _ = three(snapshots=BY_TIME)
+    fill(cluster, leader, 3)
+    cluster.run(INTERVAL_MS // 2)
+    ask(cluster, leader)
     cluster.settle()
-    assert leader.group.snapshots.index == 4
-    effects = actor.handle(TimerFired(snapshots_module.TIMER, cluster.clock.now_ms())) or ()
-    assert list(effects) == [StartTimer(snapshots_module.TIMER, due_ms)]
+    fill(cluster, leader, 1)
+    cluster.run(INTERVAL_MS // 2 + 100)
+    assert leader.group.snapshots.counts["taken"] == 1, "half an interval ago"
+    cluster.run(INTERVAL_MS // 2)
+    assert leader.group.snapshots.counts["taken"] == 2
+
+
+def test_the_moments_of_many_groups_and_replicas_lie_apart() -> None:
+    at = [
+        snapshots_module.spread_ms(group, Replica(f"n{number}", 100 + number), INTERVAL_MS)
+        for group in range(1, 101)
+        for number in range(3)
+    ]
+    assert len(set(at)) > 290
+    assert 0 <= min(at) < max(at) < INTERVAL_MS // 4
+    quarters = [sum(each * 16 // INTERVAL_MS == part for each in at) for part in range(4)]
+    assert min(quarters) > 50, "all over the last quarter of the interval"
 
 
 def test_without_an_interval_there_is_no_timer() -> None:
-    _, leader, _ = three()
-    assert not [each for each in leader.group.snapshots.on_start() if isinstance(each, StartTimer)]
+    cluster, leader, _ = three(snapshots=SnapshotSettings(snapshot_interval_ms=0))
+    fill(cluster, leader, 3)
+    assert timers(leader) == []
+    cluster.run(3 * INTERVAL_MS)
+    assert leader.group.snapshots.counts["taken"] == 0
+
+
+def test_it_is_half_an_hour_unless_somebody_says_otherwise() -> None:
+    assert SnapshotSettings().snapshot_interval_ms == 1_800_000
 
 
 # --------------------------------------------------------------------------- doSnapshot
@@ -317,12 +368,7 @@ def test_a_machine_without_snapshots_keeps_its_log_and_is_not_asked_again() -> N
     assert sent.outcome.code == protocol.REJECTED
     assert "has no snapshots" in sent.outcome.error_text
     assert leader.core.first_index == 1
-    assert leader.group.snapshots.counts == {
-        "taken": 0,
-        "failed": 0,
-        "received": 0,
-        "chunks_dropped": 0,
-    }
+    assert not any(leader.group.snapshots.counts.values())
 
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again_later_and_harms_nobody() -> None:
@@ -454,11 +500,11 @@ def test_a_file_that_arrives_damaged_is_thrown_away_and_sent_again(
     damaged: list[SnapshotMeta] = []
 
     def once(store: SnapshotStore, meta: SnapshotMeta) -> bool:
-        partial = store._partial
-        assert partial is not None
+        part = store._incoming._part
+        assert part is not None
         if not damaged:
             damaged.append(meta)
-            partial.crc ^= 1
+            part.crc ^= 1
         return complete(store, meta)
 
     monkeypatch.setattr(SnapshotStore, "complete", once)
@@ -559,10 +605,13 @@ def test_behind_the_end_an_empty_chunk_asks_what_became_of_the_snapshot() -> Non
     meta = leader.core.snapshot
     assert meta is not None
     (effect,) = leader.group.snapshots.send(
-        [SendChunk(followers[0].me, leader.core.term, meta, meta.size_bytes)]
+        [SendChunk(followers[0].me, leader.core.term, meta, meta.size_bytes, asks=True)]
     )
-    assert isinstance(effect, SendPeers)
-    (chunk,) = effect.messages
+    assert isinstance(effect, ReadChunk)
+    leader.traffic.carry(effect)
+    assert leader.jobs == [], "nothing is read for it"
+    leader.turn()
+    (chunk,) = cluster.in_flight
     assert isinstance(chunk, SnapshotChunk)
     assert (chunk.offset, chunk.data) == (meta.size_bytes, b"")
 
@@ -701,13 +750,14 @@ def test_a_view_of_what_a_snapshot_of_the_leader_has_overtaken_is_thrown_away() 
     assert isinstance(effect, WriteSnapshot)
     cluster.isolate(follower.name)
     fill(cluster, leader, 25)
+    written = write(follower, effect)
     cluster.heal()
     follower.works_at_once = True
     cluster.run(3_000)
     newest = follower.core.snapshot
     assert newest is not None
     assert newest.index > effect.index
-    follower.tell(SnapshotWritten(write(follower, effect), 1), control=True)
+    follower.tell(SnapshotWritten(written, 1), control=True)
     cluster.run(1_000)
     assert follower.core.snapshot == newest
     assert json.loads(asked.outcome.data)["index"] == newest.index
@@ -720,7 +770,8 @@ def test_a_failure_that_is_told_late_frees_the_place_for_the_next() -> None:
     leader.works_at_once = False
     first = ask(cluster, leader)
     cluster.settle()
-    leader.jobs.clear()
+    (_, effect) = leader.jobs.pop()
+    leader.traffic.note_done(effect, None)
     leader.tell(SnapshotFailed("no room"), control=True)
     leader.works_at_once = True
     cluster.settle()

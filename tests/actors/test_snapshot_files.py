@@ -13,13 +13,18 @@ import pytest
 
 from actors import snapshot_files
 from actors.group_messages import (
+    CheckReceived,
     ChunkFailed,
     ChunkRead,
+    FindSpare,
     KeepSnapshots,
     ReadBackup,
     ReadChunk,
+    ReceivedChecked,
+    ReceivedUnchecked,
     SnapshotFailed,
     SnapshotWritten,
+    SpareFound,
     StoreChunk,
     StoreUpload,
     WriteSnapshot,
@@ -254,5 +259,64 @@ def test_a_bug_comes_to_the_loop_which_ends_the_process() -> None:
 
 
 def test_every_effect_has_its_work() -> None:
-    wanted = {WriteSnapshot, ReadChunk, ReadBackup, StoreChunk, StoreUpload, KeepSnapshots}
-    assert set(snapshot_files.EFFECTS) == wanted
+    assert set(snapshot_files.EFFECTS) == {
+        WriteSnapshot,
+        ReadChunk,
+        StoreChunk,
+        ReadBackup,
+        StoreUpload,
+        KeepSnapshots,
+        CheckReceived,
+        FindSpare,
+    }
+    assert set(snapshot_files.EFFECTS) > snapshot_files.LONG
+
+
+def test_a_snapshot_that_is_written_has_no_more_than_its_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    paused_s: list[float] = []
+    monkeypatch.setattr("time.thread_time", lambda: now_s)
+    pauses = snapshot_files.Pauses()
+    monkeypatch.setattr(pauses._never, "wait", paused_s.append)
+    for worked_s in (0.0003, 0.0003, 0.004):
+        now_s += worked_s
+        pauses()
+    assert len(paused_s) == 2, "not after every little piece"
+    assert paused_s == pytest.approx([0.0006 * 1.5, 0.004 * 1.5]), "two fifths are work"
+
+
+def test_each_piece_of_a_view_may_be_followed_by_a_pause() -> None:
+    bench, paces = Bench(), []
+    effect = WriteSnapshot(7, 10, 1, MEMBERS, 5, 1, View(b"a", b"b", b"c"))
+    carry_out(bench.store, effect, lambda: paces.append(len(bench.names())))
+    assert paces == [1, 1, 1]
+
+
+def test_what_was_received_before_a_restart_is_answered_when_somebody_has_looked() -> None:
+    bench, other = Bench(), Bench()
+    meta = bench.written(b"x" * 1_000)
+    data = bench.store.read_raw(meta, 0, 500)
+    assert carry_out(other.store, StoreChunk(7, meta, 0, data)) == ChunkStored(meta, 500)
+    other.files.kill()
+    other.store = SnapshotStore(other.files, PATH)
+    asked = StoreChunk(7, meta, 0, b"")
+    assert carry_out(other.store, asked) == ReceivedUnchecked(meta)
+    assert carry_out(other.store, CheckReceived(7)) == ReceivedChecked()
+    (head,) = (each for each in (carry_out(other.store, asked),) if isinstance(each, ChunkStored))
+    assert 0 < head.offset < 500, "its head is whole, the frame behind it is not"
+    other.files.kill()
+    other.store = SnapshotStore(other.files, PATH)
+    other.files.fail("pread", errno.EIO, path=".receiving")
+    assert carry_out(other.store, CheckReceived(7)) == ReceivedChecked(), "told, and borne"
+    assert carry_out(other.store, asked) == ChunkStored(meta, 0)
+
+
+def test_one_to_spare_is_found_or_not() -> None:
+    bench = Bench()
+    spare, newest = bench.written(b"1", index=1), bench.written(b"2", index=2)
+    assert carry_out(bench.store, FindSpare(7, newest, 1)) == SpareFound(newest, spare)
+    assert carry_out(bench.store, FindSpare(7, newest, 2)) == SpareFound(newest, None)
+    bench.files.fail("pread", errno.EIO)
+    assert carry_out(bench.store, FindSpare(7, newest, 1)) == SpareFound(newest, None)

@@ -441,6 +441,8 @@ class Network:
         """What the driver sends when it is asked for this."""
         snapshot, offset = wanted.snapshot, wanted.offset
         size = min(self.settings.snapshot_chunk_bytes, snapshot.size_bytes - offset)
+        if wanted.asks:
+            size = 0
         return SnapshotChunk(node.me, wanted.to, wanted.term, snapshot, offset, b"s" * size)
 
     def _store_chunk(self, node: Node, chunk: SnapshotChunk) -> None:
@@ -448,7 +450,7 @@ class Network:
         snapshot = chunk.snapshot
         key = (snapshot.index, snapshot.term, snapshot.crc)
         held = node.received.get(key, 0)
-        if chunk.offset == held:
+        if chunk.offset == held and chunk.data:
             held += len(chunk.data)
             node.received = {key: held}
         if held == snapshot.size_bytes:
@@ -495,10 +497,11 @@ def led(voters: int = 3, *, spares: int = 0, settings: RaftSettings | None = Non
 
 
 def go_on_until_chunk(network: Network) -> SnapshotChunk:
-    """Deliver, and let n1's deadlines pass, until a chunk of its snapshot is under way."""
+    """Deliver, and let n1's deadlines pass, until a chunk of its snapshot is under way: n1 has
+    asked how much there is, and was answered."""
     for _ in range(200):
         for message in network.in_flight:
-            if isinstance(message, SnapshotChunk):
+            if isinstance(message, SnapshotChunk) and message.data:
                 return message
         if not network.deliver(count=1):
             network.tick("n1")

@@ -41,6 +41,7 @@ ALLOWED_IMPORTS = {
     "collections",
     "collections.abc",
     "dataclasses",
+    "hashlib",  # identities of lives: computed from numbers alone
     "itertools",
     "operator",
     "typing",

@@ -263,6 +263,9 @@ def sending() -> Lead:
     each.flush(2)
     each.leadership.on_append_reply(AppendReply(N2, N1, 5, 50, True, 20, 2), 3)
     each.flush(4)
+    assert each.leadership.take_chunks() == [SendChunk(N2, 5, meta(50), 0, asks=True)]
+    each.leadership.on_snapshot_reply(SnapshotReply(N2, N1, 5, 50, 3, 0), 4)
+    each.flush(4)
     assert each.leadership.take_chunks() == [SendChunk(N2, 5, meta(50), 0)]
     return each
 

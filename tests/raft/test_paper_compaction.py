@@ -68,7 +68,9 @@ def n3_is_behind() -> Network:
 
 
 def sent_chunks(network: Network) -> list[SnapshotChunk]:
-    return [message for message in network["n1"].sent if isinstance(message, SnapshotChunk)]
+    """With bytes; the others ask."""
+    sent = [message for message in network["n1"].sent if isinstance(message, SnapshotChunk)]
+    return [message for message in sent if message.data]
 
 
 # --------------------------------------------------------------------------- 7 taking one

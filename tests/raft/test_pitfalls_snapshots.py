@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -73,8 +74,17 @@ def without(*behind: str, voters: int = 3) -> Network:
     return network
 
 
-def chunks(network: Network) -> list[SendChunk]:
+def wanted(network: Network) -> list[SendChunk]:
     return [each for output in network["n1"].outputs for each in output.send_chunks]
+
+
+def chunks(network: Network) -> list[SendChunk]:
+    """With bytes; without any it only asks."""
+    return [each for each in wanted(network) if not each.asks]
+
+
+def questions(network: Network) -> list[SendChunk]:
+    return [each for each in wanted(network) if each.asks]
 
 
 def test_pitfall_15_a_predecessor_that_is_compacted_is_no_conflict() -> None:
@@ -174,7 +184,7 @@ def test_pitfall_38_who_is_at_a_snapshot_that_the_log_left_behind_gets_a_newer_o
     core = network.core("n1")
     assert core.log.base_index == second.index == 15
     network.step("n1", AppendReply(N3, N1, 1, 12))
-    assert chunks(network)[-1] == SendChunk(N3, 1, second, 0)
+    assert wanted(network)[-1] == SendChunk(N3, 1, second, 0, asks=True)
 
 
 def test_pitfall_39_each_chunk_is_a_sign_of_life_and_so_is_each_answer() -> None:
@@ -199,10 +209,11 @@ def test_pitfall_39_a_slow_install_is_waited_for_and_nothing_is_sent_anew() -> N
     go_on_until_chunk(network)
     network.hold_disk("n3")
     network.run(5_000)
-    offsets = [each.offset for each in chunks(network)]
-    assert offsets[:3] == [0, 40, 80]
-    assert set(offsets[3:]) == {80}, "only whether the last one has come is asked, now and then"
-    assert len(offsets) <= 3 + 5_000 // (CHUNK_AGAIN_HEARTBEATS * network.settings.heartbeat_ms)
+    assert [each.offset for each in chunks(network)] == [0, 40, 80]
+    first, *again = [each.offset for each in questions(network)]
+    assert first == 0
+    assert set(again) == {80}, "only whether the last one has come is asked, now and then"
+    assert len(again) <= 5_000 // (CHUNK_AGAIN_HEARTBEATS * network.settings.heartbeat_ms)
     network.persist("n3")
     network.run(500)
     assert network["n3"].state_index == 12
@@ -239,6 +250,61 @@ def test_pitfall_40_but_not_for_somebody_who_is_silent() -> None:
     network.snapshot("n1")
     core = network.core("n1")
     assert core.log.base_index == core.last_index
+
+
+def test_pitfall_40_but_no_more_than_so_many_bytes_of_log_and_then_it_begins_anew() -> None:
+    """Who is slower than the writes would need another snapshot for ever, and all of the log."""
+    network = without("n3")
+    core = network.core("n1")
+    first = go_on_until_chunk(network).snapshot
+    assert core._leadership is not None
+    core._leadership._settings = replace(SETTINGS, snapshot_log_bytes_max=300)
+    taken = 0
+    while core.snapshots_in_use == [first]:
+        network.propose("n1")
+        network.deliver(to("n2"))
+        network.deliver(sent_by("n2"))
+        network.snapshot("n1")
+        kept = core.log.between(core.log.first_index, core.log.last_index)
+        assert sum(len(run.body) for run in kept) <= 300
+        network.step("n1", SnapshotReply(N3, N1, 1, first.index, 1, taken % 2 * 40))
+        taken += 1
+        assert taken < 100
+    assert taken > 2
+    assert core.snapshots_in_use == [core.snapshot]
+    assert wanted(network)[-1].asks
+    network.run(500)
+    assert network.core("n3").last_index == core.last_index
+
+
+def test_pitfall_40_who_waits_for_its_turn_gets_the_newest_snapshot_when_it_comes() -> None:
+    """Nothing of the old one has arrived, and nobody keeps its log."""
+    network = without("n3")
+    core = network.core("n1")
+    while not questions(network):
+        if not network.deliver(count=1):
+            network.tick("n1")
+    (old,) = core.snapshots_in_use
+    network.drop()
+    network.cut("n1", "n3")
+    network.propose("n1")
+    network.settle()
+    newer = network.snapshot("n1")
+    network.run(400)
+    assert core.snapshots_in_use == [newer] != [old]
+    network.heal()
+    network.run(700)
+    assert network["n3"].state_index == newer.index
+
+
+def test_pitfall_39_a_receiver_that_holds_a_part_from_before_its_restart_goes_on_there() -> None:
+    network = without("n3")
+    key = network.core("n1").snapshot
+    assert key is not None
+    network["n3"].received = {(key.index, key.term, key.crc): 80}
+    network.run(500)
+    assert [each.offset for each in chunks(network)] == [80]
+    assert network["n3"].state_index == 12
 
 
 def test_pitfall_41_the_log_in_memory_goes_with_the_mark_and_not_with_a_save_before() -> None:
@@ -333,7 +399,7 @@ def test_pitfall_43_who_is_silent_holds_up_nobody() -> None:
             break
         if not network.deliver(lambda m: not isinstance(m, SnapshotReply), count=1):
             network.tick("n1")
-    getting = {each.to.node for each in chunks(network)}
+    getting = {each.to.node for each in wanted(network)}
     (waiting,) = without_log() - getting
     network.isolate(*getting)
     network.run(PATIENCE_MS - 300)
@@ -406,6 +472,7 @@ def test_pitfall_43_chunks_do_not_multiply_on_a_slow_line(delay_ms: int) -> None
         network.in_flight.clear()
     again_ms = CHUNK_AGAIN_HEARTBEATS * SETTINGS.heartbeat_ms
     assert len(chunks(network)) <= 100 * (1 + 2 * delay_ms // again_ms) + 10
+    assert len(questions(network)) <= 100 * 2 * delay_ms // again_ms + 10
 
 
 def test_a_snapshot_that_cannot_be_read_is_sent_no_more() -> None:
@@ -447,18 +514,18 @@ def test_a_chunk_that_was_asked_for_in_an_older_term_does_not_speak_for_a_newer_
     network = without("n3")
     first = go_on_until_chunk(network)
     network.drop()
-    (wanted,) = chunks(network)
+    (asked_for,) = chunks(network)
     network.step("n1", Heartbeat(N2, N1, 7, 0, 1))
     network.step("n3", Heartbeat(N2, N3, 7, 0, 1))
-    late = network.chunk(network["n1"], wanted)
-    assert (wanted.term, late.term) == (1, 1)
+    late = network.chunk(network["n1"], asked_for)
+    assert (asked_for.term, late.term) == (1, 1)
     assert late == first
     network.step("n3", late)
     assert network.core("n3").leader == N2
     assert network["n3"].received == {}
 
 
-def test_a_closed_link_brings_the_next_chunk_at_once_again() -> None:
+def test_a_closed_link_brings_the_next_question_at_once() -> None:
     network = without("n3")
     first = go_on_until_chunk(network)
     network.drop()
@@ -466,8 +533,9 @@ def test_a_closed_link_brings_the_next_chunk_at_once_again() -> None:
     assert core._leadership is not None
     core._leadership.on_link_closed("n3")
     network.collect("n1")
-    assert chunks(network)[-1] == SendChunk(N3, 1, first.snapshot, 0)
-    assert len(chunks(network)) == 2
+    assert wanted(network)[-1] == SendChunk(N3, 1, first.snapshot, 0, asks=True)
+    network.settle()
+    assert chunks(network)[1] == SendChunk(N3, 1, first.snapshot, 0)
 
 
 def test_a_snapshot_that_arrives_while_standing_ends_the_campaign() -> None:

@@ -29,13 +29,15 @@ from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
-from tests.sim.slot import DIRECTORY, SOFT_LIMIT_SEGMENTS, Slot
+from tests.sim.slot import Slot
+from tests.sim.slot_parts import DIRECTORY, SOFT_LIMIT_SEGMENTS
 from tests.sim.watched import ChangeMembers
 from tests.sim.world import MS, draw_us
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
+CHUNKS_MAX: Final = 8  # of snapshots, after which a process may die
 EFFECTS_MAX: Final = 12  # of a turn, before which a process may die
 RATE_SPAN: Final = 100_000  # how much faster or slower than exact a clock may run, per million
 # With leases: two clocks may differ by lease_drift_percent.
@@ -340,6 +342,15 @@ def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
             slot.files.fail("pwrite", errno.EIO, path=".writing")
 
 
+def _transfer_break(simulation: Simulation, rng: random.Random) -> None:
+    """A process ends when it has read or stored so many chunks of a snapshot; what is there of it
+    lives on, and is perhaps not what was written."""
+    for host in simulation.hosts.values():
+        for slot in host.slots:
+            if slot.dies_at_chunk is None and rng.random() < 0.5:
+                slot.dies_at_chunk = rng.randrange(CHUNKS_MAX)
+
+
 def _wipe(simulation: Simulation, rng: random.Random) -> None:
     """A host comes back with blank disks: under its old name it is somebody else."""
     host = _any_host(simulation, rng)
@@ -575,6 +586,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "bit-flip": Fault((1_000, 8_000), _bit_flip),
     "log-loss": Fault((500, 6_000), _log_loss),
     "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
+    "transfer-break": Fault((100, 2_000), _transfer_break),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),

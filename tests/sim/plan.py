@@ -131,16 +131,20 @@ def _draw_settings(world: World) -> RaftSettings:
         stale_read_ms_max=rng.choice((100, 10_000)),
         catch_up_rounds_max=rng.choice((2, 10)),
         transfer_lag_entries_max=rng.choice((2, 10_000)),
-        snapshot_chunk_bytes=rng.choice((50, 500, 256 << 10)),
+        snapshot_chunk_bytes=rng.choice((50, 50, 150, 500, 256 << 10)),
+        snapshot_log_bytes_max=world.stream("plan/log kept").choice((300, 256 << 20)),
     )
 
 
 def _draw_snapshots(world: World) -> SnapshotSettings:
     rng = world.stream("plan/snapshots")
     return SnapshotSettings(
-        snapshot_entries=rng.choice((5, 5, 30, 100_000)),
-        snapshot_trailing_entries=rng.choice((0, 0, 5, 50)),
+        snapshot_entries=rng.choice((5, 5, 5, 30, 100_000)),
+        snapshot_trailing_entries=rng.choice((0, 0, 0, 5, 50)),
         snapshot_interval_ms=rng.choice((0, 0, 500)),
+        keep_snapshots=rng.choice((1, 1, 2)),
+        snapshot_send_bytes_per_s=rng.choice((0, 0, 64 << 10)),
+        snapshot_transfers_max=rng.choice((1, 2, 4)),
     )
 
 

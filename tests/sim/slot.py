@@ -18,14 +18,10 @@ is another one by now.
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from google_crc32c import value as crc32c
-
-from actors import snapshot_files
+from actors import snapshot_files, snapshot_traffic
 from actors.clock_watch import ClockWatch
 from actors.group import MakeRun
 from actors.group_messages import (
@@ -36,6 +32,7 @@ from actors.group_messages import (
     GroupDescribed,
     HandBacks,
     PeerMessages,
+    ReceivedChecked,
     ReplicaRetired,
     Replies,
     Requests,
@@ -43,34 +40,33 @@ from actors.group_messages import (
     SaveLog,
     SendPeers,
     SnapshotWritten,
-    WriteSnapshot,
     actor_name,
     machine_name,
 )
 from actors.machine import Apply, Emitted, RunRestore
 from actors.replica import CannotOpen, find_log
 from actors.runtime import Tell
-from actors.runtime.supervisor import CrashReport
 from actors.settings import GROUP_MAILBOX_MESSAGES_MAX, DiskSettings
-from actors.space import DiskSpace
+from actors.snapshot_traffic import SnapshotTraffic
 from actors.wire import BEGUN
 from raft import invariants
 from raft.core import Core
 from raft.log import Log
 from raft.messages import (
     Append,
+    ChunkStored,
     ClockAnomaly,
     HardState,
     LinkClosed,
     PeerMessage,
     Persisted,
     Save,
-    SnapshotChunk,
     SnapshotLost,
     SnapshotMeta,
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
-from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.incoming import RECEIVING
+from raft.store.memory import PowerLoss
 from raft.store.runs import check_run, read_configuration
 from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
 from raft.store.wal import Batch, RecoveredGroup, Wal
@@ -84,6 +80,29 @@ from tests.sim.machines import (
     WatchedMachine,
 )
 from tests.sim.plan import GroupPlan
+from tests.sim.slot_parts import (
+    COUNTS,
+    DIRECTORY,
+    DISK_OPERATIONS_MAX,
+    DRAIN_MS_MAX,
+    LONG_WORK_FACTOR,
+    LONG_WORK_US_MAX,
+    LOOK_US,
+    MACHINE_MAILBOX_MESSAGES_MAX,
+    RESERVE_SEGMENTS,
+    RESTART_MS,
+    RETRY_MS,
+    SOFT_LIMIT_SEGMENTS,
+    ProcessDied,
+    SlotFiles,
+    SlotSpace,
+    Thread,
+    Work,
+    bytes_of,
+    has_decayed,
+    raise_it,
+    snapshots_of,
+)
 from tests.sim.watched import WatchedCore, WatchedGroup, looks_of
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
@@ -91,58 +110,6 @@ from transport.frames import LANE_BULK, LANE_CONTROL
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
-
-RESTART_MS: Final = (1, 400)  # until a process that ended is started again
-RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
-MACHINE_MAILBOX_MESSAGES_MAX: Final = 1_000_000
-DRAIN_MS_MAX: Final = 2_000
-DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
-LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
-LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
-DIRECTORY: Final = "/wal"
-# Of a disk, in segments of the least size.
-SOFT_LIMIT_SEGMENTS: Final = 64
-RESERVE_SEGMENTS: Final = 4
-LOOK_US: Final = 100 * MS
-
-
-class ProcessDied(BaseException):
-    """Out of a carrier, through the scheduler: the process is gone.  No actor can catch it."""
-
-
-class SlotFiles(MemoryFiles):
-    """A lock file names a process by its id, another one each time: here it names nobody."""
-
-    __slots__ = ()
-
-    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
-        path = self._inode(descriptor)[1]
-        super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
-
-
-class SlotSpace(DiskSpace):
-    """Without a thread; and nobody waits for room while the world stands still."""
-
-    def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
-        raise error
-
-
-@dataclass(slots=True)
-class _Work:
-    group: int
-    run: Callable[[], object]
-    actor: str  # which hears of the result
-    takes_us: int = 0
-
-
-class _Thread:
-    """One of a worker's threads: what it is given is done in that order."""
-
-    __slots__ = ("free_us", "works")
-
-    def __init__(self) -> None:
-        self.works: deque[_Work] = deque()
-        self.free_us = 0  # when it will have done all of it
 
 
 class Slot:
@@ -164,6 +131,7 @@ class Slot:
         self.is_lost = False
         self.is_flipped = False
         self.dies_after: int | None = None  # so many effects
+        self.dies_at_chunk: int | None = None  # of a snapshot, so many from now
         self.disk_free_us = 0  # before that the disk finishes nothing
         self.busy_until_us = 0  # it gets no time before
         self.disk_factor = 1  # how much slower it is than usual
@@ -184,7 +152,8 @@ class Slot:
         self._under_way: list[tuple[int, Save]] = []
         self._unproven: list[tuple[int, Save]] = []
         self._batch: Batch | None = None
-        self._threads = (_Thread(), _Thread())  # for short and for long work on snapshot files
+        self._threads = (Thread(), Thread())  # for short and for long work on snapshot files
+        self.traffic = self._make_traffic()
         self._carriers: tuple[tuple[type, Callable[[Any, Any], None]], ...] = (
             (SendPeers, self._carry_peers),
             (SaveLog, self._carry_save),
@@ -196,24 +165,12 @@ class Slot:
             (Emitted, self._carry_nothing),
             (AskCatalog, self._carry_nothing),
             (RunRestore, self._carry_restore),
-            *((effect, self._carry_work) for effect in snapshot_files.EFFECTS),
-        )
-        self.counts = dict.fromkeys(
-            (
-                "turns",
-                "batches",
-                "deaths",
-                "starts",
-                "works",
-                "jobs",
-                "anomalies",
-                "snapshots lost",
-                "lives",
-                "full",
-                "short",
+            *(
+                (effect, self._carry_work)
+                for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS)
             ),
-            0,
         )
+        self.counts = dict.fromkeys(COUNTS, 0)
 
     # ------------------------------------------------------------------ life
 
@@ -231,7 +188,8 @@ class Slot:
         self._batch = None
         self._gathered, self._under_way = [], []
         self._unborn, self._being_born = set(), set()
-        self._threads = (_Thread(), _Thread())
+        self._threads = (Thread(), Thread())
+        self.traffic = self._make_traffic()
         self._turn_asked = False
         self._drain_until_us: int | None = None
         self.busy_until_us = 0
@@ -243,7 +201,7 @@ class Slot:
         self.scheduler = MachineScheduler(
             self.clock,
             wake=self._ask_for_turn,
-            on_crash=_raise,
+            on_crash=raise_it,
             stopwatch_ns=lambda: 0,
             random=self.rng if self.host.plan.shuffles else None,
         )
@@ -321,7 +279,7 @@ class Slot:
         )
         checker.note_recovered(self.host.replica(group), disk, unproven)
         files = self.space.files_of_snapshots("/")
-        store = self.stores[group] = SnapshotStore(files, _snapshots_of(group))
+        store = self.stores[group] = SnapshotStore(files, snapshots_of(group))
         assert found.snapshot is None or store.has(found.snapshot), (
             f"the log of {self.where} names {found.snapshot}, there is no such file"
         )
@@ -507,14 +465,24 @@ class Slot:
 
     def has_decayed(self, group: int) -> bool:
         """Whether a snapshot of the group here is not what was written."""
-        return any(_has_decayed(self.files, path) for path in self.snapshot_paths(group))
+        return any(has_decayed(self.files, path) for path in self.snapshot_paths(group))
 
     def snapshot_paths(self, group: int) -> list[str]:
-        directory = _snapshots_of(group)
+        directory = snapshots_of(group)
         if not self.files.exists(directory):
             return []
         names = self.files.listdir(directory)
         return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
+
+    def parts_of_snapshots(self) -> list[str]:
+        """Files of what is being received."""
+        found = []
+        for group in self.plans:
+            directory = snapshots_of(group)
+            if self.files.exists(directory):
+                names = self.files.listdir(directory)
+                found += [f"{directory}/{name}" for name in names if name.endswith(RECEIVING)]
+        return found
 
     def _restart_after(self, ms: tuple[int, int]) -> None:
         self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
@@ -680,7 +648,7 @@ class Slot:
         control = lane == LANE_CONTROL
         if not control and self.space.room.is_short:
             self.counts["short"] += 1
-            if self.space.drops(_bytes_of(messages), self._wal):
+            if self.space.drops(bytes_of(messages), self._wal):
                 return  # sent again by who does not hear of it
         for group, found in messages.items():
             if group not in self.groups:
@@ -780,19 +748,29 @@ class Slot:
 
     def _carry_work(self, effect: Any, _: object) -> None:
         self._live_on()
+        self.traffic.carry(effect)
+
+    def _make_traffic(self) -> SnapshotTraffic:
+        def tell(group: int, news: object) -> None:
+            self.scheduler.tell(actor_name(group), news, True)
+
+        plan = self.host.plan
+        now_ms = self.clock.now_ms
+        return SnapshotTraffic(plan.snapshots, plan.settings, now_ms, tell, self._submit_work)
+
+    def _submit_work(self, effect: Any) -> None:
         store, name = self.stores[effect.group], actor_name(effect.group)
-        is_long = type(effect) is WriteSnapshot
-        work = _Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name)
-        self._submit(work, is_long=is_long)
+        work = Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name, effect)
+        self._submit(work, is_long=type(effect) in snapshot_files.LONG)
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self._live_on()
 
         name = machine_name(effect.group)
-        work = _Work(effect.group, lambda: snapshot_files.run_restore(effect), name)
+        work = Work(effect.group, lambda: snapshot_files.run_restore(effect), name)
         self._submit(work, is_long=True)
 
-    def _submit(self, work: _Work, *, is_long: bool) -> None:
+    def _submit(self, work: Work, *, is_long: bool) -> None:
         """What a thread does beside the loop: here it is done all at once, some time later."""
         shortest_us, longest_us = self.host.plan.disk_us
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
@@ -804,7 +782,7 @@ class Slot:
         thread.free_us = max(thread.free_us, self.world.now_us) + delay_us
         self.world.at(thread.free_us, self._on_work_done, self.life, thread)
 
-    def _on_work_done(self, life: int, thread: _Thread) -> None:
+    def _on_work_done(self, life: int, thread: Thread) -> None:
         """The first of those that it was given."""
         if life != self.life:
             return
@@ -814,6 +792,12 @@ class Slot:
         self.counts["works"] += 1
         work = thread.works.popleft()
         result = work.run()
+        if work.effect is not None:
+            self.traffic.note_done(work.effect, result)
+            if type(result) is ReceivedChecked:
+                self.counts["parts found"] += self.stores[work.group].is_receiving
+        if type(result) in (ChunkRead, ChunkStored) and self._breaks_transfer():
+            return
         if type(result) is SnapshotWritten:
             self._note_written(work.group, result.meta)
             # How long it took is part of what happens next, so it is told in the world's time.
@@ -826,6 +810,21 @@ class Slot:
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
 
+    def _breaks_transfer(self) -> bool:
+        if self.dies_at_chunk is None:
+            return False
+        self.dies_at_chunk -= 1
+        if self.dies_at_chunk >= 0:
+            return False
+        self.dies_at_chunk = None
+        self.die("killed while a snapshot travels", power=self.rng.random() < 0.4)
+        paths = self.parts_of_snapshots()
+        if paths and self.rng.random() < 0.2:
+            path = self.rng.choice(paths)
+            offset = self.files.decay(self.rng, path)
+            self.world.note(self.where, f"a bit flips in {path} at {offset}")
+        return True
+
     def _note_lost(self, group: int, meta: SnapshotMeta) -> None:
         """It was to be sent, and cannot be read."""
         assert self.has_decayed(group), f"{self.where} cannot read {meta}, and nothing has decayed"
@@ -833,7 +832,7 @@ class Slot:
         self.world.note(self.where, f"cannot send the snapshot of {group} at {meta.index}")
 
     def _note_written(self, group: int, meta: SnapshotMeta) -> None:
-        path = f"{_snapshots_of(group)}/{snapshot_name(meta)}"
+        path = f"{snapshots_of(group)}/{snapshot_name(meta)}"
         self.host.checkers[group].note_written(meta, self.files.content(path))
 
     # ------------------------------------------------------------------ threads of machines
@@ -945,26 +944,3 @@ class Slot:
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()
-
-
-def _bytes_of(messages: dict[int, list[PeerMessage]]) -> int:
-    """Of appends and chunks; the rest of a frame is small."""
-    appends = [it for found in messages.values() for it in found if type(it) is Append]
-    chunks = [it for found in messages.values() for it in found if type(it) is SnapshotChunk]
-    return sum(len(run.body) for it in appends for run in it.runs) + sum(
-        len(it.data) for it in chunks
-    )
-
-
-def _snapshots_of(group: int) -> str:
-    return f"/groups/{group}/snapshots"
-
-
-def _has_decayed(files: MemoryFiles, path: str) -> bool:
-    """A snapshot's name ends with the checksum of the file."""
-    crc = int(path.removesuffix(SUFFIX).rpartition("-")[2], 16)
-    return bool(crc32c(files.content(path)) != crc)
-
-
-def _raise(report: CrashReport) -> None:
-    raise report.error

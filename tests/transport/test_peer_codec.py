@@ -61,6 +61,7 @@ SAMPLES: list[PeerMessage] = [
     ReadIndex(A, B, 5, TOP),
     ReadIndexReply(A, B, 5, 8, 90),
     SnapshotChunk(A, B, 5, SNAPSHOT, 990, b"0123456789"),
+    SnapshotChunk(A, B, 5, SNAPSHOT, 0, b""),
     SnapshotChunk(A, B, 5, SNAPSHOT, 1_000, b""),
     SnapshotReply(A, B, 5, 90, 4, 1_000),
     SnapshotWanted(A, B, 5, 90),
@@ -197,7 +198,6 @@ CHUNK = SnapshotChunk(A, B, 5, SNAPSHOT, 0, b"x" * 10)
 @pytest.mark.parametrize(
     "chunk",
     [
-        replace(CHUNK, data=b""),
         replace(CHUNK, data=b"", offset=1_001),
         replace(CHUNK, data=b"", snapshot=replace(SNAPSHOT, size_bytes=0)),
         replace(CHUNK, offset=991),  # the end lies behind the snapshot's

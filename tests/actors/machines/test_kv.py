@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tracemalloc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.machines import Context, Contexts, Response
+from actors.machines import Context, Contexts, Response, View
 from actors.machines import kv as kv_module
 from actors.machines.kv import (
     ANSWER_BYTES_MAX,
@@ -453,9 +454,19 @@ def test_processes_with_different_hash_seeds_reach_the_same_digest() -> None:
 
 
 def chunks_of(machine: KeyValueMachine) -> list[bytes]:
+    return written(machine.snapshot())
+
+
+def written(view: View, each: Callable[[], object] = lambda: None) -> list[bytes]:
+    """``each`` is called between two pieces, as another thread might get its turn."""
     chunks: list[bytes] = []
-    machine.snapshot().write(chunks.append)
-    return chunks
+
+    def sink(data: bytes) -> None:
+        chunks.append(data)
+        each()
+
+    view.write(sink)
+    return [chunk for chunk in chunks if chunk]
 
 
 def restored(chunks: list[bytes]) -> KeyValueMachine:
@@ -507,9 +518,107 @@ def test_a_view_is_of_its_moment() -> None:
     kv.put("a", b"changed")
     kv.write("DELETE", "b")
     kv.put("c", b"")
-    chunks: list[bytes] = []
-    view.write(chunks.append)
-    assert chunks == expected
+    assert written(view) == expected
+
+
+KEYS = st.sampled_from("abcdefghij")
+CHANGES = st.lists(st.tuples(st.sampled_from(("PUT", "DELETE", "RANGE")), KEYS), max_size=30)
+
+
+@settings(max_examples=200)
+@given(CHANGES, CHANGES, CHANGES, st.integers(1, 7))
+def test_a_view_is_of_its_moment_whatever_changes_before_and_while_it_is_written(
+    before: list[tuple[str, str]],
+    between: list[tuple[str, str]],
+    meanwhile: list[tuple[str, str]],
+    sort_max: int,
+) -> None:
+    kv = Replica()
+
+    def change(operation: str, key: str) -> None:
+        if operation == "RANGE":
+            kv.range()
+        else:
+            kv.write(operation, key, b"value %d" % kv.index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_module, "SORT_KEYS_MAX", sort_max)
+        patch.setattr(kv_module, "SNAPSHOT_CHUNK_BYTES", 1)
+        patch.setattr(kv_module, "REMOVED_KEYS_MAX", 2)
+        for step in before:
+            change(*step)
+        digest, view = kv.digest, kv.machine.snapshot()
+        for step in between:
+            change(*step)
+        later_digest, later = kv.digest, kv.machine.snapshot()
+        rest = iter(meanwhile)
+
+        def go_on() -> None:
+            step = next(rest, None)
+            if step is not None:
+                change(*step)
+
+        assert restored(written(view, go_on)).digest() == digest
+        assert restored(written(later, go_on)).digest() == later_digest
+    assert kv.machine._pasts == {}, "nothing is put aside any more"
+
+
+def test_a_view_copies_nothing_and_one_that_is_given_up_costs_nothing() -> None:
+    kv = Replica()
+    for number in range(20_000):
+        kv.put(f"key {number}", b"v")
+    tracemalloc.start()
+    try:
+        view = kv.machine.snapshot()
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
+    del view
+    kv.put("key 1", b"other")
+    assert kv.machine._pasts == {}
+
+
+def test_keys_that_come_and_go_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock, say: nobody ever asks for a range."""
+    monkeypatch.setattr(kv_module, "REMOVED_KEYS_MAX", 100)
+    kv = Replica()
+    kv.put("stays", b"")
+    for _ in range(1_000):
+        kv.put("lock", b"")
+        kv.write("DELETE", "lock")
+        assert len(kv.machine._unsorted) <= 110
+    assert [key for key, _, _ in kv.range()] == ["stays"]
+    assert restored(chunks_of(kv.machine)).digest() == kv.digest
+
+
+def test_a_restore_needs_no_memory_for_what_was_there_before() -> None:
+    """A lagging replica has nearly the same state already: it must not be there twice."""
+    kv = Replica()
+    for number in range(20_000):
+        kv.put(f"key {number}", b"v" * 200)
+    whole = b"".join(chunks_of(kv.machine))
+    pieces = [whole[at : at + 4_096] for at in range(0, len(whole), 4_096)]
+    tracemalloc.start()
+    try:
+        machine = restored(pieces)
+        state = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        machine.restore(iter(pieces), 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert state > 4_000_000
+    assert peak < state + (3 << 20)
+    assert machine.digest() == kv.digest
+
+
+def test_a_view_of_what_was_replaced_by_a_restore_cannot_be_written() -> None:
+    kv = Replica()
+    kv.put("a", b"1")
+    view = kv.machine.snapshot()
+    kv.machine.restore(iter(chunks_of(KeyValueMachine())), 1)
+    with pytest.raises(RuntimeError, match="replaced"):
+        written(view)
 
 
 def test_chunks_are_bounded_and_any_cut_of_them_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,14 +656,14 @@ def test_an_empty_map_has_a_snapshot_too() -> None:
         [msgpack.packb([1, 1]), b"\xc1"],
     ],
 )
-def test_what_is_no_whole_snapshot_is_refused_and_changes_nothing(damaged: list[bytes]) -> None:
+def test_what_is_no_whole_snapshot_is_refused_and_leaves_nothing(damaged: list[bytes]) -> None:
+    """Also of what was there before: there is no room for both."""
     kv = Replica()
     kv.put("a", b"")
-    before = kv.digest
     with pytest.raises((ValueError, TypeError, AttributeError, msgpack.FormatError)):
         kv.machine.restore(iter(damaged), 1)
-    assert kv.digest == before
-    assert [key for key, _, _ in kv.range()] == ["a"]
+    assert kv.digest == KeyValueMachine().digest()
+    assert kv.range() == []
 
 
 @settings(max_examples=100)

@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Any, Final
 
 from actors.group_messages import WriteSnapshot
-from actors.machine import MachineActor, Restore, SnapshotView
+from actors.machine import MachineActor, Rebuild, Restore, SnapshotView
 from actors.machines.kv import KeyValueMachine
+from actors.rebuild import GroupRebuild
+from actors.runtime import Tell
 from actors.snapshots import GroupSnapshots
 from raft.configuration import Configuration, History
 from raft.core import Core
 from raft.messages import Save, SnapshotChunk, SnapshotMeta, SnapshotReceived
 from raft.snapshots import SnapshotRules
+from raft.store.incoming import Incoming
 from raft.store.memory import MemoryFiles
 from tests.sim.mutants.mutant import Change, Mutant, handlers
 
@@ -40,20 +43,11 @@ def _members_of_later() -> list[Change]:
     return [(GroupSnapshots, "on_view", newest)]
 
 
-def _view_is_no_copy() -> list[Change]:
-    view = KeyValueMachine.snapshot
+def _view_goes_on_changing() -> list[Change]:
+    def nothing(machine: KeyValueMachine, key: str, entry: Any) -> None:
+        """What the view needs as it was is not put aside for it."""
 
-    class Shared(dict[str, Any]):
-        def copy(self) -> Shared:
-            return self
-
-    begin = KeyValueMachine.__init__
-
-    def shared(machine: KeyValueMachine) -> None:
-        begin(machine)
-        machine._entries = Shared()
-
-    return [(KeyValueMachine, "__init__", shared), (KeyValueMachine, "snapshot", view)]
+    return [(KeyValueMachine, "_put_aside", nothing)]
 
 
 def _restore_adds() -> list[Change]:
@@ -120,6 +114,29 @@ def _not_synced() -> list[Change]:
     return [(MemoryFiles, "fsync", hasty)]
 
 
+def _received_is_not_checked() -> list[Change]:
+    def believed(incoming: Incoming, part: Any) -> bool:
+        return bool(part.held == part.meta.size_bytes)
+
+    return [(Incoming, "_is_what_was_sent", believed)]
+
+
+def _spare_without_log() -> list[Change]:
+    """The snapshot before the newest stays, and the log behind it goes all the same."""
+    rebuild_from = GroupRebuild._rebuild_from
+
+    def trusting(rebuild: GroupRebuild, snapshot: SnapshotMeta | None) -> list[object]:
+        effects = rebuild_from(rebuild, snapshot)
+        newest = rebuild._group.core.snapshot
+        if snapshot is not None and newest is not None and snapshot.index < newest.index:
+            for each in effects:
+                if isinstance(each, Tell) and isinstance(each.message, Rebuild):
+                    each.message.runs.clear()
+        return effects
+
+    return [(GroupRebuild, "_rebuild_from", trusting)]
+
+
 def _compacts_too_soon() -> list[Change]:
     """The file goes before the record that names the next one is durable (pitfall 41)."""
 
@@ -138,7 +155,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a snapshot carries the newest configuration (pitfall 25)", _members_of_later
     ),
     "shared-view": Mutant(
-        "a view goes on changing while it is written (pitfall 37)", _view_is_no_copy
+        "a view goes on changing while it is written (pitfall 37)", _view_goes_on_changing
     ),
     "restore-adds": Mutant("what is restored does not replace all (paper 7)", _restore_adds),
     "restore-overtakes": Mutant(
@@ -146,6 +163,14 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "older-installed": Mutant(
         "installs a snapshot that is older than its log (pitfall 38)", _old_one_installed
+    ),
+    "received-not-checked": Mutant(
+        "takes what has arrived of a snapshot for what was sent (pitfall 41)",
+        _received_is_not_checked,
+    ),
+    "spare-without-log": Mutant(
+        "goes back to an older snapshot and not through the log behind it (pitfall 42)",
+        _spare_without_log,
     ),
     "early-removal": Mutant(
         "removes a snapshot that the log still names (pitfall 41)", _compacts_too_soon

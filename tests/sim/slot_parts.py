@@ -1,0 +1,111 @@
+"""What a simulated worker process is made of, beside the actors: threads, files, limits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google_crc32c import value as crc32c
+
+from actors.runtime.supervisor import CrashReport
+from actors.space import DiskSpace
+from raft.messages import (
+    Append,
+    PeerMessage,
+    SnapshotChunk,
+)
+from raft.store.memory import MemoryFiles
+from raft.store.snapshots import SUFFIX
+from tests.sim.world import MS
+
+COUNTS: Final = (
+    "turns",
+    "batches",
+    "deaths",
+    "starts",
+    "works",
+    "jobs",
+    "anomalies",
+    "snapshots lost",
+    "lives",
+    "full",
+    "short",
+    "parts found",
+)
+RESTART_MS: Final = (1, 400)  # until a process that ended is started again
+RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
+MACHINE_MAILBOX_MESSAGES_MAX: Final = 1_000_000
+DRAIN_MS_MAX: Final = 2_000
+DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
+LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
+LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
+DIRECTORY: Final = "/wal"
+# Of a disk, in segments of the least size.
+SOFT_LIMIT_SEGMENTS: Final = 64
+RESERVE_SEGMENTS: Final = 4
+LOOK_US: Final = 100 * MS
+
+
+class ProcessDied(BaseException):
+    """Out of a carrier, through the scheduler: the process is gone.  No actor can catch it."""
+
+
+class SlotFiles(MemoryFiles):
+    """A lock file names a process by its id, another one each time: here it names nobody."""
+
+    __slots__ = ()
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        path = self._inode(descriptor)[1]
+        super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
+
+
+class SlotSpace(DiskSpace):
+    """Without a thread; and nobody waits for room while the world stands still."""
+
+    def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
+        raise error
+
+
+@dataclass(slots=True)
+class Work:
+    group: int
+    run: Callable[[], object]
+    actor: str  # which hears of the result
+    effect: Any = None  # of a group actor, if it is
+    takes_us: int = 0
+
+
+class Thread:
+    """One of a worker's threads: what it is given is done in that order."""
+
+    __slots__ = ("free_us", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[Work] = deque()
+        self.free_us = 0  # when it will have done all of it
+
+
+def bytes_of(messages: dict[int, list[PeerMessage]]) -> int:
+    """Of appends and chunks; the rest of a frame is small."""
+    appends = [it for found in messages.values() for it in found if type(it) is Append]
+    chunks = [it for found in messages.values() for it in found if type(it) is SnapshotChunk]
+    return sum(len(run.body) for it in appends for run in it.runs) + sum(
+        len(it.data) for it in chunks
+    )
+
+
+def snapshots_of(group: int) -> str:
+    return f"/groups/{group}/snapshots"
+
+
+def has_decayed(files: MemoryFiles, path: str) -> bool:
+    """A snapshot's name ends with the checksum of the file."""
+    crc = int(path.removesuffix(SUFFIX).rpartition("-")[2], 16)
+    return bool(crc32c(files.content(path)) != crc)
+
+
+def raise_it(report: CrashReport) -> None:
+    raise report.error
