@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from raft.messages import HardState, Run, Save, SnapshotMeta
+from raft.messages import HardState, Save
 from raft.store.memory import CHANGES, MemoryFiles, PowerLoss, Random
 from raft.store.recovery import RecoveredGroup
 from tests.raft.store.kit import N1, N2, Slot, check_places, keeps, resets, run_of
 
 NEVER = 1 << 40
 OPTIONS = {"segment_bytes_first": 1024, "segment_bytes_max": 2048, "copy_bytes_max": 400}
-Seen = dict[int, tuple[int, HardState, list[Run], int, SnapshotMeta | None]]
+Seen = dict[int, tuple[Any, ...]]
 
 
 class Kept:
@@ -47,8 +47,11 @@ class Lost:
 
 
 def seen(groups: dict[int, RecoveredGroup]) -> Seen:
+    """Of a group that was marked as damaged nothing else matters than that, and its vote."""
     return {
-        group: (it.last_gseq, it.hard_state, it.runs, it.base_index, it.snapshot)
+        group: (it.damaged, it.hard_state)
+        if it.damaged
+        else (it.last_gseq, it.hard_state, it.runs, it.base_index, it.snapshot)
         for group, it in groups.items()
     }
 
