@@ -190,6 +190,8 @@ class Slot:
     """One life after another of one worker process.
 
     ``is_lost``: its disk is not to be used again, and its replicas are gone for good.
+    ``is_flipped``: something on it decayed, and nobody has read it since.  ``condemned``: its
+    replicas that have lost some of their log, and why; they are gone for good, too.
     """
 
     def __init__(self, host: Host, number: int, groups: Sequence[GroupPlan]) -> None:
@@ -204,6 +206,7 @@ class Slot:
         self.is_up = False
         self.is_lost = False
         self.is_flipped = False
+        self.condemned: dict[int, str] = {}
         self.dies_after: int | None = None  # so many effects
         self.disk_free_us = 0  # before that the disk finishes nothing
         self.busy_until_us = 0  # it gets no time before
@@ -247,6 +250,7 @@ class Slot:
                 "jobs",
                 "anomalies",
                 "snapshots lost",
+                "condemned",
             ),
             0,
         )
@@ -289,7 +293,10 @@ class Slot:
         self.scheduler.on_turn_end(self._flush)
         self.groups, self.machines, self.stores, self._digested = {}, {}, {}, {}
         for group, plan in self.plans.items():
-            self._open_group(plan, found.get(group))
+            recovered = found.get(group)
+            if not self._is_condemned(group, recovered):
+                self._open_group(plan, recovered)
+        self.is_flipped = False
         self._unproven = []
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
@@ -319,6 +326,23 @@ class Slot:
             self._restart_after(RETRY_MS)
             return None
         return found
+
+    def _is_condemned(self, group: int, found: RecoveredGroup | None) -> bool:
+        """Out of service, from the first time on that its damage is read.  (Another life of it, as
+        a replica of its own, would begin here.)"""
+        why = "its log is gone" if found is None and group in self._born else None
+        if found is not None and found.damaged is not None:
+            why = found.damaged
+        if group in self.condemned:
+            assert why is not None, f"{self.where} forgets that {group} is condemned"
+            return True
+        if why is None:
+            return False
+        assert self.is_flipped, f"{self.where} takes a good disk for damaged: group {group}: {why}"
+        self.condemned[group] = why
+        self.counts["condemned"] += 1
+        self.world.note(self.where, f"condemns {group}: {why}")
+        return True
 
     def _open_group(self, plan: GroupPlan, found: RecoveredGroup | None) -> None:
         group = plan.group
@@ -454,6 +478,7 @@ class Slot:
         self.files = SlotFiles(recording=False)
         self.plans, self._born, self._unproven = {}, set(), []
         self.is_lost = self.is_flipped = False
+        self.condemned = {}
         self.world.note(self.where, "is wiped")
 
     @property
@@ -463,7 +488,9 @@ class Slot:
 
     def is_sound(self, group: int) -> bool:
         """What this replica has on its disk is what it wrote, as far as anybody knows."""
-        return not (self.is_lost or self.is_flipped or self.has_decayed(group))
+        if self.is_lost or self.is_flipped or group in self.condemned:
+            return False
+        return not self.has_decayed(group)
 
     def has_decayed(self, group: int) -> bool:
         """Whether a snapshot of the group here is not what was written."""
