@@ -30,7 +30,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
 from typing import Protocol
 
 from raft.store.files import Files, named

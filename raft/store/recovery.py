@@ -32,7 +32,7 @@ from raft.store.evidence import Evidence
 from raft.store.files import Files, read_whole
 from raft.store.members import Member, find_members, missing_before
 from raft.store.reader import SegmentReader
-from raft.store.records import TableRow
+from raft.store.records import Record, TableRow
 from raft.store.replay import RecoveredGroup
 from raft.store.salvage import Batch, Gap, Loss, Place, Salvage, SegmentRead
 
@@ -56,6 +56,7 @@ class Recovered:
     batch: int = 0
     chain: int = 0  # CRC of the last commit frame
     last_batch: bytes = b""  # the bytes of the last batch, which ends at ``end``
+    carried: list[Record] = field(default_factory=list)  # the same where it cannot be written again
     torn: bool = False
     bytes_read: int = 0
     oldest: int = 1  # number of the oldest segment that the log still needs
@@ -117,6 +118,10 @@ class _Recovery:
         result.groups, result.rows, result.unmarked = evidence.judge()
         if members.misnamed:
             result.pinned = f"{', '.join(members.misnamed)}: segments under wrong names"
+        whole = {(it.group, it.generation) for it in result.groups.values() if it.damaged is None}
+        result.carried = [
+            it for it in result.carried if (it.header.group, it.header.generation) in whole
+        ]
         for group in result.groups.values():
             if group.unknown is not None and group.damaged is None:
                 result.pinned = group.unknown
@@ -213,9 +218,11 @@ class _Recovery:
         result.batch, result.chain = place.number, place.chain or 0
         batches = [item for item in found.items if isinstance(item, Batch)]
         is_sound = all(isinstance(it, Batch) and not it.damage for it in found.items)
-        result.last_batch = b""
+        result.last_batch, result.carried = b"", []
         if is_sound and member.info is not None:
             result.last_batch = reader.data[batches[-1].offset : place.offset]
+        else:
+            result.carried = [it for it in batches[-1].records if it.header.group]
 
 
 def recover(files: Files, directory: str, slot: int, incarnation: int | None) -> Recovered:

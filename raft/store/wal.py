@@ -45,6 +45,7 @@ from raft.store.records import (
     PADDING,
     RUN,
     Commit,
+    Record,
     SegmentInfo,
     TableRow,
     encode_header,
@@ -161,6 +162,7 @@ class Wal:
         self._job: SegmentJob | None = None
         self._poisoned: str | None = None
         self._damage: list[str] = []
+        self._carried: list[Record] = []
         self._closed = False
         self._statistics: dict[str, Any] = {
             "batches": 0,
@@ -243,6 +245,7 @@ class Wal:
         self._statistics["recovered_bytes"] = found.bytes_read
         self._statistics["recovered_torn"] = found.torn
         self._damage = [str(loss) for loss in found.damage]
+        self._carried = found.carried
         for group, reason in found.unmarked.items():
             self.mark_damaged(group, reason)
         batch = self._make_batch(open_segment=True)
@@ -496,6 +499,8 @@ class Wal:
         tidier.live_bytes += gathered
         if tidier.announces or tidier.chunk is not None:
             gathered += tidier.gather(self._log_end + gathered, pieces, crcs, touched)
+        if self._carried:
+            gathered += self._carry(pieces, crcs, touched)
         frame_bytes = (
             HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
         )  # 16: a group and its gseq
@@ -524,6 +529,15 @@ class Wal:
         self._pieces, self._crcs, self._touched, self._newest = [], [], {}, {}
         self._gathered = 0
         return batch
+
+    def _carry(self, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]) -> int:
+        """Copy the last batch of a damaged segment, of which it is not known if it is durable."""
+        carried, self._carried = self._carried, []
+        for record in carried:
+            crcs.append(record.raw[-4:])
+            pieces += (record.raw, record.body, PADDING[len(record.body) & 7])
+            touched[record.header.group] = self._groups[record.header.group].gseq
+        return sum(record.size for record in carried)
 
     def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
         """Plan the next segment: what makes it, and its first record (header, body).

@@ -81,6 +81,7 @@ from tests.sim.machines import (
 )
 from tests.sim.plan import GroupPlan
 from tests.sim.slot_parts import (
+    BY_HAND,
     COUNTS,
     DIRECTORY,
     DISK_OPERATIONS_MAX,
@@ -116,6 +117,8 @@ class Slot:
     """One life after another of one worker process.
 
     ``is_lost``: its disk is not to be used again, and its replicas are gone for good.
+    ``is_flipped``: something on it decayed, and nobody has read it since.  ``condemned``: groups
+    whose log is lost, in which life of this disk and why, until the next one begins.
     """
 
     def __init__(self, host: Host, number: int, groups: Sequence[GroupPlan]) -> None:
@@ -144,7 +147,6 @@ class Slot:
         # Groups whose first record is gathered, and under way.
         self._unborn: set[int] = set()
         self._being_born: set[int] = set()
-        # Groups whose log is lost, in which life and why, until the next one begins.
         self.condemned: dict[int, tuple[int, str]] = {}
         # Saves in no batch, those of the batch under way, and those of one that was under way when
         # the last life ended.
@@ -259,8 +261,9 @@ class Slot:
         try:
             found = find_log(placed, found)
         except CannotOpen as lost:
-            if self.is_flipped and lost.is_lost:
-                self.condemned.setdefault(group, (placed.life, str(lost)))
+            if self.is_flipped and lost.is_lost and group not in self.condemned:
+                self.condemned[group] = placed.life, str(lost)
+                self.counts["condemned"] += 1
             if not lost.is_lost or group not in self.condemned:
                 raise AssertionError(f"{self.where} cannot open {group}: {lost}") from lost
             self.host.tell_lost(self, group, placed.life, str(lost))
@@ -310,7 +313,7 @@ class Slot:
         placed = self.host.placement.groups
         for group in groups:
             if placed[group].is_born:
-                self.condemned[group] = placed[group].life, "its records are lost"
+                self.condemned[group] = placed[group].life, BY_HAND
         self._unproven = [each for each in self._unproven if each[0] not in groups]
         if whole and self.files.exists(DIRECTORY):
             for name in self.files.listdir(DIRECTORY):
@@ -325,6 +328,7 @@ class Slot:
         if life != placed.life or log is None or log.generation != placed.generation:
             return
         if log.damaged is None:
+            assert reason == BY_HAND, f"{self.where} forgets that {group} is condemned: {reason}"
             self._wal.mark_damaged(group, reason)
             log.damaged = reason
 

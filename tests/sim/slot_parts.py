@@ -30,6 +30,7 @@ COUNTS: Final = (
     "anomalies",
     "snapshots lost",
     "lives",
+    "condemned",
     "full",
     "short",
     "parts found",
@@ -42,6 +43,7 @@ DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
 DIRECTORY: Final = "/wal"
+BY_HAND: Final = "its records are lost"
 # Of a disk, in segments of the least size.
 SOFT_LIMIT_SEGMENTS: Final = 64
 RESERVE_SEGMENTS: Final = 4

@@ -223,6 +223,32 @@ class Nothing:
         return 0
 
 
+def test_a_batch_that_only_the_page_cache_has_is_durable_though_its_segment_is_damaged() -> None:
+    """Pitfall 44: dead records, too, or there would be a hole."""
+    slot = a_slot(7, 8)
+    wal = slot.wal
+    wal.save(8, Save(2, None, None, [run_of(1, body=b"is lost")]))
+    slot.write()
+    wal.save(7, Save(2, HardState(2, N2), None, [run_of(1, term=2), run_of(2, term=2)]))
+    wal.save(7, Save(3, HardState(3, N1), 2, []))
+    batch = wal.take_batch()
+    assert batch is not None
+    slot.files.lose_power_after(1)  # the write, but not the sync
+    with pytest.raises(PowerLoss):
+        batch.run()
+    slot.files.kill()
+    at = slot.files.content(slot.path(1)).index(b"is lost")
+    slot.files.flip(slot.path(1), at)
+    before = slot.open()
+    assert condemned(before) == {8}
+    assert before[7].hard_state == HardState(3, N1)
+    slot.files.crash(Nothing())
+    for _ in range(2):
+        after = slot.reopen()
+        assert condemned(after) == {8}
+        assert truth_of(after[7]) == truth_of(before[7])
+
+
 # --------------------------------------------------------------------------- what clients may write
 
 
