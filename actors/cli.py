@@ -58,7 +58,11 @@ def _parser() -> _Parser:
         "--group", metavar="NAME=MACHINE", action="append", dest="groups", help="created if missing"
     )
     add("--groups-per-worker", metavar="COUNT", help="groups that share one process (default 1)")
-    add("--join", metavar="ADDRESS", help="join a running cluster (not in this version)")
+    add(
+        "--join",
+        metavar="ADDRESS",
+        help="join the cluster with this client address",
+    )
     add("--raft", metavar="KEY=VALUE", action="append", help="one key of the [raft] table")
     add("--insecure", action="store_true", default=None, help="allow addresses others can reach")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(config.LOG_LEVELS)} (default info)")

@@ -10,9 +10,8 @@ environment is not: orchestrators put variables of their own there (a service ca
 gives ``POLYRAFT_SERVICE_HOST`` to every container beside it).
 
 Exit codes, from :mod:`actors.config_values`: 2 for what is wrong as written; 1 for what is well
-written and refused: ``--join`` and machines that this version has not, and an address that other
-hosts can reach while nothing authenticates them and ``--insecure`` does not say that this is
-meant.
+written and refused: machines that this version has not, and an address that other hosts can reach
+while nothing authenticates them and ``--insecure`` does not say that this is meant.
 """
 
 from __future__ import annotations
@@ -102,7 +101,10 @@ class NodeConfig:
         for name in ("client", "peer", "events"):
             line += [f"--{name}", getattr(self, name)]
             line += [f"--advertise-{name}", getattr(self, f"advertise_{name}")]
-        line += ["--members", ",".join(f"{name}={at}" for name, at in self.members.items())]
+        if self.join is None:
+            line += ["--members", ",".join(f"{name}={at}" for name, at in self.members.items())]
+        else:
+            line += ["--join", self.join]
         line += ["--groups-per-worker", str(self.groups_per_worker)]
         for name, machine in self.groups.items():
             line += ["--group", f"{name}={machine}"]
@@ -151,15 +153,14 @@ def node_config(
 ) -> NodeConfig:
     """One node out of what the three places say; raises ConfigError with one line."""
     given = _first_of(line, environment, file)
-    if "join" in given:
-        where = given["join"].where
-        raise ConfigRefused(
-            f"{where}: joining a running cluster is not in this version; "
-            "list all nodes in --members before the first start"
-        )
     name = node_id(_needed(given, "id"))
     data = Path(text(_needed(given, "data")))
     members = _members(given)
+    if members and "join" in given:
+        raise ConfigError(
+            f"{given['join'].where}: who joins a cluster asks it for its members; leave "
+            f"{given['members'].where} away"
+        )
     if members and name not in members:
         raise ConfigError(f"{given['members'].where}: {name}, this node, is not among the members")
     binds = _binds(given, members.get(name))
@@ -179,6 +180,7 @@ def node_config(
         advertise_events=str(advertised["events"]),
         members=members or {name: str(advertised["peer"])},
         groups=_groups(line, environment, file),
+        join=str(address(given["join"])) if "join" in given else None,
         insecure=insecure,
         sync=sync,
         raft=raft,

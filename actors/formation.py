@@ -81,10 +81,16 @@ Decision = Wait | Formed | Refused
 
 
 class Formation:
-    """One blank node that looks for its cluster."""
+    """One blank node that looks for its cluster.
 
-    def __init__(self, node: str, incarnation: int, members: Mapping[str, str]) -> None:
+    ``joins``: it has asked a cluster to take it in, and founds none.
+    """
+
+    def __init__(
+        self, node: str, incarnation: int, members: Mapping[str, str], *, joins: bool = False
+    ) -> None:
         assert node in members, "a node is one of its own members"
+        self._joins = joins
         self._me: Pair = (node, incarnation)
         self._members = frozenset(members)
         self._hash = members_hash(members)
@@ -100,6 +106,8 @@ class Formation:
         joined = [self._join(hello) for hello in self._hellos.values() if hello.formed]
         if joined:
             return min(joined, key=lambda decision: _RANKS[type(decision)])
+        if self._joins:
+            return Wait("waiting for a member of the cluster that is to be joined")
         silent = sorted(self._members - {self._me[0]} - self._hellos.keys())
         if silent:
             names = ", ".join(silent)
@@ -120,10 +128,10 @@ class Formation:
             return Formed(hello.cluster, tuple(sorted(hello.pairs)))
         if is_awaited:
             return Wait(f"waiting to be taken in by {hello.node} in the place of the old disk")
+        if not present and self._joins:
+            return Wait(f"waiting to be taken in by {hello.node}")
         if not present:
-            return Refused(
-                f"the cluster of {hello.node} has no member {node}; joining is not in this version"
-            )
+            return Refused(f"the cluster of {hello.node} has no member {node}; use --join")
         return Refused(f"the disk of {node} is new; use `bin/ctl node replace {node}`")
 
 

@@ -126,7 +126,10 @@ class GroupAdmin:
         self._write_node(pending, admin, "REGISTER_NODE", {})
 
     def _admit_node(self, pending: Pending, admin: AdminOperation) -> None:
-        self._write_node(pending, admin, "ADMIT_NODE", {"joins": _is_true(admin, "joins")})
+        self._write_node(pending, admin, "ADMIT_NODE", {})
+
+    def _join_node(self, pending: Pending, admin: AdminOperation) -> None:
+        self._write_node(pending, admin, "ADMIT_NODE", {"joins": True})
 
     def _write_node(
         self, pending: Pending, admin: AdminOperation, operation: str, more: Mapping[str, Any]
@@ -371,6 +374,7 @@ _COMMANDS: Final[Mapping[str, tuple[int, Handler]]] = {
     "restoreGroup": (SYSTEM_LEADER, GroupAdmin._restore_group),
     "registerNode": (SYSTEM_LEADER, GroupAdmin._register_node),
     "admitNode": (SYSTEM_LEADER, GroupAdmin._admit_node),
+    "joinNode": (SYSTEM_LEADER, GroupAdmin._join_node),
     "replaceNode": (SYSTEM_LEADER, GroupAdmin._replace_node),
     "removeNode": (SYSTEM_LEADER, GroupAdmin._remove_node),
     "setMembers": (SYSTEM_LEADER, GroupAdmin._set_members),

@@ -217,6 +217,10 @@ class LocalGroups:
                 version = self._version(group)
                 if not self._is_wanted(group) or LEFT in placed.options:
                     return
+                if not placed.is_born:
+                    # Its log is not on disk yet, or it cannot be opened: the worker says why.
+                    await asyncio.sleep(pause_ms / 1_000)
+                    continue
                 async with self._turns:
                     code, text, data = await self._ask("offerReplica", placed, attempt)
                 attempt += 1

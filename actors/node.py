@@ -39,6 +39,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
+from actors.joining import JoinRefused, ask_to_join
 from actors.known_nodes import KnownNodes, newer, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
@@ -152,7 +153,8 @@ class Node:
             self._loop.add_signal_handler(number, self._on_signal)
         end_left_over(self._lock.left_over, self._clock)
         formed_with = self._identity.members_hash
-        if formed_with not in (None, members_hash(self._config.members).hex()):
+        listed = (None, members_hash(self._config.members).hex())
+        if self._config.join is None and formed_with not in listed:
             names = ", ".join(node for node, _ in self._founders())
             log.warning(
                 "--members differ from those that formed this cluster (%s), which stay", names
@@ -161,7 +163,10 @@ class Node:
         self._rebirths.begin()
         if self._identity.cluster is None:
             self._formation = Formation(
-                self._config.id, self._identity.incarnation, self._config.members
+                self._config.id,
+                self._identity.incarnation,
+                self._config.members,
+                joins=self._config.join is not None,
             )
             self._forming = "waiting for the other members"
         self._router.start()
@@ -693,11 +698,13 @@ def run_node(config: NodeConfig) -> int:
     asyncio.set_event_loop(loop)
     try:
         files, lock, identity = _open_data(config)
+        if config.join is not None and identity.cluster is None:
+            config = ask_to_join(config, identity.incarnation)
         node = Node(config, files, lock, identity, loop)
         return loop.run_until_complete(node.run())
     except KeyboardInterrupt:
         return 130
-    except (NodeRefused, StoreError) as error:
+    except (NodeRefused, JoinRefused, StoreError) as error:
         sys.stderr.write(f"{config.id}: {error}\n")
         return 1
     except OSError as error:

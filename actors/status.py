@@ -193,6 +193,10 @@ class Status:
                 {"id": node, "address": addresses.get(node) or None, "voter": voter}
                 for node, voter in self._members(route, known)
             ],
+            "replicas": [
+                {"node": node, "incarnation": f"{incarnation:016x}", "voter": voter}
+                for node, incarnation, voter in known.get("members", ())
+            ],
             "commit_index": known.get("commit_index"),
             "applied_index": known.get("applied_index"),
             "first_index": known.get("first_index"),

@@ -101,7 +101,7 @@ def test_a_development_cluster_with_data_comes_back_under_its_addresses(
         ("--dev x", 2, "--dev: must be an integer"),
         ("--dev 3 --id n1", 2, "--id: cannot be given together with --dev"),
         ("--config /nowhere.toml", 2, "/nowhere.toml: No such file"),
-        ("--id n1 --data d --join tcp://127.0.0.1:1", 1, "not in this version"),
+        ("--id n1 --data d --join tcp://a:1 --members n1=tcp://b:2", 2, "leave --members away"),
         ("--id n1 --data d --client tcp://0.0.0.0:1", 1, "--insecure"),
     ],
 )

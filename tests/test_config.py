@@ -235,7 +235,6 @@ def test_a_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({"join": "tcp://127.0.0.1:1"}, "not in this version; list all nodes in --members"),
         *(
             ({"groups": f"a={kind}"}, "not in this version")
             for kind in ("naming", "switches", "sql", "lock")

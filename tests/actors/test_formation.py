@@ -161,3 +161,49 @@ def test_members_that_look_like_the_same_disk_still_make_different_voters() -> N
     decision = one.decide()
     assert isinstance(decision, Formed)
     assert decision.pairs == (("n1", 7), ("n2", 7), ("n3", 7))
+
+
+# --------------------------------------------------------------------------- disks of later days
+
+
+def formed_knowing(node: str, **nodes: tuple[int, bool]) -> Hello:
+    return replace(formed(node), nodes=nodes)
+
+
+def test_a_new_disk_that_the_catalog_has_is_part_of_the_cluster() -> None:
+    one = formation(incarnation=111)
+    one.on_hello(formed_knowing("n2", n1=(111, False)))
+    assert one.decide() == Formed(CLUSTER, PAIRS)
+
+
+def test_a_new_disk_that_is_awaited_waits() -> None:
+    one = formation(incarnation=111)
+    one.on_hello(formed_knowing("n2", n1=(11, True)))
+    decision = one.decide()
+    assert isinstance(decision, Wait)
+    assert "in the place of the old disk" in decision.text
+
+
+def test_the_old_disk_of_a_founder_is_refused_when_another_one_has_its_name() -> None:
+    one = formation()
+    one.on_hello(formed_knowing("n2", n1=(111, False)))
+    assert isinstance(one.decide(), Refused)
+
+
+def test_of_several_answers_the_one_that_knows_most_counts() -> None:
+    one = formation(incarnation=111)
+    one.on_hello(formed("n3"))
+    assert isinstance(one.decide(), Refused)
+    one.on_hello(formed_knowing("n2", n1=(111, False)))
+    assert isinstance(one.decide(), Formed)
+
+
+def test_who_joins_founds_nothing_and_waits_for_those_who_are_behind() -> None:
+    one = Formation("n4", 44, {**MEMBERS, "n4": "tcp://10.0.0.4:7101"}, joins=True)
+    for node in ("n1", "n2", "n3"):
+        one.on_hello(replace(blank(node), members_hash=one._hash))
+    assert isinstance(one.decide(), Wait)
+    one.on_hello(formed("n3"))
+    assert isinstance(one.decide(), Wait)
+    one.on_hello(formed_knowing("n2", n4=(44, False)))
+    assert one.decide() == Formed(CLUSTER, PAIRS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from actors.known_nodes import KnownNodes
 from actors.local_groups import LocalGroups
 from raft.messages import Replica
 from raft.store.memory import MemoryFiles
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
 from transport import protocol
 
 ME = Replica("n1", 11)
@@ -72,7 +73,8 @@ class Bench:
         files.mkdir("/data")
         self.placement = Placement.load(files, "/data")
         founders = (Replica("n2", 22), Replica("n3", 33))
-        self.placement.replace({SYSTEM_GROUP_ID: PlacedGroup(0, 1, "_system", "_", founders)})
+        system = PlacedGroup(0, 1, "_system", "_", founders, {BORN: True})
+        self.placement.replace({SYSTEM_GROUP_ID: system})
         self.nodes = KnownNodes.load(files, "/data")
         self.host = Host(*answers)
         self.groups = LocalGroups(ME, self.placement, self.nodes, 1, frozenset(), self.host)
@@ -81,6 +83,8 @@ class Bench:
     def want(self, version: int, *members: list[Any]) -> None:
         row = group_row(GROUP, "kv", "kv", OTHERS)
         self.groups.learn([{**row, "members": list(members), "version": version}])
+        if GROUP in self.placement.groups and LEFT not in self.placed.options:
+            self.bear()
 
     def run(self) -> None:
         async def all_of_it() -> None:
@@ -89,6 +93,11 @@ class Bench:
                 await asyncio.gather(*coroutines)
 
         asyncio.run(all_of_it())
+
+    def bear(self) -> None:
+        """Its worker has begun its log."""
+        born = replace(self.placed, options={**self.placed.options, BORN: True})
+        self.placement.replace({**self.placement.groups, GROUP: born})
 
     @property
     def placed(self) -> PlacedGroup:
@@ -115,6 +124,24 @@ def test_a_newcomer_offers_itself_until_it_is_a_member_and_asks_others_in_turn()
     bench.want(12, list(ME), ["n2", 22])
     assert len(bench.host.coroutines) == 1, "after a change the leader may not know it any more"
     bench.run()
+
+
+def test_a_replica_is_not_offered_before_its_log_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot be opened would be waited for, and given up, again and again."""
+    bench = Bench(MEMBER)
+    row = group_row(GROUP, "kv", "kv", OTHERS)
+    bench.groups.learn([{**row, "members": [list(ME), *OTHERS], "version": 9}])
+    asked: list[int] = []
+
+    async def pause(_: float) -> None:
+        asked.append(len(bench.host.asked))
+        if len(asked) == 3:
+            bench.bear()
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    bench.run()
+    assert asked == [0, 0, 0]
+    assert len(bench.host.asked) == 1
 
 
 def test_a_replica_leaves_when_the_leader_says_so_and_not_before() -> None:

@@ -415,7 +415,11 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
 def _reset_peers(simulation: Simulation, rng: random.Random) -> None:
     """A majority of one group is lost for good; of a group that has its processes for itself."""
     numbers = Counter(plan.slot for plan in simulation.plan.groups)
-    groups = [plan.group for plan in simulation.plan.groups if numbers[plan.slot] == 1]
+    groups = [
+        plan.group
+        for plan in simulation.plan.groups
+        if numbers[plan.slot] == 1 and not simulation.desire.has_wanted(plan.group)
+    ]
     if groups and simulation.disaster is None:
         simulation.disaster = maybe_strike(simulation, rng.choice(groups), rng)
 
@@ -427,20 +431,9 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
     disaster = simulation.disaster
     if leader is None or (disaster is not None and not disaster.is_over):
         return
-    slots = simulation.slots_for(group)
-    count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
-    voters = rng.sample(slots, count)
-    others = [slot for slot in slots if slot not in voters]
-    learners = rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
-    for slot in (*voters, *learners):
-        if group not in slot.plans:
-            slot.host_group(simulation.plan.group(group))
-    if not voters:
+    wanted = _draw_members(simulation, rng, group)
+    if wanted is None:
         return
-    wanted = Configuration(
-        frozenset(slot.host.replica(group) for slot in voters),
-        frozenset(slot.host.replica(group) for slot in learners),
-    )
     undecided = simulation.wanted[group]
     undecided.append(wanted)
 
@@ -451,6 +444,33 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
 
     simulation.note("ops", f"members of {group} shall be {shown(wanted)}")
     leader.tell(group, ChangeMembers(wanted.voters, wanted.learners, decided), control=True)
+
+
+def _desire(simulation: Simulation, rng: random.Random) -> None:
+    """The same by way of the catalog, which says what is wanted, and sees to it for good."""
+    group = rng.choice(list(simulation.checkers))
+    if simulation.disaster is not None or not simulation.desire.may_want(group):
+        return
+    wanted = _draw_members(simulation, rng, group)
+    if wanted is not None:
+        simulation.desire.want(group, wanted)
+
+
+def _draw_members(simulation: Simulation, rng: random.Random, group: int) -> Configuration | None:
+    slots = simulation.slots_for(group)
+    count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
+    voters = rng.sample(slots, count)
+    others = [slot for slot in slots if slot not in voters]
+    learners = rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
+    for slot in (*voters, *learners):
+        if group not in slot.plans:
+            slot.host_group(simulation.plan.group(group))
+    if not voters:
+        return None
+    return Configuration(
+        frozenset(slot.host.replica(group) for slot in voters),
+        frozenset(slot.host.replica(group) for slot in learners),
+    )
 
 
 def _said(decision: Decision) -> str:
@@ -518,6 +538,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),
+    "desire": Fault((300, 3_000), _desire),
 }
 # Parts of the weather that the command line can switch off like faults.
 WEATHER: Final = ("loss", "doubling", "disorder")

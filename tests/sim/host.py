@@ -146,7 +146,7 @@ class Host:
         self.placement = Placement.load(self.files, DATA)
         self._asked.clear()
         self.rebirths = Rebirths(
-            self.me, self.placement, Ways(self._ask, self._later, self._reload, _nothing)
+            self.me, self.placement, Ways(self.ask, self._later, self._reload, _nothing)
         )
         self.rebirths.begin()
         for slot in self.slots:
@@ -167,7 +167,7 @@ class Host:
         rows = [[group, life, LOST, reason]]
         self.on_replicas(rows, 1 + self._lives_rng.randrange(NOTICE_US_MAX))
 
-    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+    def ask(self, group: str, batch: bytes, answered: Answered) -> None:
         self._asked_count += 1
         number = self._asked_count
         self._asked[number] = answered

@@ -31,6 +31,7 @@ from tests.linearizability import Undecided
 from tests.sim.checkers import GroupChecker, check_equal, check_log_time, halves_of, shown
 from tests.sim.clients import Client, Ledger, check_ledger
 from tests.sim.clock import RATE_EXACT
+from tests.sim.desire import Desire
 from tests.sim.disaster import Disaster
 from tests.sim.faults import FAULTS
 from tests.sim.host import Host
@@ -110,6 +111,7 @@ class Simulation:
             host.peers = replicas
             self.hosts[host.name] = host
         self.operator = Operator(self.world, self.hosts)
+        self.desire = Desire(self)
         for each in plan.groups:
             for _ in range(each.clients):
                 number = len(self.clients) + 1
@@ -444,6 +446,7 @@ class Simulation:
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
+        found["offers"] += self.desire.offers
         found["reads of two leaders"] += self.reader.count
         found["quarantined at the end"] += self._idle
         found["undecided"] += self._undecided
