@@ -160,7 +160,8 @@ class Progress:
         # else it gets, for as long as it goes on asking (:mod:`raft.rebuild`). 0: it is well.
         self.wants_index = 0
         self.wants_until_ms = now
-        # Which snapshot it gets, how many of its bytes it has, whether a chunk is on its way.
+        # Which snapshot it gets, if any, how many of its bytes it has, whether a chunk is on its
+        # way.
         self.snapshot: SnapshotMeta | None = None
         self.offset = 0
         self.reached = 0  # the most it has ever had of it
