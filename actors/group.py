@@ -427,7 +427,7 @@ class GroupActor(Actor):
         text = f"the machine is quarantined: {message.error}"
         for messages in appended.values():
             self.clients.finish_all(messages, protocol.INTERNAL, text, maybe_applied=True)
-        self.snapshots.note_machine_failed(message.snapshot)
+        self.snapshots.note_machine_failed(message.failed)
         return self.rebuild.on_quarantined(message) + self._on_changed()
 
     def _refuse_gathered(self) -> None:

@@ -156,14 +156,11 @@ class Described:
 
 @dataclass(slots=True)
 class Quarantined:
-    """The machine failed at ``index``; it applies nothing more until it is restored or rebuilt.
-
-    ``snapshot``: what it could not be restored from, if it is that.
-    """
+    """The machine failed at ``index``; it applies nothing more until it is restored or rebuilt."""
 
     index: int
     error: str
-    snapshot: SnapshotMeta | None = None
+    failed: SnapshotMeta | None = None  # what it could not become
 
 
 @dataclass(slots=True)
@@ -477,7 +474,7 @@ class MachineActor(Actor):
         return emit
 
     def _quarantine(
-        self, index: int, error: str, snapshot: SnapshotMeta | None = None
+        self, index: int, error: str, *, failed: SnapshotMeta | None = None
     ) -> list[object]:
         self.error = error
         self._progress = None
@@ -490,7 +487,7 @@ class MachineActor(Actor):
         self._waiting, self._serving = [], None
         self._due.clear()
         effects: list[object] = [self._unanswered(query) for query in queries]
-        effects.append(self._tell(Quarantined(index, error, snapshot)))
+        effects.append(self._tell(Quarantined(index, error, failed)))
         return effects
 
     # ------------------------------------------------------------------ snapshots
@@ -609,7 +606,7 @@ class MachineActor(Actor):
         else:
             self._tell_machine(self.machine.on_error, error)
             text = f"the snapshot at index {meta.index} could not be restored: {_text_of(error)}"
-            effects += self._quarantine(meta.index, text, meta)
+            effects += self._quarantine(meta.index, text, failed=meta)
         self._call_held_hooks()
         self._wake_queries()
 

@@ -113,7 +113,7 @@ class GroupRebuild:
             self._index = 0
         self._failed = message
         self._index = max(self._index, message.index)
-        self._damaged = message.snapshot or self._damaged
+        self._damaged = message.failed or self._damaged
         self._is_rebuilding = False
         return self._plan(now)
 
@@ -264,7 +264,7 @@ class GroupRebuild:
     def _outlook(self) -> str:
         core = self._group.core
         if core.configuration.is_only_voter(core.me):
-            if self._failed is not None and self._failed.snapshot is not None:
+            if self._failed is not None and self._failed.failed is not None:
                 return "no other replica has its state: put a sound copy of the file back"
             return f"no other replica has its state: {_CORRECT_IT}"
         if core.is_leader:

@@ -180,7 +180,7 @@ def test_the_file_that_could_not_be_read_is_named() -> None:
     bench.tell(Rebuild(meta_at(9), []))
     (quarantined,) = bench.restore()
     assert isinstance(quarantined, Quarantined)
-    assert (quarantined.index, quarantined.snapshot) == (9, meta_at(9))
+    assert (quarantined.index, quarantined.failed) == (9, meta_at(9))
     assert "could not be restored: KeyError" in quarantined.error
     assert bench.tell(Apply([(run_of(13, ["x"]), None)])) == []
 

@@ -152,13 +152,13 @@ class WatchedMachine(MachineActor):
             self.note_digest()
 
     def _quarantine(
-        self, index: int, error: str, snapshot: SnapshotMeta | None = None
+        self, index: int, error: str, *, failed: SnapshotMeta | None = None
     ) -> list[object]:
         assert MachineFailure.__name__ in error or self.has_decayed(), (
             f"the machine of {self.node} is quarantined at {index} for no reason: {error}"
         )
         self.checker.note_quarantined(self.node, index)
-        return super()._quarantine(index, error, snapshot)
+        return super()._quarantine(index, error, failed=failed)
 
 
 class MachineThread:
