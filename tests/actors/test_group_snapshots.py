@@ -334,6 +334,7 @@ def test_who_asks_meanwhile_has_the_one_that_is_under_way() -> None:
     again = ask(cluster, leader)
     cluster.settle()
     assert json.loads(again.outcome.data)["index"] == 4, "nothing is new"
+    assert leader.traffic._line._writer is None, "and others may write"
     assert leader.group.snapshots.counts["taken"] == 1
 
 
@@ -369,6 +370,7 @@ def test_a_machine_without_snapshots_keeps_its_log_and_is_not_asked_again() -> N
     assert "has no snapshots" in sent.outcome.error_text
     assert leader.core.first_index == 1
     assert not any(leader.group.snapshots.counts.values())
+    assert leader.traffic._line._writer is None
 
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again_later_and_harms_nobody() -> None:
