@@ -133,23 +133,16 @@ def test_a_name_that_no_segment_can_have_is_set_aside_at_once() -> None:
 
 def test_a_tail_that_was_cut_in_a_damaged_segment_is_not_found_later() -> None:
     """It is not cut on the disk: the next segment says where this one ends."""
-    history = HISTORY()
-    last = history.places[-1]
-    name = last.name
-    hit = next(
-        it
-        for it in history.places
-        if (it.name, it.kind) == (name, records.RUN) and it.batch < last.batch
-    )
-    disk = flipped(history.disk, name, hit.body, 3)
-    cut = history.start_of(last.batch) + 90
-    slot = opened({**disk, name: disk[name][:cut]})
+    history = a_mimic([b"one", b"two", b"three"])
+    ((name, data),) = history.disk.items()
+    cut = history.start_of(history.places[-1].batch) + 90
+    slot = opened(flipped({name: data[:cut]}, name, data.index(b"one"), 3))
     assert slot.wal.statistics()["recovered_torn"]
     damage = slot.wal.damage
-    assert condemned(slot.groups) == {hit.group}
+    assert condemned(slot.groups) == {7}
     assert len(slot.files.content(f"{DIRECTORY}/{name}")) == cut
     for _ in range(2):
-        assert condemned(slot.reopen()) == {hit.group}
+        assert condemned(slot.reopen()) == {7}
         assert slot.wal.damage == damage
 
 
