@@ -96,6 +96,8 @@ def find_log(placed: PlacedGroup, recovered: RecoveredGroup | None) -> Recovered
     if recovered.damaged is not None:
         reason = f"its log was marked as damaged: {recovered.damaged}; it must be replaced"
         raise CannotOpen(reason, "damaged", is_lost=True)
+    if recovered.unknown is not None:
+        raise CannotOpen(recovered.unknown, "down")
     return recovered
 
 

@@ -212,7 +212,7 @@ class Worker:
 
     async def run(self) -> None:
         self._open_wal()
-        self._disk = DiskThread(self._on_disk_done, self._loop)
+        self._disk = DiskThread(self._on_disk_done, self._write, self._loop)
         self._load_groups()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._scheduler.run_turn()
@@ -247,6 +247,8 @@ class Worker:
                     random_id=lambda: secrets.randbits(64),
                     sync=self._arguments.sync,
                 )
+                for loss in self._wal.damage:
+                    log.error("slot %d: %s", self._arguments.slot, loss)
                 return
             except LockHeld as error:
                 if self._clock.now_ms() >= deadline_ms:
@@ -426,13 +428,12 @@ class Worker:
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
+        self._disk.beside(self._wal.tidy())
         batch = self._wal.take_batch()
         if batch is not None:
             self._births.on_batch_taken()
             self._disk.submit(batch)
-            prepare = self._wal.prepare_next_segment()
-            if prepare is not None:
-                self._disk.prepare(prepare)
+            self._disk.beside(self._wal.prepare_next_segment())
 
     def _on_disk_done(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None:
@@ -717,8 +718,10 @@ def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     loop.set_exception_handler(end_on_error)
     try:
         loop.run_until_complete(Worker(arguments, loop).run())
-    except StoreError as error:
-        log.critical("slot %d: %s", arguments.slot, error)
-        said.send_bytes(str(error).encode())
+    except (StoreError, OSError) as error:
+        # A disk that does not give its bytes has lost nothing yet: the next start tries again.
+        words = f"slot {arguments.slot}: {error}"
+        log.critical("%s", words)
+        said.send_bytes(words.encode())
         end_process(EXIT_STORE)
     end_process(0)

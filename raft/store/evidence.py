@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from raft.store import records
 from raft.store.records import Header, SegmentInfo, TableRow
+from raft.store.remnants import Remnant
 from raft.store.replay import RecoveredGroup, Replay
 from raft.store.salvage import Batch, Loss
 
@@ -48,22 +49,36 @@ class Evidence:
 
     # ------------------------------------------------------------------ what the log has
 
-    def take_batch(self, path: str, batch: Batch) -> None:
+    def begin_late(self, info: SegmentInfo) -> None:
+        """The log begins with this segment: those before it are gone, by design as it seems."""
+        for group, row in info.table.items():
+            if row.floor:
+                self.replays[group] = Remnant(group, row)
+
+    def begins_without(self, loss: Loss) -> None:
+        """They were not to be gone.  Who misses something of them is seen without this."""
+        self._gaps.append(loss)
+
+    def take_batch(self, path: str, batch: Batch) -> int:
+        """Answers the oldest segment that is still needed, if the batch says so, otherwise 0."""
         self._now += 1
+        oldest = 0
         for record in batch.records:
-            if record.header.group:
-                self._replay(record.header).add(path, record)
+            header = record.header
+            if header.group:
+                self._replay(header).add(path, record)
+            elif header.kind == records.OLDEST:
+                oldest = max(oldest, header.first)
         self._losses += batch.losses
         for loss in batch.losses:
-            header = loss.header
-            if header is not None and header.group:
-                said = self._said_of(header.group, header.generation)
-                if said.generation == header.generation:
-                    said.gseq, said.path = max(said.gseq, header.gseq), path
-        if batch.said is None:
-            return
-        for group, gseq in batch.said.items():
+            lost = loss.header
+            if lost is not None and lost.group:
+                said = self._said_of(lost.group, lost.generation)
+                if said.generation == lost.generation:
+                    said.gseq, said.path = max(said.gseq, lost.gseq), path
+        for group, gseq in (batch.said or {}).items():
             self._take_said(path, group, gseq, batch)
+        return oldest
 
     def take_table(self, path: str, info: SegmentInfo) -> None:
         """Of a segment whose first batch was taken just before."""
@@ -89,8 +104,8 @@ class Evidence:
         replay = self.replays.get(group)
         generation = 0 if replay is None else replay.generation
         said = self._said_of(group, generation)
-        if gseq <= said.gseq and batch.losses and not _has(batch, group, generation, gseq):
-            # It was that far already: what is lost may be of a later generation of it.
+        if gseq < said.gseq and batch.losses:
+            # It was further already: what is lost may be of a later generation of it.
             self._doubts[group] = self._now, batch.losses[0]
         elif gseq >= said.gseq:
             said.gseq, said.at, said.path = gseq, self._now, path
@@ -135,7 +150,7 @@ class Evidence:
                 if not is_marked:
                     unmarked[group] = reason
             if reason is not None or recovered.unknown is not None:
-                rows[group] = replay.row._replace(gseq=recovered.last_gseq, damaged=reason)
+                rows[group] = replay.row(0)._replace(gseq=recovered.last_gseq, damaged=reason)
         return groups, rows, unmarked
 
     def _mark(self, replay: Replay) -> str | None:
@@ -148,6 +163,8 @@ class Evidence:
             return replay.broken
         if replay.pending or (said is not None and said.gseq > replay.gseq):
             return self._missing(replay, said)
+        if replay.unknown is None and (missing := replay.missing()) is not None:
+            return ", ".join((missing, *map(str, self._gaps[:3])))
         at = -1 if said is None else said.at
         for doubt in (self._gap, self._doubts.get(replay.group)):
             if doubt is not None and doubt[0] > at:
@@ -177,10 +194,3 @@ class Evidence:
 
 def shortened(reason: str) -> str:
     return reason.encode()[:REASON_BYTES_MAX].decode("utf-8", "ignore")
-
-
-def _has(batch: Batch, group: int, generation: int, gseq: int) -> bool:
-    wanted = (group, generation, gseq)
-    headers = [record.header for record in batch.records]
-    headers += [loss.header for loss in batch.losses if loss.header is not None]
-    return any((it.group, it.generation, it.gseq) == wanted for it in headers)

@@ -8,7 +8,7 @@ part of the log, and what their names stood for is lost.  One of another disk st
 somebody put it there, perhaps all of them, and nobody may vote with the votes of another node.
 
 What no later segment follows on is skipped: it was lost already when that one was opened, and was
-judged then.  So damage is judged once, though its traces stay.
+judged then.  So damage is judged once, and what it left is set aside (:mod:`raft.store.settling`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Member:
     sealed: Sealed | None = None  # what the one that follows says of it
     follows: bool = False  # itself says that it follows the one before it here
     missing: Loss | None = None  # of a segment that must have been before it
+    is_late: bool = False  # it is the first, and there were others before it
+    is_next: bool = False  # its number is one higher than that of a file that is there
 
     def loss(self, reason: str) -> Loss:
         return Loss(self.path, 0, reason)
@@ -55,15 +57,20 @@ class Members:
 
     segments: list[Member] = field(default_factory=list)
     discard: list[str] = field(default_factory=list)  # names of files in which nothing was written
-    aside: list[str] = field(default_factory=list)  # names that no segment of ours has
+    aside: list[str] = field(default_factory=list)  # names of files that are no part of the log
+    misnamed: list[str] = field(default_factory=list)  # of segments that have another number
     number: int = 0
 
 
-def find_members(files: Files, directory: str, slot: int, incarnation: int | None) -> Members:
-    """Changes nothing.  Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
+def find_members(
+    files: Files, directory: str, slot: int, incarnation: int | None, without: str | None = None
+) -> Members:
+    """``without``: the name of a file in which nothing is durable.  Changes nothing.
+
+    Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
     OSError when the disk does not give the bytes."""
     result = Members()
-    found = _look_at_all(files, directory, result)
+    found = _look_at_all(files, directory, result, without)
     ours: dict[int, Member] = {}
     misplaced: list[Member] = []
     foreign: list[Member] = []
@@ -90,14 +97,22 @@ def find_members(files: Files, directory: str, slot: int, incarnation: int | Non
             ours[member.number] = _without_content(member, f"it is a copy of segment {info.number}")
     for member in foreign:
         ours.setdefault(member.number, _without_content(member, "it is of another slot"))
-    result.aside = [
-        os.path.basename(each.path) for number, each in ours.items() if number > SEGMENT_NUMBER_MAX
-    ]
     result.segments = _linked([ours[number] for number in sorted(ours)])
+    names = {os.path.basename(each.path): each for each in found}
+    for member in result.segments:
+        name = os.path.basename(member.path)
+        if member.number <= SEGMENT_NUMBER_MAX:
+            del names[name]
+        if name != segment_name(member.number):
+            result.misnamed.append(name)
+    # What has no place in the log, or a name that none of ours can have.
+    result.aside = list(names)
     return result
 
 
-def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
+def _look_at_all(
+    files: Files, directory: str, result: Members, without: str | None
+) -> list[Member]:
     """Every file with a segment's name, oldest first, but for those at the end without a byte."""
     numbered = ((segment_number(name), name) for name in files.listdir(directory))
     names = sorted((number, name) for number, name in numbered if number is not None)
@@ -105,7 +120,7 @@ def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
     for number, name in reversed(names):
         path = os.path.join(directory, name)
         info, is_empty, lost = _first_record(files, path, number)
-        if is_empty and not found:
+        if name == without or (is_empty and not found):
             # Made ahead, or made and never written to.
             result.discard.append(name)
             continue
@@ -115,6 +130,9 @@ def _look_at_all(files: Files, directory: str, result: Members) -> list[Member]:
             result.number = max(result.number, info.number)
         found.append(Member(number, path, info, lost))
     found.reverse()
+    numbers = {each.number for each in found}
+    for member in found:
+        member.is_next = member.number == 1 or member.number - 1 in numbers
     return found
 
 
@@ -215,9 +233,16 @@ def _note_number_gap(member: Member, after: Member) -> None:
 def _note_beginning(first: Member | None) -> None:
     if first is None or first.missing is not None:
         return
-    begins = first.number == 1 if first.info is None else first.info.previous_id == 0
-    if not begins:
-        first.missing = _missing(first, max(1, first.number - 1))
+    if first.info is None:
+        if first.number > 1:
+            first.missing = _missing(first, first.number - 1)
+    else:
+        first.is_late = first.info.previous_id != 0
+
+
+def missing_before(first: Member) -> Loss:
+    assert first.info is not None
+    return _missing(first, max(1, first.info.number - 1))
 
 
 def _missing(near: Member, number: int) -> Loss:

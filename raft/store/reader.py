@@ -62,6 +62,7 @@ class SegmentReader:
 
     path: str
     data: bytes
+    zero: int = 0  # the place of its first byte in the log as a whole
     used: int = 0  # the last byte that is not zero, plus one
     offset: int = 0
     batch_offset: int = 0  # where the last whole batch began
@@ -109,7 +110,7 @@ class SegmentReader:
         if len(body) != header.length or crc32c(body) != header.body_crc:
             self.stop = Stop(offset, header, "the body's checksum is wrong", before)
             return None
-        return Record(header, data[offset:start], body, offset)
+        return Record(header, data[offset:start], body, offset, self.zero + offset)
 
     def looks_torn(self, stop: Stop) -> bool:
         """Does the record at ``stop`` look unwritten, rather than changed?"""

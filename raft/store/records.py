@@ -11,7 +11,8 @@ CRCs are CRC32C.  The header's covers bytes 0..59 and thereby the body's CRC and
 of a record can change unnoticed but its padding.
 
 ``gseq`` is the group's own counter: 1 for its first record, +1 for each further one of any kind.  A
-record does not say which segment or batch it is in, so that it can be copied bit for bit.
+record does not say which segment or batch it is in, so that it can be copied bit for bit
+(:mod:`raft.store.tidying`).
 
 A **batch** is what one write and one sync made durable together: records, then one COMMIT
 frame.  It is there as a whole or not at all.  The commit frame names the CRC of the commit frame
@@ -25,8 +26,7 @@ is not zero tells whether the last write arrived up to its end.
 from __future__ import annotations
 
 import struct
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,9 +48,10 @@ COMMIT = 5  # ends a batch; gseq is the batch's number, count that of its record
 SEGMENT = 6  # opens a segment; gseq is the segment's number
 DAMAGED = 7  # this replica is not to vote or acknowledge again; body: UTF-8 reason
 SNAPSHOT = 8  # a snapshot stands for the log up to (term, first) of the header; body: encode_mark
+OLDEST = 9  # of no group: segments with a number below ``first`` are needed no more; no body
 
-RECORD_KINDS = frozenset((RUN, HARD_STATE, TRUNCATE, BOOTSTRAP, COMMIT, SEGMENT, DAMAGED, SNAPSHOT))
-GROUP_KINDS = RECORD_KINDS - {COMMIT, SEGMENT}
+GROUP_KINDS = frozenset((RUN, HARD_STATE, TRUNCATE, BOOTSTRAP, DAMAGED, SNAPSHOT))
+RECORD_KINDS = GROUP_KINDS | {COMMIT, SEGMENT, OLDEST}
 
 ALIGNMENT_BYTES = 8
 # Refused when written.  Reading has no limit, so what was written can be read (pitfall 47).
@@ -62,10 +63,9 @@ _UNSIGNED = struct.Struct("<4sBBBxIIQQQQIII")  # the same without the header's C
 HEADER_BYTES = _HEADER.size
 _SIGNED_BYTES = _UNSIGNED.size
 assert HEADER_BYTES == 64
+_WHOSE = struct.Struct("<8xI4xQQ16xI12x")  # generation, group, gseq, length of a header
+assert _WHOSE.size == HEADER_BYTES
 assert _SIGNED_BYTES == 60
-
-_CRC_BYTES = 4  # at the end of each header
-_WORDS_PER_HEADER = HEADER_BYTES // _CRC_BYTES
 
 _COMMIT = struct.Struct("<QQIIII")  # batch, segment id, previous CRC, headers' CRC, groups, zero
 _COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
@@ -76,7 +76,7 @@ COMMIT_BODY_BYTES_MIN = _COMMIT.size + len(END_MARK)
 
 PADDING = tuple(bytes(-count % ALIGNMENT_BYTES) for count in range(ALIGNMENT_BYTES))
 
-_pack_unsigned = _UNSIGNED.pack
+pack_unsigned = _UNSIGNED.pack  # magic, format, kind .. body CRC, zero: all but the header's CRC
 _unpack_from = _HEADER.unpack_from
 
 
@@ -104,11 +104,16 @@ class Record(NamedTuple):
     raw: bytes  # the header's bytes
     body: bytes
     offset: int
+    place: int  # in the log as a whole: no two records share one
+
+    @property
+    def size(self) -> int:
+        return HEADER_BYTES + padded(self.header.length)
 
 
 @dataclass(slots=True)
 class Commit:
-    """The body of a commit frame.  ``groups``: group -> its last gseq in this batch."""
+    """The body of a commit frame.  ``groups``: each group in the batch -> its last gseq so far."""
 
     batch: int
     segment_id: int
@@ -129,7 +134,11 @@ class TableRow(NamedTuple):
     term: int
     vote: Replica | None
     snapshot_index: int
-    damaged: str | None = None
+    last_index: int
+    damaged: str | None
+    # Its last gseq in the segments before; what of it is still needed when those are gone was
+    # copied, and the rest may be missing (raft.store.remnants).
+    floor: int
 
 
 @dataclass(slots=True)
@@ -144,6 +153,7 @@ class SegmentInfo:
     slot: int
     table: dict[int, TableRow]
     incarnation: int  # of the disk that it was written for
+    oldest: int  # number of the oldest segment that is still needed
 
 
 def padded(length: int) -> int:
@@ -162,8 +172,8 @@ def encode_header(
     length: int,
     body_crc: int,
 ) -> bytes:
-    """The 64 bytes before a body.  Positional: this stands on the path of every write."""
-    unsigned = _pack_unsigned(
+    """The 64 bytes before a body."""
+    unsigned = pack_unsigned(
         MAGIC,
         FORMAT,
         kind,
@@ -251,15 +261,35 @@ def decode_mark(header: Header, body: bytes) -> Mark:
     return Mark(snapshot, _number(base_index), _number(base_term), resets)
 
 
-def crc_of_headers(headers: Iterable[bytes]) -> int:
-    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen.
+def mark_resets(body: bytes) -> bool:
+    """What of a mark can be read even if the rest is of a newer version."""
+    try:
+        return _unpacked(body, 3)[2] is True
+    except ValueError:
+        return False
 
-    Without a step per record in Python: a commit frame is on the path of every write.
-    """
-    words = array("I", b"".join(headers))
-    assert words.itemsize == _CRC_BYTES
-    crc: int = crc32c(words[_WORDS_PER_HEADER - 1 :: _WORDS_PER_HEADER].tobytes())
+
+def crc_of_headers(headers: Iterable[bytes]) -> int:
+    """Over the CRCs in these headers, in order: none can change, go, or trade places unseen."""
+    crc: int = crc32c(b"".join([header[_SIGNED_BYTES:] for header in headers]))
     return crc
+
+
+def first_gseqs(pieces: Sequence[bytes]) -> dict[tuple[int, int], int]:
+    """(group, generation) -> the gseq of its first record, of records cut up in any way.
+
+    As long as no cut goes through a header.
+    """
+    found: dict[tuple[int, int], int] = {}
+    at = 0
+    while at < len(pieces):
+        generation, group, gseq, length = _WHOSE.unpack(pieces[at])
+        found.setdefault((group, generation), gseq)
+        at, rest = at + 1, padded(length)
+        while rest > 0 or (at < len(pieces) and not pieces[at]):
+            rest -= len(pieces[at])
+            at += 1
+    return found
 
 
 def encode_commit(commit: Commit) -> bytes:
@@ -309,7 +339,9 @@ def encode_segment(info: SegmentInfo) -> bytes:
             None if row.vote is None else row.vote.node,
             0 if row.vote is None else row.vote.incarnation,
             row.snapshot_index,
+            row.last_index,
             row.damaged,
+            row.floor,
         ]
         for group, row in info.table.items()
     ]
@@ -323,6 +355,7 @@ def encode_segment(info: SegmentInfo) -> bytes:
             info.slot,
             table,
             info.incarnation,
+            info.oldest,
         ]
     )
     return body
@@ -330,25 +363,35 @@ def encode_segment(info: SegmentInfo) -> bytes:
 
 def decode_segment(body: bytes) -> SegmentInfo:
     """Raises ValueError on anything else."""
-    *numbers, rows, disk = _unpacked(body, 8)
+    *numbers, rows, disk, oldest = _unpacked(body, 9)
     if type(rows) is not list:
         raise ValueError("the table of groups is no list")
     table: dict[int, TableRow] = {}
     for row in rows:
-        if type(row) is not list or len(row) < 8:
+        if type(row) is not list or len(row) < 10:
             raise ValueError("a row of the table of groups is too short")
-        group, generation, gseq, term, node, incarnation, snapshot_index, damaged = row[:8]
+        group, generation, gseq, term, node, incarnation, snapshot, last, damaged, floor = row[:10]
         table[_number(group)] = TableRow(
             _number(generation),
             _number(gseq),
             _number(term),
             _vote(node, incarnation),
-            _number(snapshot_index),
+            _number(snapshot),
+            _number(last),
             _reason(damaged),
+            _number(floor),
         )
     number, segment_id, previous_id, sealed_bytes, batch, slot = map(_number, numbers)
     return SegmentInfo(
-        number, segment_id, previous_id, sealed_bytes, batch, slot, table, _number(disk)
+        number,
+        segment_id,
+        previous_id,
+        sealed_bytes,
+        batch,
+        slot,
+        table,
+        _number(disk),
+        _number(oldest),
     )
 
 

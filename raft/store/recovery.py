@@ -30,12 +30,11 @@ from dataclasses import dataclass, field
 
 from raft.store.evidence import Evidence
 from raft.store.files import Files, read_whole
-from raft.store.members import Member, find_members
+from raft.store.members import Member, find_members, missing_before
 from raft.store.reader import SegmentReader
-from raft.store.records import TableRow
+from raft.store.records import Record, TableRow
 from raft.store.replay import RecoveredGroup
 from raft.store.salvage import Batch, Gap, Loss, Place, Salvage, SegmentRead
-from raft.store.segments import segment_name
 
 __all__ = ["Recovered", "RecoveredGroup", "recover"]
 
@@ -46,7 +45,7 @@ class Recovered:
 
     groups: dict[int, RecoveredGroup]
     discard: list[str]  # segments in which nothing ever became durable
-    aside: list[str] = field(default_factory=list)  # names that stand in the way of the next ones
+    aside: list[str] = field(default_factory=list)  # names of files that are no part of the log
     rows: dict[int, TableRow] = field(default_factory=dict)  # of groups that cannot be opened
     unmarked: dict[int, str] = field(default_factory=dict)  # condemned groups without their mark
     damage: list[Loss] = field(default_factory=list)  # all that was met
@@ -57,37 +56,75 @@ class Recovered:
     batch: int = 0
     chain: int = 0  # CRC of the last commit frame
     last_batch: bytes = b""  # the bytes of the last batch, which ends at ``end``
+    carried: list[Record] = field(default_factory=list)  # the same where it cannot be written again
     torn: bool = False
     bytes_read: int = 0
+    oldest: int = 1  # number of the oldest segment that the log still needs
+    # (number, bytes in use) of each segment that was read; places count through all of them.
+    segments: list[tuple[int, int]] = field(default_factory=list)
+    pinned: str | None = None  # why no segment may be given up
+
+
+class _NeverWas(Exception):
+    """The batch that was to open the newest segment is torn: as if it had never been begun."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__(member.path)
+        self.name = member.path.rpartition("/")[2]
 
 
 class _Recovery:
     """One pass over the segments, oldest first."""
 
-    def __init__(self, files: Files, directory: str, slot: int, incarnation: int | None) -> None:
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        slot: int,
+        incarnation: int | None,
+        without: str | None,
+    ) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
         self._incarnation = incarnation
+        self._without = without  # name of the newest segment, if that was never durable
         self._result = Recovered({}, [])
         self._evidence = Evidence()
         self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
+        self._zero = 0  # place of the first byte of the next segment
 
     def run(self) -> Recovered:
         result, evidence = self._result, self._evidence
-        members = find_members(self._files, self._directory, self._slot, self._incarnation)
+        members = find_members(
+            self._files, self._directory, self._slot, self._incarnation, self._without
+        )
         result.discard, result.aside, result.number = members.discard, members.aside, members.number
+        result.torn = self._without is not None
         segments = members.segments
         last = self._read(segments[-1]) if segments else None
-        while last is not None and self._never_was(segments[-1], last):
-            self._discard(segments.pop())
-            result.torn = True
-            last = self._read(segments[-1]) if segments else None
+        if last is not None and self._never_was(segments[-1], last):
+            raise _NeverWas(segments[-1])
         for position, member in enumerate(segments):
-            is_last = position == len(segments) - 1
-            reader = last if is_last else self._read(member)
+            # What an unsynced batch has in a later segment proves that all before it was synced.
+            is_last = position == len(segments) - 1 and self._without is None
+            reader = last if member is segments[-1] else self._read(member)
             self._segment(member, reader, is_last)
+        first = segments[0] if segments else None
+        if first is not None and first.is_late and first.number > result.oldest:
+            loss = missing_before(first)
+            result.damage.append(loss)
+            evidence.begins_without(loss)
         result.groups, result.rows, result.unmarked = evidence.judge()
+        if members.misnamed:
+            result.pinned = f"{', '.join(members.misnamed)}: segments under wrong names"
+        whole = {(it.group, it.generation) for it in result.groups.values() if it.damaged is None}
+        result.carried = [
+            it for it in result.carried if (it.header.group, it.header.generation) in whole
+        ]
+        for group in result.groups.values():
+            if group.unknown is not None and group.damaged is None:
+                result.pinned = group.unknown
         return result
 
     def _read(self, member: Member) -> SegmentReader | None:
@@ -100,18 +137,13 @@ class _Recovery:
         self._result.bytes_read += len(data)
         if member.sealed is not None:
             data = data[: member.sealed.end]  # what is behind it was cut, or never written
-        return SegmentReader(member.path, data)
+        return SegmentReader(member.path, data, self._zero)
 
     def _never_was(self, member: Member, reader: SegmentReader) -> bool:
         """The batch that was to open the newest segment is torn."""
+        if self._without is not None or not member.is_next:
+            return False
         return self._salvage(member, reader, Place(0, None, None), is_last=True).opening_is_torn()
-
-    def _discard(self, member: Member) -> None:
-        result = self._result
-        name = member.path.rpartition("/")[2]
-        result.discard.append(name)
-        if member.number == result.number and name == segment_name(member.number):
-            result.number -= 1
 
     def _salvage(
         self, member: Member, reader: SegmentReader, before: Place, *, is_last: bool
@@ -129,20 +161,27 @@ class _Recovery:
     def _segment(self, member: Member, reader: SegmentReader | None, is_last: bool) -> None:
         if member.missing is not None:
             self._gap(member.missing)
+        if member.is_late:
+            self._place = None
         before = self._place or Place(0, None, None)
         if reader is None:
             assert member.lost is not None
             self._gap(member.loss(member.lost))
             return
+        if member.is_late:
+            assert member.info is not None
+            self._evidence.begin_late(member.info)
+        reader.zero = self._zero
         found = self._salvage(member, reader, before, is_last=is_last).read()
         self._result.torn |= found.torn
-        if found.torn and found.place.offset == 0:
-            self._discard(member)
-            return
+        if found.torn and found.place.offset == 0 and member.is_next:
+            raise _NeverWas(member)
         if not (member.follows or found.follows or member.missing):
             self._boundary(member)
         self._take(member, found)
         self._end(member, reader, found)
+        self._result.segments.append((member.number, reader.used))
+        self._zero += reader.used
 
     def _boundary(self, member: Member) -> None:
         """Nothing says that this segment follows on the one before it."""
@@ -151,11 +190,13 @@ class _Recovery:
             self._gap(member.loss("it does not follow on the segment before it"))
 
     def _take(self, member: Member, found: SegmentRead) -> None:
-        evidence, path = self._evidence, member.path
+        evidence, path, result = self._evidence, member.path, self._result
+        if member.info is not None:
+            result.oldest = max(result.oldest, member.info.oldest)
         for position, item in enumerate(found.items):
             if isinstance(item, Batch):
-                evidence.take_batch(path, item)
-                self._result.damage += item.damage
+                result.oldest = max(result.oldest, evidence.take_batch(path, item))
+                result.damage += item.damage
             else:
                 self._gap(item.loss)
             if position == 0 and member.info is not None:
@@ -177,9 +218,11 @@ class _Recovery:
         result.batch, result.chain = place.number, place.chain or 0
         batches = [item for item in found.items if isinstance(item, Batch)]
         is_sound = all(isinstance(it, Batch) and not it.damage for it in found.items)
-        result.last_batch = b""
+        result.last_batch, result.carried = b"", []
         if is_sound and member.info is not None:
             result.last_batch = reader.data[batches[-1].offset : place.offset]
+        else:
+            result.carried = [it for it in batches[-1].records if it.header.group]
 
 
 def recover(files: Files, directory: str, slot: int, incarnation: int | None) -> Recovered:
@@ -189,4 +232,8 @@ def recover(files: Files, directory: str, slot: int, incarnation: int | None) ->
     Damage is no exception: it is in ``groups``.  Raises UnknownFormat, ForeignWal and WalDamaged
     when not one segment is of this disk and slot, and OSError when the disk gives no bytes.
     """
-    return _Recovery(files, directory, slot, incarnation).run()
+    try:
+        return _Recovery(files, directory, slot, incarnation, None).run()
+    except _NeverWas as newest:
+        # What it says of those before it does not count either.
+        return _Recovery(files, directory, slot, incarnation, newest.name).run()

@@ -377,13 +377,15 @@ class Salvage:
         header = records.decode_header(raw, 0)
         assert header is not None
         reached = _reached(found, losses)
-        if commit.groups != reached or commit.headers_crc != records.crc_of_headers(raws):
+        if commit.headers_crc != records.crc_of_headers(raws):
             return None
         if not self._belongs(place, commit, header, raws, reached):
             return None
         end = start + padded(length)
         loss = self._loss(stop.offset, "the commit frame has no valid header")
-        batch = Batch(found, place.offset, end, commit.groups, losses, loss)
+        # The checksum of this body is lost: what it says of the groups is taken if it must be so.
+        said = commit.groups if commit.groups == reached else None
+        batch = Batch(found, place.offset, end, said, losses, loss)
         return batch, Place(end, commit.batch, header.header_crc)
 
     def _searched(
@@ -455,7 +457,7 @@ def _reached(found: Sequence[Record], losses: Sequence[Loss]) -> Groups:
     headers.sort(key=_offset_of)
     highest: Groups = {}
     for _, header in headers:
-        if header.kind not in (records.SEGMENT, records.COMMIT):
+        if header.group:
             highest[header.group] = max(header.gseq, highest.get(header.group, 0))
     return highest
 

@@ -11,14 +11,14 @@
 
 A crash between any two steps leaves either the damage, which is found again, or the marks.
 
-**A segment with damage in it is never written to**, so step 2 is left out for it: it is evidence,
-and what a disk does with a write beside a bad sector is unknown.  Should its last batch have been
-in the page cache alone, and the power fail, then the table of the next segment has what is missing,
-and those who lost something are condemned, too.  Its bytes behind what was proven need not be cut:
-the next segment says where it ends, and nobody reads on behind that.
+**A segment with damage in it is never written to**: it is evidence, and what a disk does with a
+write beside a bad sector is unknown.  What step 2 would have made durable is copied instead, record
+by record, into the first batch of the next segment.  Bytes behind what was proven need not be cut:
+the next segment says where this one ends, and nobody reads on behind that.
 
-Damaged segments stay where they are, under their names, until they are removed like all others,
-when what is alive in them has been copied.
+Damaged segments stay where they are, under their names, until they are given up like all others,
+when what is alive in them has been copied.  What is no part of the log any more, a segment of which
+nothing could be read at all, is set aside by the opening after the one that condemned for it.
 """
 
 from __future__ import annotations

@@ -15,30 +15,42 @@ disk, so nothing may be acknowledged, and no second sync may pretend otherwise (
 owner exits; recovery finds out what is there.
 
 Threads: every method belongs to the owner's thread, except ``Batch.run`` and what
-``prepare_next_segment`` returns.
+``prepare_next_segment`` and ``tidy`` return.
 
-``open`` always begins a new segment, and never writes behind a tail that it cut.  Nothing is
-removed yet: segments stay until the log can be compacted.
+``open`` always begins a new segment, and never writes behind a tail that it cut.  Old segments are
+given up beside the path (:mod:`raft.store.tidying`).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Any
 
 from google_crc32c import value as crc32c
 
-from raft.messages import HardState, Mark, Replica, Save
+from raft.messages import HardState, Mark, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
 from raft.store.evidence import shortened
 from raft.store.files import Files, make_directory
+from raft.store.group_log import GroupLog
 from raft.store.locks import FileLock, me
-from raft.store.records import HEADER_BYTES, PADDING, Commit, SegmentInfo, TableRow, encode_header
+from raft.store.records import (
+    ALIGNMENT_BYTES,
+    FORMAT,
+    HEADER_BYTES,
+    MAGIC,
+    PADDING,
+    RUN,
+    Commit,
+    Record,
+    SegmentInfo,
+    TableRow,
+    encode_header,
+    pack_unsigned,
+)
 from raft.store.recovery import Recovered, RecoveredGroup, recover
 from raft.store.segments import (
     SEGMENT_BYTES_FIRST,
@@ -48,88 +60,15 @@ from raft.store.segments import (
     create_segment,
 )
 from raft.store.settling import set_aside, settle
+from raft.store.tidying import COPY_BYTES_MAX, Tidier
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
 
 LOCK_FILE = "lock"
+_SIZE_ROUNDING = HEADER_BYTES + ALIGNMENT_BYTES - 1
+_SIZE_MASK = -ALIGNMENT_BYTES
 # Far above what the owner's own limits let in; beyond it the owner does not look at gathered_bytes.
 GATHERED_BYTES_MAX = 1 << 30
-
-_RUN = records.RUN
-
-
-class _Group:
-    """Where the WAL stands with one group, what is only gathered included."""
-
-    __slots__ = (
-        "base_index",
-        "damaged",
-        "firsts",
-        "generation",
-        "group",
-        "gseq",
-        "last_index",
-        "last_term",
-        "snapshot_index",
-        "snapshot_term",
-        "term",
-        "term_starts",
-        "vote",
-    )
-
-    def __init__(self, group: int, generation: int) -> None:
-        self.group = group
-        self.generation = generation
-        self.gseq = 0
-        self.term = 0
-        self.vote: Replica | None = None
-        self.damaged: str | None = None
-        self.firsts = array("Q")  # first index of each run: where a truncation may begin
-        self.snapshot_index = 0
-        self.snapshot_term = 0
-        self.begin_at(0, 0)
-
-    def begin_at(self, index: int, term: int) -> None:
-        """The log is empty behind this entry."""
-        self.base_index = self.last_index = index
-        self.last_term = term
-        # (index, term): from there on up to the next one, entries have this term.
-        self.term_starts = [(index, term)]
-        del self.firsts[:]
-
-    def add_run(self, first: int, last: int, term: int) -> None:
-        if term != self.last_term:
-            self.term_starts.append((first, term))
-        self.firsts.append(first)
-        self.last_index, self.last_term = last, term
-
-    def term_at(self, index: int) -> int:
-        assert self.base_index <= index <= self.last_index, (self.group, index)
-        return self.term_starts[bisect_right(self.term_starts, index, key=_index_of) - 1][1]
-
-    def is_border(self, index: int) -> bool:
-        """Whether a run ends, or the log begins, at this entry."""
-        if index in (self.base_index, self.last_index):
-            return True
-        position = bisect_left(self.firsts, index + 1)
-        return position < len(self.firsts) and self.firsts[position] == index + 1
-
-    def truncate_from(self, first: int) -> None:
-        del self.firsts[bisect_left(self.firsts, first) :]
-        self.last_index = first - 1
-        self.last_term = self.term_at(first - 1)
-        del self.term_starts[bisect_left(self.term_starts, first, key=_index_of) :]
-
-    def compact_to(self, index: int, term: int) -> None:
-        """Forget the runs up to this entry."""
-        position = bisect_right(self.term_starts, index, key=_index_of)
-        self.term_starts[:position] = [(index, term)]
-        del self.firsts[: bisect_right(self.firsts, index)]
-        self.base_index = index
-
-
-def _index_of(start: tuple[int, int]) -> int:
-    return start[0]
 
 
 class Batch:
@@ -189,6 +128,7 @@ class Wal:
         random_id: Callable[[], int],
         segment_bytes_first: int,
         segment_bytes_max: int,
+        copy_bytes_max: int,
         sync: bool,
     ) -> None:
         assert 0 < segment_bytes_first <= segment_bytes_max
@@ -198,13 +138,16 @@ class Wal:
         self._slot = slot
         self._incarnation = incarnation
         self._random_id = random_id
+        self._segment_bytes_first = segment_bytes_first
         self._segment_bytes_max = segment_bytes_max
-        self._next_size = segment_bytes_first
+        self._size = 0  # what the last segment had, or would have had if its batch had fitted
         self._sync = sync
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, GroupLog] = {}
+        self._tidier = Tidier(files, directory, self._groups, copy_bytes_max)
+        self._log_end = 0  # place of the first record that the next batch will have
         # Gathered and not yet in a batch.
         self._pieces: list[bytes] = []
-        self._headers: list[bytes] = []
+        self._crcs: list[bytes] = []  # the last four bytes of each header
         self._touched: dict[int, int] = {}
         self._newest: dict[int, tuple[int, int, int]] = {}
         self._gathered = 0
@@ -219,6 +162,7 @@ class Wal:
         self._job: SegmentJob | None = None
         self._poisoned: str | None = None
         self._damage: list[str] = []
+        self._carried: list[Record] = []
         self._closed = False
         self._statistics: dict[str, Any] = {
             "batches": 0,
@@ -246,6 +190,7 @@ class Wal:
         random_id: Callable[[], int],
         segment_bytes_first: int = SEGMENT_BYTES_FIRST,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        copy_bytes_max: int = COPY_BYTES_MAX,
         sync: bool = True,
     ) -> tuple[Wal, dict[int, RecoveredGroup]]:
         """Lock, recover, and begin a new segment, which says who is condemned.
@@ -273,6 +218,7 @@ class Wal:
             random_id=random_id,
             segment_bytes_first=segment_bytes_first,
             segment_bytes_max=segment_bytes_max,
+            copy_bytes_max=copy_bytes_max,
             sync=sync,
         )
         try:
@@ -285,22 +231,12 @@ class Wal:
 
     def _continue_from(self, found: Recovered) -> None:
         for group, recovered in found.groups.items():
-            state = _Group(group, recovered.generation)
-            state.gseq = recovered.last_gseq
-            state.term, state.vote = recovered.hard_state.term, recovered.hard_state.vote
-            state.begin_at(recovered.base_index, recovered.base_term)
             row = found.rows.get(group)
-            if row is not None:
-                # Nothing is saved of it; every table says of it what is known.
-                state.term, state.vote, state.damaged = row.term, row.vote, row.damaged
-                state.snapshot_index = row.snapshot_index
+            if row is None:
+                self._groups[group] = GroupLog.recovered(recovered)
             else:
-                for run in recovered.runs:
-                    state.add_run(run.first, run.last, run.term)
-                if recovered.snapshot is not None:
-                    state.snapshot_index = recovered.snapshot.index
-                    state.snapshot_term = recovered.snapshot.term
-            self._groups[group] = state
+                self._groups[group] = GroupLog.stopped(recovered, row)
+        self._log_end = self._tidier.recovered(found.segments, found.oldest, found.pinned)
         self._batch = found.batch
         self._chain = found.chain
         self._number = found.number
@@ -309,6 +245,7 @@ class Wal:
         self._statistics["recovered_bytes"] = found.bytes_read
         self._statistics["recovered_torn"] = found.torn
         self._damage = [str(loss) for loss in found.damage]
+        self._carried = found.carried
         for group, reason in found.unmarked.items():
             self.mark_damaged(group, reason)
         batch = self._make_batch(open_segment=True)
@@ -343,7 +280,9 @@ class Wal:
         assert group > 0, "group 0 is nobody"
         assert known is None or known.generation < generation, (group, generation)
         _check_length(group, len(bootstrap))
-        state = self._groups[group] = _Group(group, generation)
+        if known is not None:
+            self._tidier.killed(known.live_bytes)
+        state = self._groups[group] = GroupLog(group, generation)
         self._record(state, records.BOOTSTRAP, body=bootstrap)
 
     def save(self, group: int, save: Save) -> None:
@@ -384,21 +323,21 @@ class Wal:
         state.damaged = reason = shortened(reason)
         self._record(state, records.DAMAGED, body=reason.encode())
 
-    def _save_hard_state(self, state: _Group, hard_state: HardState) -> None:
+    def _save_hard_state(self, state: GroupLog, hard_state: HardState) -> None:
         term, vote = hard_state.term, hard_state.vote
         assert term >= state.term, (state.group, state.term, term)
         assert term > state.term or state.vote in (None, vote), (state.group, state.vote, vote)
         state.term, state.vote = term, vote
         self._record(state, records.HARD_STATE, body=records.encode_hard_state(hard_state))
 
-    def _save_truncation(self, state: _Group, first: int) -> None:
+    def _save_truncation(self, state: GroupLog, first: int) -> None:
         assert first > state.snapshot_index, (state.group, first, state.snapshot_index)
         assert state.base_index < first <= state.last_index + 1, (state.group, first)
         assert state.is_border(first - 1), (state.group, first)
-        state.truncate_from(first)
+        self._tidier.killed(state.truncate_from(first))
         self._record(state, records.TRUNCATE, first=first)
 
-    def _save_mark(self, state: _Group, mark: Mark, body: bytes) -> None:
+    def _save_mark(self, state: GroupLog, mark: Mark, body: bytes) -> None:
         """What :mod:`raft.store.replay` refuses to read is not written."""
         snapshot, group = mark.snapshot, state.group
         index, term = snapshot.index, snapshot.term
@@ -413,44 +352,62 @@ class Wal:
         assert index > state.snapshot_index or term == state.snapshot_term, (group, index, term)
         if mark.resets:
             assert (mark.base_index, mark.base_term) == (index, term), (group, mark)
-            state.begin_at(index, term)
+            killed_bytes = state.begin_at(index, term)
         else:
             for at, of in ((mark.base_index, mark.base_term), (index, term)):
                 assert at <= state.last_index, (group, at, state.last_index)
                 assert state.is_border(at), (group, at)
                 assert state.term_at(at) == of, (group, at, of)
-            state.compact_to(mark.base_index, mark.base_term)
+            killed_bytes = state.compact_to(mark.base_index, mark.base_term)
+        self._tidier.killed(killed_bytes)
         state.snapshot_index, state.snapshot_term = index, term
         self._record(state, records.SNAPSHOT, body=body, first=index, term=term)
 
-    def _save_runs(self, state: _Group, save: Save) -> tuple[int, int]:
+    def _save_runs(self, state: GroupLog, save: Save) -> tuple[int, int]:
         """The path of every write: a header per run, the body as it is.  Answers (term, index)."""
         group, generation, gseq = state.group, state.generation, state.gseq
         last_index, last_term = state.last_index, state.last_term
-        pieces, headers, firsts = self._pieces, self._headers, state.firsts
-        term_starts = state.term_starts
-        gathered = self._gathered
+        pieces, crcs, firsts = self._pieces, self._crcs, state.firsts
+        term_starts, places, sizes = state.term_starts, state.places, state.sizes
+        gathered, log_end, term_max = self._gathered, self._log_end, state.term
         for run in save.runs:
             body, term, first, count = run.body, run.term, run.first, run.count
             length = len(body)
             assert first == last_index + 1, (group, first, last_index)
             assert count > 0
-            assert last_term <= term <= state.term, (group, last_term, term, state.term)
+            assert last_term <= term <= term_max, (group, last_term, term, term_max)
             gseq += 1
-            header = encode_header(
-                _RUN, run.kind, generation, count, group, gseq, term, first, length, run.crc
+            # encode_header, without the call: this is the path of every write.
+            unsigned = pack_unsigned(
+                MAGIC,
+                FORMAT,
+                RUN,
+                run.kind,
+                generation,
+                count,
+                group,
+                gseq,
+                term,
+                first,
+                length,
+                run.crc,
+                0,
             )
+            crc = crc32c(unsigned).to_bytes(4, "little")
             if term != last_term:
                 term_starts.append((first, term))
             last_index, last_term = first + count - 1, term
-            headers.append(header)
-            pieces.append(header)
+            crcs.append(crc)
+            pieces.append(unsigned + crc)
             pieces.append(body)
             padding = PADDING[length & 7]
             if padding:
                 pieces.append(padding)
-            gathered += HEADER_BYTES + length + len(padding)
+            size = (length + _SIZE_ROUNDING) & _SIZE_MASK  # HEADER_BYTES + padded(length)
             firsts.append(first)
+            places.append(log_end + gathered)
+            sizes.append(size)
+            gathered += size
         state.gseq, state.last_index, state.last_term = gseq, last_index, last_term
         self._touched[group] = gseq
         self._gathered = gathered
@@ -459,7 +416,7 @@ class Wal:
 
     def _record(
         self,
-        state: _Group,
+        state: GroupLog,
         kind: int,
         *,
         body: bytes = b"",
@@ -481,9 +438,11 @@ class Wal:
             length,
             crc32c(body),
         )
-        self._headers.append(header)
+        self._crcs.append(header[-4:])
         self._pieces += (header, body, PADDING[length & 7])
-        self._gathered += HEADER_BYTES + records.padded(length)
+        size = HEADER_BYTES + records.padded(length)
+        self._tidier.killed(state.set_fixed(kind, self._log_end + self._gathered, size))
+        self._gathered += size
         self._touched[state.group] = state.gseq
 
     def _refuse_if_over(self) -> None:
@@ -512,7 +471,9 @@ class Wal:
     def take_batch(self) -> Batch | None:
         """All that is gathered, or None: nothing is, or the batch before is not complete."""
         self._refuse_if_over()
-        if self._in_flight is not None or not (self._headers or self._newest):
+        if self._in_flight is not None:
+            return None
+        if not (self._crcs or self._newest or self._tidier.is_ready):
             return None
         return self._make_batch(open_segment=False)
 
@@ -526,41 +487,64 @@ class Wal:
             raise WalPoisoned(self._poisoned)
         assert batch._ran, "batch.run() was not called"
         self._in_flight = None
+        if self._tidier.leaving:
+            self._tidier.completed()
         return [(group, *newest) for group, newest in batch.newest.items()]
 
     def _make_batch(self, *, open_segment: bool) -> Batch:
         """Close what is gathered with a commit frame; open a segment if it does not fit."""
-        pieces, headers, touched = self._pieces, self._headers, self._touched
+        pieces, crcs, touched = self._pieces, self._crcs, self._touched
+        saved, gathered = len(pieces), self._gathered
+        tidier = self._tidier
+        tidier.live_bytes += gathered
+        if tidier.announces or tidier.chunk is not None:
+            gathered += tidier.gather(self._log_end + gathered, pieces, crcs, touched)
+        if self._carried:
+            gathered += self._carry(pieces, crcs, touched)
         frame_bytes = (
             HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
         )  # 16: a group and its gseq
-        bytes_total = self._gathered + frame_bytes
+        bytes_total = gathered + frame_bytes
         opening = None
         segment = self._segment
         if open_segment or segment is None or self._used + bytes_total > segment.size:
-            opening, header, body = self._open(bytes_total)
-            headers.insert(0, header)
+            opening, header, body = self._open(bytes_total, pieces[:saved])
+            crcs.insert(0, header[-4:])
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
-        crc = records.crc_of_headers(headers)
+        crc = crc32c(b"".join(crcs))
         commit = records.encode_commit(
             Commit(self._batch, self._segment_id, self._chain, crc, touched)
         )
         frame = encode_header(
-            records.COMMIT, 0, 0, len(headers), 0, self._batch, 0, 0, len(commit), crc32c(commit)
+            records.COMMIT, 0, 0, len(crcs), 0, self._batch, 0, 0, len(commit), crc32c(commit)
         )
         self._chain = int.from_bytes(frame[-4:], "little")
+        self._log_end += bytes_total
         pieces.append(frame)
         pieces.append(commit)
-        self._statistics["records"] += len(headers)
+        self._statistics["records"] += len(crcs)
         batch = Batch(self, self._batch, pieces, self._newest, opening)
         self._in_flight = batch
-        self._pieces, self._headers, self._touched, self._newest = [], [], {}, {}
+        self._pieces, self._crcs, self._touched, self._newest = [], [], {}, {}
         self._gathered = 0
         return batch
 
-    def _open(self, bytes_rest: int) -> tuple[_Opening, bytes, bytes]:
-        """Plan the next segment: what makes it, and its first record (header, body)."""
+    def _carry(self, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]) -> int:
+        """Copy the last batch of a damaged segment, of which it is not known if it is durable."""
+        carried, self._carried = self._carried, []
+        for record in carried:
+            crcs.append(record.raw[-4:])
+            pieces += (record.raw, record.body, PADDING[len(record.body) & 7])
+            touched[record.header.group] = self._groups[record.header.group].gseq
+        return sum(record.size for record in carried)
+
+    def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
+        """Plan the next segment: what makes it, and its first record (header, body).
+
+        ``saved``: the pieces of the batch, without copies.
+        """
+        began = records.first_gseqs(saved)
         table = {
             group: TableRow(
                 state.generation,
@@ -568,13 +552,16 @@ class Wal:
                 state.term,
                 state.vote,
                 state.snapshot_index,
+                state.last_index,
                 state.damaged,
+                began.get((group, state.generation), state.gseq + 1) - 1,
             )
             for group, state in self._groups.items()
         }
         segment_id = self._random_id()
         assert 0 < segment_id < 1 << 64, segment_id
         number = self._number + 1
+        oldest = self._tidier.opens(number, self._log_end, self._used)
         info = SegmentInfo(
             number,
             segment_id,
@@ -584,13 +571,15 @@ class Wal:
             self._slot,
             table,
             self._incarnation,
+            oldest,
         )
         body = records.encode_segment(info)
         header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
         bytes_min = HEADER_BYTES + records.padded(len(body)) + bytes_rest
         job, self._job = self._job, None
-        opening = _Opening(number, segment_id, bytes_min, max(self._next_size, bytes_min), job)
-        self._next_size = min(2 * self._next_size, self._segment_bytes_max)
+        self._size = self._next_size()
+        self._tidier.opened(self._log_end - (bytes_min - bytes_rest))
+        opening = _Opening(number, segment_id, bytes_min, max(self._size, bytes_min), job)
         self._number, self._segment_id, self._used = number, segment_id, 0
         return opening, header, body
 
@@ -660,9 +649,32 @@ class Wal:
         if segment is None or 2 * self._used < segment.size:
             return None
         self._job = SegmentJob(
-            self._files, self._directory, self._number + 1, self._next_size, sync=self._sync
+            self._files, self._directory, self._number + 1, self._next_size(), sync=self._sync
         )
         return self._job
+
+    def _next_size(self) -> int:
+        """Twice the last, up to the largest; but a log that stays small goes back to small ones.
+
+        A segment is filled with zeros before it is used, and up to two of them hold nothing else.
+        """
+        size, live = self._size, self._tidier.live_bytes
+        if size == 0:
+            return self._segment_bytes_first
+        if live < size // 16:
+            return max(self._segment_bytes_first, size // 2)
+        return min(2 * size, self._segment_bytes_max) if live >= size // 4 else size
+
+    def tidy(self) -> Callable[[], None] | None:
+        """Work for a background thread, or None: reads what is to be copied, removes segments.
+
+        Ask before each ``take_batch``, also when nothing was saved, and when such work has returned
+        or failed: with OSError, or WalDamaged when what is on disk is no longer what was written.
+        Neither is final for this log, only for its getting smaller (``tidying_stopped``).
+        """
+        if self._poisoned is not None or self._closed:
+            return None
+        return self._tidier.work()
 
     def statistics(self) -> dict[str, Any]:
         segment = self._segment
@@ -671,6 +683,7 @@ class Wal:
             "batch": self._batch,
             "gathered_bytes": self._gathered,
             "groups": len(self._groups),
+            **self._tidier.statistics(),
             "in_flight": self._in_flight is not None,
             "segment": self._number,
             "segment_bytes": 0 if segment is None else segment.size,

@@ -196,6 +196,7 @@ class Node:
             random_id=lambda: cluster.random.randrange(1, 1 << 64),
             segment_bytes_first=cluster.segment_bytes,
             segment_bytes_max=4 * cluster.segment_bytes,
+            copy_bytes_max=cluster.segment_bytes // 4,
         )
         found = groups.get(GROUP)
         if found is None:
@@ -308,6 +309,7 @@ class Node:
             return
         try:
             batch.run()
+            self._tidy()
         except PowerLoss:
             self.crash()
             return
@@ -319,6 +321,15 @@ class Node:
         for _, number, term, index in self.wal.complete(batch):
             self.tell(Persisted(number, term, index), control=True)
         self._begin_batch()
+
+    def _tidy(self) -> None:
+        """The other thread of the disk; it never works at the same time here."""
+        work = self.wal.tidy()
+        if work is not None:
+            try:
+                work()
+            except OSError:
+                pass  # an old segment is kept until the next start
 
     def work(self) -> None:
         """The threads for snapshots finish the first thing that they were given."""

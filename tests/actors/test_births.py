@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from actors import wire as kinds
+from actors.replica import CannotOpen, find_log
 from raft.lives import replica_of
-from raft.messages import Heartbeat, HeartbeatReply, PeerMessage, Replica, Vote, VoteReply
+from raft.messages import (
+    HardState,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    Replica,
+    Vote,
+    VoteReply,
+)
 from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, PlacedGroup, Placement
+from raft.store.wal import RecoveredGroup
 from tests.actors.test_worker import KV, ME, N2, N3, OTHER, Bench
 from transport import peer_codec
 
@@ -168,6 +180,26 @@ def test_after_a_restart_the_next_life_finds_its_own_log_and_not_the_one_before(
     last = Bench(KV, files=bench.files, members=THREE, keep=True)
     core = last.worker._groups[KV].core
     assert (core.me, core.term, core.vote) == (LATER, 2, N2)
+
+
+def test_a_worker_that_dies_before_it_begins_the_next_life_does_not_find_the_one_before() -> None:
+    bench = Bench(KV, members=THREE)
+    bench.join()
+    bench.peer(N2, Vote(N2, ME, 3, 0, 0, transfer=True))
+    bench.sync()
+    bench.files.kill()
+    begin_life(bench.files)
+    again = Bench(KV, files=bench.files, members=THREE, keep=True)
+    core = again.worker._groups[KV].core
+    assert (core.me, core.term, core.vote) == (LATER, 0, None)
+
+
+def test_what_only_a_newer_version_can_read_is_not_lost() -> None:
+    placed_here = PlacedGroup(1, 1, "kv", "kv", THREE, {BORN: True})
+    found = RecoveredGroup(KV, 1, b"", HardState(), [], 1, unknown="a kind of record")
+    with pytest.raises(CannotOpen, match="a kind of record") as error:
+        find_log(placed_here, found)
+    assert (error.value.state, error.value.is_lost) == ("down", False)
 
 
 def test_the_next_life_too_can_be_lost() -> None:

@@ -94,8 +94,9 @@ class Disk:
     def submit(self, batch: Batch) -> None:
         self.batches.append(batch)
 
-    def prepare(self, preparation: Callable[[], None]) -> None:
-        preparation()
+    def beside(self, work: Callable[[], None] | None) -> None:
+        if work is not None:
+            work()
 
 
 class Threads:
@@ -195,9 +196,11 @@ class Bench:
 
     def sync(self) -> None:
         """The disk finishes, and the node process writes down who is born, until all is done."""
-        self.sync_disk()
-        while self.bear():
+        for _ in range(100):
             self.sync_disk()
+            if not self.bear():
+                return
+        raise AssertionError("it is born again and again")
 
     def sync_disk(self) -> None:
         """The disk finishes, again and again until it has nothing."""
@@ -821,3 +824,88 @@ def test_a_draining_leader_waits_for_somebody_else_to_lead(
     monkeypatch.setattr(type(actor), "is_drained", property(lambda _: True))
     bench.worker._watch_drain(1 << 60)
     assert link.of(kinds.DRAINED) == [[1]]
+
+
+WAL = "/data/wal/1/0000000000000001.wal"
+
+
+def two_logs() -> tuple[MemoryFiles, int]:
+    """Both groups have a command in the log; where the one of KV is."""
+    bench = Bench(KV, OTHER)
+    bench.join()
+    for group in (KV, OTHER):
+        bench.request(group, group, 1_000, 7, batch_of(put(f"k{group}", b"value of %d" % group)))
+        bench.sync()
+    bench.files.kill()
+    return bench.files, bench.files.content(WAL).index(b"value of 7")
+
+
+def states_of(bench: Bench) -> dict[int, dict[str, Any]]:
+    ((_, _, _, rows),) = bench.connect().of(kinds.HELLO)
+    return dict(rows)
+
+
+def test_damage_in_the_log_stops_the_group_that_lost_something_and_says_where() -> None:
+    """Pitfall 45: the group beside it serves, and the one that is hit never votes again."""
+    files, offset = two_logs()
+    files.flip(WAL, offset)
+    for _ in range(3):
+        bench = Bench(KV, OTHER, files=files)
+        told = states_of(bench)
+        assert (told[KV]["state"], told[OTHER]["state"]) == ("damaged", "running")
+        error = told[KV]["error"]
+        assert f"(index 2) is lost: {WAL} at offset " in error
+        assert "checksum" in error
+        bench.welcome()
+        bench.request(1, KV, 1_000, 7, batch_of(put("k", b"v")))
+        assert bench.hand_backs() == [1, None, 0, "the group does not run here"]
+        bench.request(2, OTHER, 1_000, 7, batch_of(put("k", b"v")))
+        bench.sync()
+        assert bench.replies() == {2: protocol.OK}
+        files.kill()
+
+
+def test_a_record_of_a_newer_version_stops_its_group_alone() -> None:
+    files, _ = two_logs()
+    bench = Bench(KV, OTHER, files=files)
+    log = bench.worker._wal._groups[KV]
+    bench.worker._wal._record(log, 100, body=b"of a newer version")
+    bench.worker._write()
+    bench.sync()
+    files.kill()
+    told = states_of(Bench(KV, OTHER, files=files))
+    assert (told[KV]["state"], told[OTHER]["state"]) == ("down", "running")
+    assert "a newer version of polyraft wrote this" in told[KV]["error"]
+
+
+def test_a_disk_that_does_not_give_its_bytes_ends_the_worker_with_a_clear_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is no loss: the next start tries again, and all is there."""
+    files, _ = two_logs()
+    files.fail("pread", errno.EIO, path=WAL)
+    said: list[bytes] = []
+
+    class Said:
+        def send_bytes(self, data: bytes) -> None:
+            said.append(data)
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    async def run(worker: Worker) -> None:
+        worker._files = files
+        worker._open_wal()
+
+    monkeypatch.setattr(Worker, "run", run)
+    monkeypatch.setattr(worker_module, "end_process", end)
+    monkeypatch.setattr(worker_module, "end_with_parent", lambda: None)
+    monkeypatch.setattr("actors.worker.signal.signal", lambda *_: None)
+    monkeypatch.setattr("actors.worker.uvloop.new_event_loop", asyncio.new_event_loop)
+    arguments = Bench(KV).worker._arguments
+    with pytest.raises(Ended) as ended:
+        worker_module.worker_process(arguments, cast(Any, Said()))
+    assert ended.value.args == (EXIT_STORE,)
+    assert said == [f"slot 1: [Errno 5] Input/output error: '{WAL}'".encode()]
+    told = states_of(Bench(KV, OTHER, files=files))
+    assert (told[KV]["state"], told[OTHER]["state"]) == ("running", "running")

@@ -195,7 +195,8 @@ def _disk_error(simulation: Simulation, rng: random.Random) -> None:
         return
     path, operations = rng.choice(
         (
-            (".wal", ("pwrite", "fdatasync", "fdatasync", "pread", "create")),
+            (".wal", ("pwrite", "fdatasync", "fdatasync", "pread", "create", "unlink")),
+            (DIRECTORY, ("fsync_dir",)),
             (".writing", ("create", "pwrite", "fsync", "rename")),
             (".receiving", ("create", "pwrite", "fdatasync", "rename")),
         )
@@ -271,6 +272,39 @@ def _log_loss(simulation: Simulation, rng: random.Random) -> None:
         groups = [rng.choice(groups)]
     slot.die("its log is lost")
     slot.condemn(groups, whole=whole)
+
+
+def _log_decay(simulation: Simulation, rng: random.Random) -> None:
+    """More than a bit of the WAL: of any segment but the newest, a sector, a tail, or the file; or
+    two trade their names.  (Of the newest that would look like writes that never were.)  The
+    process ends, so that somebody reads it."""
+    slot = _any_slot(simulation, rng)
+    if slot is None or not simulation.may_lose(slot):
+        return
+    slot.is_flipped = True
+    slot.die("killed")
+    files = slot.files
+    paths = [f"{DIRECTORY}/{it}" for it in files.listdir(DIRECTORY) if it.endswith(".wal")]
+    contents = {path: files.content(path).rstrip(b"\0") for path in paths}
+    *older, newest = [path for path in paths if contents[path]]
+    if not older or files.unsynced(newest):
+        return
+    path = rng.choice(older)
+    data, other = contents[path], rng.choice([*older, newest])
+    start = rng.randrange(len(data))
+    sector = start - start % 512
+    kind = rng.randrange(4)
+    simulation.note(slot.where, f"{path} decays at {start}, kind {kind}")
+    if kind == 0:
+        files.put(path, data[:sector] + bytes(512) + data[sector + 512 :])
+    elif kind == 1:
+        files.put(path, data[:start])
+    elif kind == 2:
+        files.unlink(path)
+        files.fsync_dir(DIRECTORY)
+    else:
+        files.put(path, contents[other])
+        files.put(other, data)
 
 
 def _snapshot_flip(simulation: Simulation, rng: random.Random) -> None:
@@ -527,6 +561,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "disk-slow": Fault((1_000, 5_000), _disk_slow),
     "bit-flip": Fault((1_000, 8_000), _bit_flip),
     "log-loss": Fault((500, 6_000), _log_loss),
+    "log-decay": Fault((1_000, 8_000), _log_decay),
     "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),

@@ -119,7 +119,7 @@ class Host:
     def hosts(self, group: int) -> Slot | None:
         """Where a replica of the group is, up or not; None if there is none, or no more."""
         for slot in self.slots:
-            if group in slot.plans and not slot.is_lost:
+            if group in slot.plans and not (slot.is_lost or group in slot.condemned):
                 return slot
         return None
 

@@ -102,6 +102,7 @@ DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
 DIRECTORY: Final = "/wal"
+BY_HAND: Final = "its records are lost"
 
 
 class ProcessDied(BaseException):
@@ -192,6 +193,8 @@ class Slot:
     """One life after another of one worker process.
 
     ``is_lost``: its disk is not to be used again, and its replicas are gone for good.
+    ``is_flipped``: something on it decayed, and nobody has read it since.  ``condemned``: groups
+    whose log is lost, in which life of this disk and why, until the next one begins.
     """
 
     def __init__(self, host: Host, number: int, groups: Sequence[GroupPlan]) -> None:
@@ -219,8 +222,7 @@ class Slot:
         # Groups whose first record is gathered, and under way.
         self._unborn: set[int] = set()
         self._being_born: set[int] = set()
-        # Groups whose log is lost, with the reason, until their next life begins.
-        self.condemned: dict[int, str] = {}
+        self.condemned: dict[int, tuple[int, str]] = {}
         # Saves in no batch, those of the batch under way, and those of one that was under way when
         # the last life ended.
         self._gathered: list[tuple[int, Save]] = []
@@ -252,6 +254,7 @@ class Slot:
                 "anomalies",
                 "snapshots lost",
                 "lives",
+                "condemned",
             ),
             0,
         )
@@ -297,6 +300,7 @@ class Slot:
             self._condemn(group, found)
             self._open_group(plan, found.get(group))
         self._unproven = []
+        self.is_flipped = False  # it was read, and judged
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
         self._ask_for_turn()
@@ -312,6 +316,7 @@ class Slot:
                 random_id=lambda: self.rng.randrange(1, 1 << 64),
                 segment_bytes_first=segment_bytes,
                 segment_bytes_max=4 * segment_bytes,
+                copy_bytes_max=segment_bytes // 2,
             )
         except (WalDamaged, UnknownFormat) as error:
             if not self.is_flipped:
@@ -331,6 +336,9 @@ class Slot:
         try:
             found = find_log(placed, found)
         except CannotOpen as lost:
+            if self.is_flipped and lost.is_lost and group not in self.condemned:
+                self.condemned[group] = placed.life, str(lost)
+                self.counts["condemned"] += 1
             if not lost.is_lost or group not in self.condemned:
                 raise AssertionError(f"{self.where} cannot open {group}: {lost}") from lost
             self.host.tell_lost(self, group, placed.life, str(lost))
@@ -374,9 +382,10 @@ class Slot:
     def condemn(self, groups: Collection[int], *, whole: bool) -> None:
         """Their log is lost: damaged, or, of all groups of the ``whole`` slot, gone."""
         assert not self.is_up
+        placed = self.host.placement.groups
         for group in groups:
-            if self.host.placement.groups[group].is_born:
-                self.condemned[group] = "its records are lost"
+            if placed[group].is_born:
+                self.condemned[group] = placed[group].life, BY_HAND
         self._unproven = [each for each in self._unproven if each[0] not in groups]
         if whole and self.files.exists(DIRECTORY):
             for name in self.files.listdir(DIRECTORY):
@@ -387,8 +396,11 @@ class Slot:
     def _condemn(self, group: int, found: dict[int, RecoveredGroup]) -> None:
         """As recovery does."""
         placed, log = self.host.placement.groups[group], found.get(group)
-        reason = self.condemned.get(group)
-        if reason is not None and log is not None and log.generation == placed.generation:
+        life, reason = self.condemned.get(group, (-1, ""))
+        if life != placed.life or log is None or log.generation != placed.generation:
+            return
+        if log.damaged is None:
+            assert reason == BY_HAND, f"{self.where} forgets that {group} is condemned: {reason}"
             self._wal.mark_damaged(group, reason)
             log.damaged = reason
 
@@ -396,18 +408,18 @@ class Slot:
     def has_news(self) -> bool:
         """A life has begun in the placement, and not here."""
         groups = self.host.placement.groups
-        return any(not groups[group].is_born for group in self.condemned)
+        return any(groups[group].life > life for group, (life, _) in self.condemned.items())
 
     def reload(self) -> None:
         groups = self.host.placement.groups
-        for group in [each for each in self.condemned if not groups[each].is_born]:
-            if self.is_up:
+        for group, (life, _) in list(self.condemned.items()):
+            if self.is_up and groups[group].life > life:
                 self._open_group(self.plans[group], None)
                 self.host.on_group_opened(self, group)
                 self._ask_for_turn()
 
     def _begin_life(self, group: int, life: int) -> None:
-        if self.condemned.pop(group, None) is not None:
+        if self.condemned.pop(group, None) is not None and life:
             self.world.note(self.where, f"begins life {life} of {group}")
             self.counts["lives"] += 1
 
@@ -877,6 +889,7 @@ class Slot:
     # ------------------------------------------------------------------ the disk
 
     def _begin_batch(self) -> None:
+        self._beside(self._wal.tidy())
         if self._batch is not None:
             return
         self._batch = batch = self._wal.take_batch()
@@ -887,18 +900,28 @@ class Slot:
         shortest_us, longest_us = self.host.plan.disk_us
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
         self.world.after(delay_us, self._on_disk_done, self.life)
-        prepare = self._wal.prepare_next_segment()
-        if prepare is not None:
-            self.world.after(draw_us(self.rng, 0, longest_us), self._prepare, self.life, prepare)
+        self._beside(self._wal.prepare_next_segment())
 
-    def _prepare(self, life: int, prepare: Callable[[], None]) -> None:
+    def _beside(self, work: Callable[[], None] | None) -> None:
+        """The second thread of the disk."""
+        if work is not None:
+            _, longest_us = self.host.plan.disk_us
+            self.world.after(draw_us(self.rng, 0, longest_us), self._work_beside, self.life, work)
+
+    def _work_beside(self, life: int, work: Callable[[], None]) -> None:
         if life != self.life:
             return
         try:
-            prepare()
+            work()
         except OSError as error:
-            # Not fatal: the writer makes the segment when it needs it, or fails there.
-            self.world.note(self.where, f"no segment ahead: {error}")
+            # Not fatal: the writer makes the segment when it needs it, or fails there; and one that
+            # is not given up stays until the next start.
+            self.world.note(self.where, f"no segment ahead, or none given up: {error}")
+        except WalDamaged as error:
+            if not self.is_flipped:
+                raise AssertionError(f"{self.where} takes a good disk for damaged") from error
+            self.world.note(self.where, f"a segment cannot be given up: {error}")
+        self._begin_batch()
 
     def _on_disk_done(self, life: int) -> None:
         if life != self.life:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from raft.configuration import Configuration
 from raft.messages import COMMAND, HardState, Mark, Replica, Run, Save, SnapshotMeta
+from raft.store import records
 from raft.store.memory import MemoryFiles
 from raft.store.recovery import RecoveredGroup
 from raft.store.segments import segment_name
@@ -78,6 +79,20 @@ class Slot:
         batch.run()
         return self.wal.complete(batch)
 
+    def tidy(self) -> int:
+        """Everything that is due, with batches of nothing but copies.  How much work there was."""
+        for count in itertools.count():
+            work = self.wal.tidy()
+            if work is not None:
+                work()
+            batch = self.wal.take_batch()
+            if batch is not None:
+                batch.run()
+                self.wal.complete(batch)
+            elif work is None:
+                return count
+        raise AssertionError("unreachable")
+
     def begin(self, group: int, *, term: int = 1) -> None:
         """Add a group that has voted for itself."""
         self.wal.add_group(group, 1, b"members of %d" % group)
@@ -99,6 +114,31 @@ def a_slot(*groups: int, **options: Any) -> Slot:
     if groups:
         slot.write()
     return slot
+
+
+def check_places(slot: Slot) -> None:
+    """Each live record stands where the writer thinks, in a segment that is kept, or gathered."""
+    wal = slot.wal
+    extents = list(wal._tidier._extents)
+    contents = {extent.number: slot.files.content(slot.path(extent.number)) for extent in extents}
+    live_bytes = sum(log.live_bytes for log in wal._groups.values())
+    assert wal._tidier.live_bytes + wal._gathered == live_bytes
+    for log in wal._groups.values():
+        live = [(place, size, kind, 0) for kind, (place, size) in log.fixed.items()]
+        runs = zip(log.places, log.sizes, log.firsts, strict=True)
+        live += [(place, size, records.RUN, first) for place, size, first in runs]
+        falls = [at for at in range(1, len(log.places)) if log.places[at] < log.places[at - 1]]
+        assert log.pieces == [0, *falls]
+        for place, size, kind, first in live:
+            if place >= wal._log_end:
+                continue  # gathered
+            extent = max((it for it in extents if it.start <= place), key=lambda it: it.start)
+            header = records.decode_header(contents[extent.number], place - extent.zero)
+            assert header is not None
+            assert (header.kind, header.group) == (kind, log.group)
+            assert header.generation == log.generation
+            assert size == 64 + records.padded(header.length)
+            assert kind != records.RUN or header.first == first
 
 
 def state(group: RecoveredGroup) -> tuple[HardState, list[Run]]:

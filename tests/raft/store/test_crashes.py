@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import errno
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -20,7 +21,7 @@ from raft.messages import HardState, Mark, Run, Save, SnapshotMeta
 from raft.store.errors import WalPoisoned
 from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.recovery import RecoveredGroup
-from tests.raft.store.kit import N1, N2, Slot, run_of, snapshot_of
+from tests.raft.store.kit import N1, N2, Slot, check_places, run_of, snapshot_of
 
 ATTEMPTS_MAX = 100
 
@@ -45,12 +46,16 @@ class History:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.files = MemoryFiles(recording=False)
-        self.slot = Slot(self.files, segment_bytes_first=2048, segment_bytes_max=8192)
+        self.slot = Slot(
+            self.files, segment_bytes_first=2048, segment_bytes_max=8192, copy_bytes_max=1500
+        )
         self.completed: Model = {}
         self.under_way: Model | None = None
         self.gathered: Model = {}
         self.numbers: dict[int, int] = {}
         self.crashes = 0
+        self.removed = 0
+        self.copied = 0
 
     def run(self, steps: int) -> None:
         self._start()
@@ -61,9 +66,16 @@ class History:
                 self._step()
             except (PowerLoss, WalPoisoned):
                 self._start()
+            self._count()
         self.files.repair()
         self.files.crash(self.rng)
         self._start()
+
+    def _count(self) -> None:
+        check_places(self.slot)
+        statistics = self.slot.wal.statistics()
+        self.removed = max(self.removed, statistics["segments_removed"])
+        self.copied = max(self.copied, statistics["copied_records"])
 
     def _plan_a_failure(self) -> None:
         if self.rng.random() < 0.7:
@@ -92,6 +104,7 @@ class History:
         raise AssertionError("the slot cannot be opened any more")
 
     def _check(self, found: dict[int, RecoveredGroup]) -> None:
+        assert [it.damaged for it in found.values() if it.damaged] == []
         state = {
             group: Log(
                 it.last_gseq,
@@ -110,6 +123,8 @@ class History:
     def _step(self) -> None:
         for _ in range(self.rng.randrange(6)):
             self._save(self.rng.randrange(1, 6))
+        if self.rng.random() < 0.8:
+            self._work(self.slot.wal.tidy())
         batch = self.slot.wal.take_batch()
         if batch is None:
             return
@@ -124,12 +139,16 @@ class History:
             assert index == 0 or self.under_way[group].last() == (index, term)
         self.completed, self.under_way = self.under_way, None
         if self.rng.random() < 0.5:
-            work = self.slot.wal.prepare_next_segment()
-            if work is not None:
-                try:
-                    work()
-                except OSError:
-                    pass  # the next batch makes the segment itself
+            self._work(self.slot.wal.prepare_next_segment())
+        check_places(self.slot)
+
+    def _work(self, work: Callable[[], None] | None) -> None:
+        if work is None:
+            return
+        try:
+            work()
+        except OSError:
+            pass  # the next batch makes the segment itself, the next start removes it
 
     def _save(self, group: int) -> None:
         wal, rng = self.slot.wal, self.rng

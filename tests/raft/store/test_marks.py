@@ -478,7 +478,7 @@ class Twins:
         )
         header = records.decode_header(raw, 0)
         assert header is not None
-        self.replay.add("a.wal", Record(header, raw, body, 0))
+        self.replay.add("a.wal", Record(header, raw, body, 0, 0))
 
 
 @given(st.lists(st.integers(0, 2**32), max_size=15), st.none() | ANY_STEP)

@@ -118,8 +118,11 @@ def test_the_checksum_over_headers_tells_a_header_that_was_sealed_anew(
 
 
 def test_a_segments_opening_comes_back() -> None:
-    table = {1: TableRow(1, 5, 3, N1, 0), 900: TableRow(2, 1, 0, None, 0)}
-    info = SegmentInfo(3, 0xABC, 0xABB, 777, 12, 4, table, 0xD15C)
+    table = {
+        1: TableRow(1, 5, 3, N1, 0, 17, None, 4),
+        900: TableRow(2, 1, 0, None, 0, 0, "gone", 0),
+    }
+    info = SegmentInfo(3, 0xABC, 0xABB, 777, 12, 4, table, 0xD15C, 2)
     assert records.decode_segment(records.encode_segment(info)) == info
 
 
