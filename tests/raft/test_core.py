@@ -41,6 +41,7 @@ ALLOWED_IMPORTS = {
     "collections",
     "collections.abc",
     "dataclasses",
+    "hashlib",  # a function of bytes: which replica a disk is (raft.lives)
     "itertools",
     "operator",
     "typing",
