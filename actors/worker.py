@@ -115,6 +115,7 @@ MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is co
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
+WHY_LEFT = "this node is no member of the group any more"
 DRAIN_MS_MAX = 2_000
 
 
@@ -528,9 +529,11 @@ class Worker:
         if group in self._closed:
             return
         self._closed.add(group)
-        reason = "this node is no member of the group any more"
+        reason = WHY_LEFT
         self._births.settle(group)
-        self._recovered.pop(group, None)
+        recovered = self._recovered.pop(group, None)
+        if group in self._groups or (recovered is not None and recovered.is_sound):
+            self._wal.forget_group(group, reason)
         if self._broken.pop(group, None) or self._groups.pop(group, None):
             self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
             self._scheduler.stop_actor(actor_name(group), reason)

@@ -323,6 +323,12 @@ class Wal:
         state.damaged = reason = shortened(reason)
         self._record(state, records.DAMAGED, body=reason.encode())
 
+    def forget_group(self, group: int, reason: str) -> None:
+        """Nothing of it is needed any more, and nobody may go on as who it was; under a higher
+        generation it may be begun again.  One record stays, from the next start on."""
+        if self._groups[group].damaged is None:
+            self.mark_damaged(group, reason)
+
     def _save_hard_state(self, state: GroupLog, hard_state: HardState) -> None:
         term, vote = hard_state.term, hard_state.vote
         assert term >= state.term, (state.group, state.term, term)

@@ -16,7 +16,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.group_messages import SendPeers, actor_name
 from actors.runtime import VirtualClock
 from actors.settings import DiskSettings
-from actors.worker import Worker
+from actors.worker import WHY_LEFT, Worker
 from actors.worker_arguments import WorkerArguments
 from raft.configuration import Configuration
 from raft.messages import (
@@ -39,7 +39,8 @@ from raft.messages import (
 )
 from raft.settings import RaftSettings
 from raft.store.memory import MemoryFiles
-from raft.store.placement import BORN, PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
+from raft.store.records import DAMAGED
 from raft.store.runs import encode_run
 from raft.store.wal import Batch
 from tests.actors.cluster import batch_of, put
@@ -412,6 +413,32 @@ def test_a_group_placed_later_is_opened_by_reload_and_told_when_born() -> None:
     bench.request(*write(1, OTHER))
     bench.sync()
     assert bench.replies() == {1: protocol.OK}
+
+
+def test_a_group_that_this_node_has_left_is_let_go_of_and_may_come_back_as_another_life() -> None:
+    bench = Bench(KV, OTHER)
+    bench.join()
+    bench.request(*write(1), *write(2, OTHER))
+    bench.sync()
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    bench.frame(kinds.RELOAD)
+    bench.worker._turn()
+    bench.sync()
+    assert set(bench.worker._groups) == {OTHER}
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files, keep=True)
+    assert set(again.worker._groups) == {OTHER}
+    assert again.worker._wal.statistics()["records"] < 5, "it is not said twice"
+    log = again.worker._wal._groups[KV]
+    assert (log.live_bytes, log.damaged) == (log.fixed[DAMAGED][1], WHY_LEFT)
+    placement = Placement.load(again.files, "/data")
+    back = PlacedGroup(1, 2, name_of(KV), "kv", (ME,), {}, 1)
+    placement.replace({**placement.groups, KV: back})
+    again.frame(kinds.RELOAD)
+    again.worker._turn()
+    again.sync()
+    assert set(again.worker._groups) == {KV, OTHER}
+    assert again.worker._groups[KV].core.last_index == 0
 
 
 # --------------------------------------------------------------------------- lives
