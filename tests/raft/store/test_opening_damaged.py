@@ -292,16 +292,20 @@ def a_mimic(bodies: list[bytes]) -> History:
     return history_of(writer.slot)
 
 
-def forged(segment_id: int, batch: int, chain: int) -> bytes:
-    """A batch in which group 8 votes, as its writer would have written it, and after it another."""
+def forged(segment_id: int, batch: int, chain: int, *, gseq: int | None = None) -> bytes:
+    """A batch in which group 8 votes, as its writer would have written it, and after it another.
+    The first one has this gseq, or that of the batch in which it would be its next."""
     data = b""
+    ahead = 0 if gseq is None else gseq - batch
     for number in (batch, batch + 1):
         body = records.encode_hard_state(HardState(77, N2))
         vote = records.encode_header(
-            records.HARD_STATE, 0, 1, 0, 8, number, 77, 0, len(body), crc32c(body)
+            records.HARD_STATE, 0, 1, 0, 8, number + ahead, 77, 0, len(body), crc32c(body)
         )
         commit = records.encode_commit(
-            records.Commit(number, segment_id, chain, records.crc_of_headers([vote]), {8: number})
+            records.Commit(
+                number, segment_id, chain, records.crc_of_headers([vote]), {8: number + ahead}
+            )
         )
         frame = records.encode_header(
             records.COMMIT, 0, 0, 1, 0, number, 0, 0, len(commit), crc32c(commit)
@@ -350,7 +354,7 @@ def test_a_forged_batch_in_place_of_the_one_that_it_was_written_with(ahead: int)
     ((_, data),) = plain.disk.items()
     info = records.decode_segment(read_body(data, 0))
     own = 5  # of the third body
-    fake = forged(info.segment_id, own + ahead, 0)
+    fake = forged(info.segment_id, own + ahead, 0, gseq=own)
     history = a_mimic([b"one", b"two", fake, b"four", b"five"])
     ((name, whole),) = history.disk.items()
     at = whole.index(fake)
