@@ -326,14 +326,19 @@ def test_an_old_word_of_the_catalog_does_not_undo_a_newer_one() -> None:
         node.tell(DesiredMembers(old.version, old.voters, old.learners), control=True)
     cluster.run(1_000)
     assert members(leader)[0] == names((leader.me, one.me))
+    done(ask_to_leave(cluster, leader, two))
 
 
 # --------------------------------------------------------------------------- leaving
 
 
 def ask_to_leave(cluster: Cluster, leader: Node, node: Node) -> Sent:
+    return ask_as_node(cluster, leader, node, "mayLeave")
+
+
+def ask_as_node(cluster: Cluster, leader: Node, node: Node, command: str) -> Sent:
     request = wire.encode_admin(
-        "mayLeave", node.name, {"incarnation": str(node.me.incarnation), "life": "0"}
+        command, node.name, {"incarnation": str(node.me.incarnation), "life": "0"}
     )
     batch = wire.join_batch([request], 10_000)
     rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
@@ -397,7 +402,11 @@ def test_a_reset_is_not_undone_while_the_catalog_does_not_answer() -> None:
     cluster.run(4_000)
     cluster.catalog.answers = False
     done(ran(cluster, admin(cluster, one, "resetPeers", one.name), 3_000))
+    for lost in (leader, two):
+        assert done(ask_as_node(cluster, one, lost, "offerReplica")) == {"member": False}
+    last = one.core.last_index
     cluster.run(60_000)
+    assert one.core.last_index == last, "though those that were lost have come back"
     assert members(one) == ([one.name], [])
     assert "another change" in refused(
         settled(cluster, admin(cluster, one, "changePeers", "n1,n2"))

@@ -574,7 +574,11 @@ def test_who_comes_back_to_a_group_comes_as_its_next_life() -> None:
     assert (left.life, left.generation, dict(left.options)) == (0, 1, {"left": 9})
     assert bench.link.of(kinds.RELOAD)[-1] == [left.slot]
     bench.group(5, ("n1", 11), ("n2", 22), ("n3", 33))
-    assert bench.placed_group(5) == left, "what was wanted once is no news"
+    bench = Bench(bench.files)
+    bench.welcome()
+    bench.frame(kinds.CATALOG_CURRENT)
+    bench.group(5, ("n1", 11), ("n2", 22), ("n3", 33))
+    assert bench.placed_group(5) == left, "what was wanted once is no news, also after a restart"
     bench.group(12, ("n1", 11), ("n2", 22))
     back = bench.placed_group(5)
     assert (back.life, back.generation, dict(back.options)) == (1, 2, {})
