@@ -10,7 +10,8 @@ Stands in for :class:`raft.store.files.Files` in tests and in the simulator.  Wh
 * :meth:`MemoryFiles.kill` is the death of the process alone: the page cache lives on;
 * a sync that fails leaves the pages *clean*: readers go on seeing what never reached the disk, and
   a second sync has nothing to do (pitfall 44);
-* :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations;
+* :meth:`MemoryFiles.lose_power_after` breaks off in the middle of a run of operations, and
+  :meth:`MemoryFiles.fork` gives the disk as it is at a moment, while the run goes on;
 * ``limit_bytes`` is how much there is room for, and what is beyond fails with ENOSPC;
 * :meth:`MemoryFiles.fail` lets chosen operations fail, :meth:`MemoryFiles.decay` lets a bit flip.
 
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from typing import Protocol
 
 from raft.store.files import Files
@@ -111,6 +111,14 @@ class _Inode:
         self.failed = False
         self.locked_by: int | None = None
 
+    def copy(self) -> _Inode:
+        twin = _Inode()
+        twin.data.become(self.data)
+        twin.durable.become(self.durable)
+        twin.pending = list(self.pending)
+        twin.failed = self.failed
+        return twin
+
     def sync(self) -> None:
         for offset, data in self.pending:
             _apply(self.durable, offset, data)
@@ -127,6 +135,10 @@ class _Inode:
         self.pending.clear()
         self.data.become(self.durable)
         self.failed = False
+
+
+# (name that goes or None, name that comes or None, its file; None: it is a directory)
+_NameChange = tuple[str | None, str | None, _Inode | None]
 
 
 def _apply(content: _Content, offset: int, data: bytes | None) -> None:
@@ -189,8 +201,7 @@ class MemoryFiles(Files):
         self._durable_names: dict[str, _Inode] = {}
         self._directories = {"/", "."}
         self._durable_directories = {"/", "."}
-        # Changes of names not yet synced, by directory: each puts itself into the durable tables.
-        self._pending_names: dict[str, list[Callable[[], None]]] = {}
+        self._pending_names: dict[str, list[_NameChange]] = {}  # not yet synced, by directory
         # Whose content on the disk is not what readers see; in the order in which it began.
         self._dirty: dict[_Inode, None] = {}
         self._descriptors: dict[int, tuple[_Inode, str]] = {}
@@ -219,7 +230,7 @@ class MemoryFiles(Files):
             for pending in self._pending_names.values():
                 for change in pending:
                     if rng.random() < 0.5:
-                        change()
+                        self._apply_name(change)
             self._pending_names.clear()
             self._names = dict(self._durable_names)
             self._directories = set(self._durable_directories)
@@ -227,6 +238,36 @@ class MemoryFiles(Files):
             inode.crash(rng)
         self._dirty.clear()
         self._restart()
+
+    def fork(self, under_way: tuple[str, int, bytes] | None = None) -> MemoryFiles:
+        """A disk of its own, in the state of this one: to let the power go, or whatever else.
+
+        ``under_way``: path, offset and bytes of a write that has begun.
+        """
+        twin = MemoryFiles(recording=False, limit_bytes=self.limit_bytes)
+        inodes = {inode: inode.copy() for inode in self._dirty}
+        tables = (*self._names.values(), *self._durable_names.values())
+        changed = [inode for pending in self._pending_names.values() for _, _, inode in pending]
+        for inode in (*tables, *changed):
+            if inode is not None and inode not in inodes:
+                inodes[inode] = inode.copy()
+        twin._names = {path: inodes[inode] for path, inode in self._names.items()}
+        twin._durable_names = {path: inodes[it] for path, it in self._durable_names.items()}
+        twin._directories = set(self._directories)
+        twin._durable_directories = set(self._durable_directories)
+        twin._pending_names = {
+            directory: [
+                (gone, made, None if inode is None else inodes[inode])
+                for gone, made, inode in pending
+            ]
+            for directory, pending in self._pending_names.items()
+        }
+        twin._dirty = {inodes[inode]: None for inode in self._dirty}
+        if under_way is not None:
+            path, offset, data = under_way
+            twin._names[path].pending.append((offset, data))
+            twin._dirty[twin._names[path]] = None
+        return twin
 
     def kill(self) -> None:
         """The process is gone; what it wrote stays in the page cache, synced or not."""
@@ -377,35 +418,26 @@ class MemoryFiles(Files):
         parent = self._parent(path)
         self._begin("mkdir", path)
         self._directories.add(path)
-        self._later(parent, lambda: self._durable_directories.add(path))
+        self._later(parent, (None, path, None))
 
     def rename(self, source: str, target: str) -> None:
         self._begin("rename", source, target)
         inode = self._names.pop(source)
         self._names[target] = inode
-
-        def change() -> None:
-            self._durable_names.pop(source, None)
-            self._durable_names[target] = inode
-
-        self._later(self._parent(target), change)
+        # One change: a crash leaves the old name or the new one.
+        self._later(self._parent(target), (source, target, inode))
 
     def unlink(self, path: str) -> None:
         if path not in self._names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         self._begin("unlink", path)
         inode = self._names.pop(path)
-
-        def change() -> None:
-            if self._durable_names.get(path) is inode:
-                del self._durable_names[path]
-
-        self._later(self._parent(path), change)
+        self._later(self._parent(path), (path, None, inode))
 
     def fsync_dir(self, path: str) -> None:
         self._begin("fsync_dir", path)
         for change in self._pending_names.pop(path, ()):
-            change()
+            self._apply_name(change)
 
     # ------------------------------------------------------------------ inside
 
@@ -444,15 +476,22 @@ class MemoryFiles(Files):
 
     def _link(self, path: str, inode: _Inode) -> _Inode:
         self._names[path] = inode
-
-        def change() -> None:
-            self._durable_names[path] = inode
-
-        self._later(self._parent(path), change)
+        self._later(self._parent(path), (None, path, inode))
         return inode
 
-    def _later(self, directory: str, change: Callable[[], None]) -> None:
+    def _later(self, directory: str, change: _NameChange) -> None:
         self._pending_names.setdefault(directory, []).append(change)
+
+    def _apply_name(self, change: _NameChange) -> None:
+        gone, made, inode = change
+        if made is not None and inode is None:
+            self._durable_directories.add(made)
+        elif made is not None and inode is not None:
+            if gone is not None:
+                self._durable_names.pop(gone, None)
+            self._durable_names[made] = inode
+        elif gone is not None and self._durable_names.get(gone) is inode:
+            del self._durable_names[gone]
 
 
 def _parent_of(path: str) -> str:

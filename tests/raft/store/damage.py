@@ -234,6 +234,12 @@ def flipped(disk: Disk, name: str, offset: int, bit: int) -> Disk:
     return {**disk, name: bytes(data)}
 
 
+def zeroed(disk: Disk, name: str, start: int, end: int) -> Disk:
+    data = disk[name]
+    end = min(end, len(data))
+    return {**disk, name: data[:start] + bytes(end - start) + data[end:]}
+
+
 def hurt(disk: Disk, rng: random.Random) -> Disk:
     """One damage of any kind, of a log that is whole or not."""
     name = rng.choice(list(disk))

@@ -12,7 +12,6 @@ import pytest
 from raft.store import records
 from raft.store.segments import segment_name
 from tests.raft.store.damage import (
-    Disk,
     History,
     Place,
     a_history,
@@ -22,6 +21,7 @@ from tests.raft.store.damage import (
     flipped,
     hurt,
     read,
+    zeroed,
 )
 
 SMALL = cache(a_small_history)
@@ -86,12 +86,6 @@ def test_the_reason_of_a_lost_header_names_the_place_too() -> None:
 
 
 # --------------------------------------------------------------------------- more than a bit
-
-
-def zeroed(disk: Disk, name: str, start: int, end: int) -> Disk:
-    data = disk[name]
-    end = min(end, len(data))
-    return {**disk, name: data[:start] + bytes(end - start) + data[end:]}
 
 
 def test_every_lost_sector_condemns_at_least_those_that_had_something_in_it() -> None:

@@ -30,6 +30,7 @@ from tests.raft.store.damage import (
     image,
     read,
     truth_of,
+    zeroed,
 )
 from tests.raft.store.kit import DIRECTORY, N1, N2, Slot, a_slot, run_of
 from tests.raft.store.test_recovery import reseal
@@ -128,6 +129,35 @@ def test_a_name_that_no_segment_can_have_is_set_aside_at_once() -> None:
     slot.write()
     assert condemned(slot.reopen()) == history.groups
     assert slot.wal.statistics()["segment"] == len(history.disk) + 2
+
+
+def test_a_tail_that_was_cut_in_a_damaged_segment_is_not_found_later() -> None:
+    """It is not cut on the disk: the next segment says where this one ends."""
+    history = a_mimic([b"one", b"two", b"three"])
+    ((name, data),) = history.disk.items()
+    cut = history.start_of(history.places[-1].batch) + 90
+    slot = opened(flipped({name: data[:cut]}, name, data.index(b"one"), 3))
+    assert slot.wal.statistics()["recovered_torn"]
+    damage = slot.wal.damage
+    assert condemned(slot.groups) == {7}
+    assert len(slot.files.content(f"{DIRECTORY}/{name}")) == cut
+    for _ in range(2):
+        assert condemned(slot.reopen()) == {7}
+        assert slot.wal.damage == damage
+
+
+def test_a_lost_sector_below_a_torn_opening_is_no_torn_tail() -> None:
+    """That the next segment was begun proves that the batch was synced."""
+    history = HISTORY()
+    name = list(history.disk)[-1]
+    data = history.disk[name]
+    opening = next(it for it in history.places if (it.name, it.kind) == (name, records.COMMIT))
+    before = list(history.disk)[-2]
+    tail = len(history.disk[before]) - 30
+    disk = {**history.disk, name: data[: opening.offset]}
+    assert condemned(read(disk)) == set()
+    disk = zeroed(disk, before, tail, len(history.disk[before]))
+    assert condemned(read(disk)) == history.groups
 
 
 # --------------------------------------------------------------------------- marks outlive damage
@@ -262,17 +292,19 @@ def a_mimic(bodies: list[bytes]) -> History:
     return history_of(writer.slot)
 
 
-def forged(segment_id: int, batch: int, chain: int) -> bytes:
-    """A batch in which group 8 votes, as its writer would have written it, and after it another."""
+def forged(segment_id: int, batch: int, chain: int, *, gseq: int | None = None) -> bytes:
+    """A batch in which group 8 votes, as its writer would have written it, and after it another.
+    The first one has this gseq, or that of the batch in which it would be its next."""
     data = b""
+    ahead = 0 if gseq is None else gseq - batch
     for number in (batch, batch + 1):
         body = records.encode_hard_state(HardState(77, N2))
         vote = records.encode_header(
-            records.HARD_STATE, 0, 1, 0, 8, 3 + number, 77, 0, len(body), crc32c(body)
+            records.HARD_STATE, 0, 1, 0, 8, number + ahead, 77, 0, len(body), crc32c(body)
         )
         commit = records.encode_commit(
             records.Commit(
-                number, segment_id, chain, records.crc_of_headers([vote]), {8: 3 + number}
+                number, segment_id, chain, records.crc_of_headers([vote]), {8: number + ahead}
             )
         )
         frame = records.encode_header(
@@ -312,6 +344,30 @@ def test_bytes_of_clients_are_never_taken_for_records() -> None:
             check(history, read(disk).groups)
             points += 1
     sys.stdout.write(f"\n{points} damages among bytes that look like records\n")
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 50])
+def test_a_forged_batch_in_place_of_the_one_that_it_was_written_with(ahead: int) -> None:
+    """Whoever wrote it knew the segment's random id and the batch to come.  The header before it is
+    damaged, so that it is searched through; and perhaps the real commit frame behind it, too."""
+    plain = a_mimic([b"one", b"two"])
+    ((_, data),) = plain.disk.items()
+    info = records.decode_segment(read_body(data, 0))
+    own = 5  # of the third body
+    fake = forged(info.segment_id, own + ahead, 0, gseq=own)
+    history = a_mimic([b"one", b"two", fake, b"four", b"five"])
+    ((name, whole),) = history.disk.items()
+    at = whole.index(fake)
+    run = next(it for it in history.places if it.body == at)
+    frame = next(it for it in history.places if (it.batch, it.kind) == (run.batch, records.COMMIT))
+    assert frame.batch == own - 1, "counted from 0"
+    once = flipped(history.disk, name, run.offset + 9, 1)
+    assert check(history, read(once).groups) == {7, 8}, "what stands behind it in its batch"
+    twice = flipped(flipped(once, name, frame.offset + 9, 1), name, frame.body + 9, 1)
+    for disk in (once, twice):
+        groups = read(disk).groups
+        assert condemned(groups) == {7, 8}
+        assert all(group.hard_state.term != 77 for group in groups.values())
 
 
 def read_body(data: bytes, offset: int) -> bytes:
