@@ -17,6 +17,7 @@ is another one by now.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -316,10 +317,12 @@ class Slot:
                 self.condemned[group] = placed[group].life, BY_HAND
         self._unproven = [each for each in self._unproven if each[0] not in groups]
         if whole and self.files.exists(DIRECTORY):
-            for name in self.files.listdir(DIRECTORY):
-                if name.endswith(".wal"):
-                    self.files.unlink(f"{DIRECTORY}/{name}")
-            self.files.fsync_dir(DIRECTORY)
+            # Where the disk fails at this moment, some of it is left, and condemned all the same.
+            with contextlib.suppress(OSError):
+                for name in self.files.listdir(DIRECTORY):
+                    if name.endswith(".wal"):
+                        self.files.unlink(f"{DIRECTORY}/{name}")
+                self.files.fsync_dir(DIRECTORY)
 
     def _condemn(self, group: int, found: dict[int, RecoveredGroup]) -> None:
         """As recovery does."""
