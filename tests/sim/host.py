@@ -23,7 +23,8 @@ from tests.sim.checkers import GroupChecker
 from tests.sim.clock import HostClock
 from tests.sim.network import Network
 from tests.sim.plan import GroupPlan, Plan
-from tests.sim.slot import Slot, SlotFiles
+from tests.sim.slot import Slot
+from tests.sim.slot_files import SlotFiles
 from tests.sim.world import MS, SECOND, World, draw_us
 from transport import frames, peer_codec, protocol
 from transport.frames import LANE_BULK, Forward, ForwardReply

@@ -88,6 +88,7 @@ from tests.sim.machines import (
     WatchedMachine,
 )
 from tests.sim.plan import GroupPlan
+from tests.sim.slot_files import SlotFiles
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
 from transport.frames import LANE_BULK, LANE_CONTROL
@@ -108,16 +109,6 @@ BY_HAND: Final = "its records are lost"
 
 class ProcessDied(BaseException):
     """Out of a carrier, through the scheduler: the process is gone.  No actor can catch it."""
-
-
-class SlotFiles(MemoryFiles):
-    """A lock file names a process by its id, another one each time: here it names nobody."""
-
-    __slots__ = ()
-
-    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
-        path = self._inode(descriptor)[1]
-        super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
 
 
 class WatchedCore(Core):
