@@ -245,6 +245,18 @@ class GroupMembers:
             and now - peer.active_ms >= silence_ms
         )
 
+    def _lacks_majority(self, voters: frozenset[Replica]) -> bool:
+        """Members that are to vote, and are silent, or have not answered this leader yet, would be
+        half of those who decide, or more."""
+        core, now = self._group.core, self._group.now_ms()
+        silence_ms = core.settings.election_timeout_ms
+        silent = [
+            peer.replica
+            for peer in core.progress()
+            if peer.replica in voters and (not peer.match or now - peer.active_ms >= silence_ms)
+        ]
+        return 2 * len(silent) >= len(voters)
+
     def _present(self) -> tuple[frozenset[str], frozenset[str]]:
         """Names of voters and learners, as the log has them."""
         configuration = self._group.core.configuration
@@ -371,6 +383,10 @@ class GroupMembers:
             self._on_done(desired)
         elif group.now_ms() < self._not_before_ms:
             self._look_at(self._not_before_ms)
+        elif self._lacks_majority(target[0]):
+            # Those that are lost may come back as others first; behind a joint configuration that
+            # nobody can leave they could not.
+            self._look_at(group.now_ms() + LOOK_AGAIN_MS)
         else:
             self._change = desired
             token = self._admin.expect(self._on_decision)

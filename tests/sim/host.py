@@ -24,7 +24,7 @@ from tests.sim.clock import HostClock
 from tests.sim.network import Network
 from tests.sim.plan import GroupPlan, Plan
 from tests.sim.slot import Slot
-from tests.sim.slot_parts import SlotFiles
+from tests.sim.slot_files import SlotFiles
 from tests.sim.world import MS, SECOND, World, draw_us
 from transport import frames, peer_codec, protocol
 from transport.frames import LANE_BULK, Forward, ForwardReply

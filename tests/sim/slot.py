@@ -81,6 +81,7 @@ from tests.sim.machines import (
     WatchedMachine,
 )
 from tests.sim.plan import GroupPlan
+from tests.sim.slot_files import SlotFiles
 from tests.sim.slot_parts import (
     BY_HAND,
     COUNTS,
@@ -96,7 +97,6 @@ from tests.sim.slot_parts import (
     RETRY_MS,
     SOFT_LIMIT_SEGMENTS,
     ProcessDied,
-    SlotFiles,
     SlotSpace,
     Thread,
     Work,

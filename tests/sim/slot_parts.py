@@ -54,16 +54,6 @@ class ProcessDied(BaseException):
     """Out of a carrier, through the scheduler: the process is gone.  No actor can catch it."""
 
 
-class SlotFiles(MemoryFiles):
-    """A lock file names a process by its id, another one each time: here it names nobody."""
-
-    __slots__ = ()
-
-    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
-        path = self._inode(descriptor)[1]
-        super().pwrite(descriptor, b"{}" if path.endswith("/lock") else data, offset)
-
-
 class SlotSpace(DiskSpace):
     """Without a thread; and nobody waits for room while the world stands still."""
 
