@@ -50,7 +50,9 @@ def test_every_seed_holds_what_must_hold() -> None:
         assert counts[what] >= least * SEEDS, f"{what}: {counts[what]}"
     assert counts["lost"] >= SEEDS // 20
     assert counts["resets"] >= SEEDS // 20
-    assert counts["runs lost"] >= SEEDS // 20
+    assert counts["runs lost"] >= SEEDS // 200
+    assert counts["condemned"] >= SEEDS // 20
+    assert counts["lives"] >= SEEDS // 20
     assert counts["quarantined"] >= SEEDS // 3
     assert counts["rebuilt"] >= SEEDS // 4
     assert counts["message SnapshotWanted"] >= SEEDS // 4

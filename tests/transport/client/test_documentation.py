@@ -71,7 +71,7 @@ def test_the_command_lines_of_the_page_are_understood() -> None:
     for line in lines:
         bench.make_parser().parse_args(line.split())
     known = ctl.make_parser().format_help()
-    listed = re.search(r"command line: (.*?), membership", TEXT, re.DOTALL)
+    listed = re.search(r"command line: (.*?) and\n\n", TEXT, re.DOTALL)
     assert listed is not None
     for name in re.findall(r"`([a-z]+)", listed.group(1)):
         assert name in known
