@@ -21,7 +21,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from transport.client.blocking import Client
@@ -39,6 +41,8 @@ from transport.client.errors import PolyraftError, Rejected
 from transport.client.fleet import pause
 
 RESET_MS: Final = 30_000  # for the election that follows
+ASK_MS: Final = 3_000  # a node answers both questions within one second, or not at all
+ASK_THREADS_MAX: Final = 8
 
 USABLE: Final = frozenset(("running", "starting", "read_only", "quarantined"))  # states
 COLUMNS: Final = (
@@ -117,7 +121,10 @@ class Plan:
 
 
 def do_recover(client: Client, options: Options) -> int:
-    replicas = [_ask(client, options.group, address) for address in options.addresses]
+    # Some of them do not answer, and each would be waited for.
+    with ThreadPoolExecutor(ASK_THREADS_MAX) as threads:
+        asked = partial(_ask, client, options.group)
+        replicas = list(threads.map(asked, options.addresses))
     plan = make_plan(options.group, replicas, force=options.force)
     if not options.json:
         _show(plan)
@@ -140,10 +147,11 @@ def do_recover(client: Client, options: Options) -> int:
 
 def _ask(client: Client, group: str, address: str) -> Replica:
     try:
-        node = client.admin("", "status", address=address).get("node")
-        metadata = client.admin(group, "metadata", address=address)
+        status = client.admin("", "status", address=address, timeout_ms=ASK_MS)
+        metadata = client.admin(group, "metadata", address=address, timeout_ms=ASK_MS)
     except PolyraftError as error:
         return Replica(address, None, {}, str(error))
+    node = status.get("node")
     return Replica(address, None if node is None else str(node), metadata)
 
 

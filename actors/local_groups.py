@@ -57,6 +57,8 @@ class Host(Protocol):
 
     def send(self, kind: int, *fields: Any) -> None: ...
 
+    def tell_routes(self) -> None: ...
+
     def start_worker(self, slot: int) -> None: ...
 
     def has_worker(self, slot: int) -> bool: ...
@@ -142,6 +144,7 @@ class LocalGroups:
             if not self._host.place(placed):
                 return  # called again when there is room
             self._reload(slots)
+            self._host.tell_routes()
         for number in self.groups:
             self._maybe_join(number)
 
@@ -282,6 +285,7 @@ class LocalGroups:
         if not self._host.place({**self._placement.groups, group: left}):
             return False
         self._reload({placed.slot})
+        self._host.tell_routes()
         return True
 
     # ------------------------------------------------------------------ telling others

@@ -358,7 +358,7 @@ class Node:
         self._router_epoch = frame[1]
         self._bound = frame[4]
         self._send_identity()
-        self._send_tables()
+        self.tell_routes()
         self._send_state()
         if self._identity.cluster is None:
             self._decide()
@@ -380,7 +380,7 @@ class Node:
             return ()
         return tuple((each.node, each.incarnation) for each in placed.members)
 
-    def _send_tables(self) -> None:
+    def tell_routes(self) -> None:
         self._send(wire.NODES, self._nodes.frame_rows())
         self._send(wire.GROUPS, self._groups.routes())
 
@@ -484,7 +484,7 @@ class Node:
         )
         self._forming = None
         self._send_identity()
-        self._send_tables()
+        self.tell_routes()
         self._send_state()
         self._start_workers()
         if self._ready:
@@ -514,7 +514,7 @@ class Node:
         table = frame[3]
         self._learn_nodes(table["nodes"])
         self._groups.learn(table["groups"])
-        self._send_tables()
+        self.tell_routes()
 
     def _place_again(self) -> None:
         """There may be room again: workers tell once more what was to be written down."""

@@ -43,6 +43,7 @@ class Host:
         self.is_stopping = False
         self.has_left = False
         self.is_full = False  # the disk
+        self.routes_told = 0
         self.placement: Placement | None = None
         self.before_answer: Callable[[], None] = lambda: None
 
@@ -54,6 +55,9 @@ class Host:
 
     def send(self, kind: int, *fields: Any) -> None:
         self.frames.append((kind, fields))
+
+    def tell_routes(self) -> None:
+        self.routes_told += 1
 
     def start_worker(self, slot: int) -> None:
         self.started.append(slot)

@@ -235,10 +235,11 @@ def test_on_a_disk_without_a_free_byte_a_worker_starts_and_serves_reads(
         before = restarts_of(cluster)
         for life in (1, 2, 3):
             for node in cluster.nodes:
+                # Before, not after: a start that gives up some of its reserve is to have it itself.
+                volumes[node.name].fill()
                 worker = node.worker_of("kv")
                 worker.signal(signal.SIGKILL)
                 wait_until(lambda worker=worker: not worker.is_alive(), "it is gone")  # type: ignore[misc]
-                volumes[node.name].fill()
                 wait_until(
                     lambda node=node: state_of(node) == "read_only",  # type: ignore[misc]
                     f"{node.name} is back, and full",

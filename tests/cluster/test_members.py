@@ -38,6 +38,12 @@ def done(cluster: Cluster, *arguments: str) -> dict[str, Any]:
     return answer
 
 
+def replace_node(cluster: Cluster, name: str) -> None:
+    """As soon as nobody has heard of it for long enough."""
+    command = ("node", "replace", name, "--json")
+    wait_until(lambda: run_ctl(cluster, *command)[0] == 0, f"{name} counts as silent")
+
+
 def members(node: Node, group: str = "kv") -> list[str]:
     metadata = node.metadata(group)
     return [] if metadata is None else sorted(it["id"] for it in metadata["members"])
@@ -84,6 +90,7 @@ def test_a_lost_disk_is_replaced_under_load(cluster: Cluster) -> None:
         lost.start(wait=False)
         assert lost.wait_end() == 1
         assert f"use `bin/ctl node replace {lost.name}`" in lost.log_tail()
+        replace_node(cluster, lost.name)
         assert done(cluster, "node", "replace", lost.name)["stuck"] == {}
         lost.start()
         wait_for_votes(cluster, lost.name)
@@ -98,7 +105,7 @@ def test_the_old_disk_is_refused_for_ever(make_cluster: Callable[..., Cluster]) 
     shutil.copytree(lost.data, old)
     wipe(lost)
     cluster.wait_serving()
-    done(cluster, "node", "replace", "n1")
+    replace_node(cluster, "n1")
     lost.start()
     cluster.wait_serving()
     wait_until(lambda: members(lost) == ["n1", "n2", "n3"], "n1 is back", CATCH_UP_S_MAX)
@@ -127,7 +134,7 @@ def test_nodes_that_replaced_their_disks_one_after_the_other_find_each_other(
         lost.kill_all()
         wipe(lost)
         wait_until(lambda: run_ctl(cluster, "nodes")[0] == 0, "the catalog answers")
-        done(cluster, "node", "replace", name)
+        replace_node(cluster, name)
         lost.start()
         wait_for_votes(cluster, name)
     for node in cluster.nodes:
