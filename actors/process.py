@@ -7,6 +7,7 @@ starts the next one.  So there is no clean-up that could be skipped by a crash.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import sys
@@ -29,6 +30,21 @@ LAST_WORDS_BYTES_MAX: Final = 4_096
 DAMAGED: Final = "damaged"  # another start will find the same
 FULL: Final = "full"
 FAILED: Final = "failed"  # a disk that errs, a lock that is held: another start may do
+
+
+_M_ARENA_MAX: Final = -8  # of mallopt(3)
+
+
+def share_memory_between_threads() -> bool:
+    """Let all threads allocate from one arena; before the first thread is started.
+
+    A state is built by one thread (a restore), and changed and dropped by another.  With an arena
+    for each, what one has let go of is of no use to the other: a restored state of large values
+    would take its memory twice.  One arena costs nothing here, as only one thread runs Python at a
+    time.  False where the C library knows no arenas.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_ARENA_MAX, 1))
 
 
 def end_process(code: int) -> None:

@@ -69,6 +69,7 @@ from actors.process import (
     end_process,
     end_with_parent,
     failure_in,
+    share_memory_between_threads,
     start_logging,
 )
 from actors.replica import (
@@ -707,6 +708,7 @@ class Worker:
 
 def worker_process(arguments: WorkerArguments, said: Connection) -> None:
     """Entry point of a worker process; ``said`` takes its last words."""
+    share_memory_between_threads()
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start_logging(arguments.log_level, f"{arguments.node} worker {arguments.slot}")
