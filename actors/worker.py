@@ -117,6 +117,8 @@ WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends a
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 WHY_LEFT = "this node is no member of the group any more"
+TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off at multiples of the step
+TIMER_STEP_MS = 20  # a fifth of a heartbeat; what a timer may be late
 DRAIN_MS_MAX = 2_000
 
 
@@ -373,10 +375,16 @@ class Worker:
                 self._scheduler.tell(actor_name(group), ClockAnomaly(), control=True)
 
     def _arm(self) -> None:
-        """One loop timer for all timers of all actors; moved only to an earlier moment."""
+        """One loop timer for all timers of all actors; moved only to an earlier moment.
+
+        Of many groups it goes off at a few moments alone: those whose heartbeats are due at about
+        the same time share a turn, a frame and a batch, and from then on they are due together.
+        """
         due_ms = self._scheduler.next_deadline()
         if due_ms is None:
             return
+        if len(self._groups) > TIMERS_EXACT_GROUPS_MAX:
+            due_ms = -(-due_ms // TIMER_STEP_MS) * TIMER_STEP_MS
         if self._timer_ms is not None:
             if self._timer_ms <= due_ms:
                 return
