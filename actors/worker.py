@@ -30,7 +30,6 @@ import logging
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -62,6 +61,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Emitted, MachineActor, RunRestore
+from actors.opening import when_unlocked
 from actors.peer_messages import sort_messages
 from actors.process import (
     EXIT_CRASH,
@@ -86,20 +86,20 @@ from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
     GROUP_MAILBOX_MESSAGES_MAX,
-    LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
 )
 from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
+from raft.lives import replica_of
 from raft.messages import (
     ClockAnomaly,
     LinkClosed,
     Persisted,
     Replica,
 )
-from raft.store.errors import LockHeld, StoreError
+from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore
@@ -229,41 +229,40 @@ class Worker:
             self._link.close()
 
     def _open_wal(self) -> None:
-        """Wait for the lock, then recover.  Who holds it is named while we wait."""
-        directory = os.path.join(self._arguments.data, "wal", str(self._arguments.slot))
-        self._space = DiskSpace(self._files, directory, self._arguments.disk, self._clock)
-        deadline_ms = self._clock.now_ms() + LOCK_WAIT_MS_MAX
-        named = False
-        while True:
-            try:
-                self._wal, self._recovered = self._space.open(
-                    lambda: Wal.open(
-                        self._files,
-                        directory,
-                        slot=self._arguments.slot,
-                        incarnation=self._arguments.incarnation,
-                        random_id=lambda: secrets.randbits(64),
-                        sync=self._arguments.sync,
-                    )
-                )
-                self._wal.segment_bytes_max = self._space.room.segment_bytes_max
-                for loss in self._wal.damage:
-                    log.error("slot %d: %s", self._arguments.slot, loss)
-                return
-            except LockHeld as error:
-                if self._clock.now_ms() >= deadline_ms:
-                    raise
-                if not named:
-                    log.warning("slot %d: %s; waiting", self._arguments.slot, error)
-                    named = True
-                # Nothing else runs in this process yet; flock has no wait with a deadline.
-                threading.Event().wait(0.02)
+        """Wait for the lock, then recover."""
+        arguments = self._arguments
+        directory = os.path.join(arguments.data, "wal", str(arguments.slot))
+        self._space = DiskSpace(self._files, directory, arguments.disk, self._clock)
+
+        def open_it() -> tuple[Wal, dict[int, RecoveredGroup]]:
+            return Wal.open(
+                self._files,
+                directory,
+                slot=arguments.slot,
+                incarnation=arguments.incarnation,
+                random_id=lambda: secrets.randbits(64),
+                sync=arguments.sync,
+            )
+
+        self._wal, self._recovered = when_unlocked(
+            lambda: self._space.open(open_it), arguments.slot, self._clock
+        )
+        self._wal.segment_bytes_max = self._space.room.segment_bytes_max
+        for loss in self._wal.damage:
+            log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         for group, placed in placement.in_slot(self._arguments.slot).items():
             if LEFT in placed.options:
                 self._close_group(group)
+                continue
+            running = self._groups.get(group)
+            if running and running.core.me != replica_of(self._me, group, placed.life):
+                # Left, and back already; its actors end in the next turn, then the next life opens.
+                self._close_group(group)
+                self._ask_for_turn()
+                self._loop.call_soon(self._load_groups)
                 continue
             self._closed.discard(group)
             if self._births.is_over(group, placed.life):
@@ -538,6 +537,7 @@ class Worker:
             self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
             self._scheduler.stop_actor(actor_name(group), reason)
             self._scheduler.stop_actor(machine_name(group), reason)
+            self._traffic.forget(group)
         store = snapshot_store(self._around, group)
 
         def forget() -> None:
@@ -564,17 +564,28 @@ class Worker:
             return snapshot_files.carry_out(store, effect, Pauses())
 
         def on_done(result: object) -> None:
+            if self._is_over(effect.group, store):
+                return
             self._traffic.note_done(effect, result)
             if result is not None:
                 self._scheduler.tell(name, result, control=True)
 
         self._threads.submit(work, on_done, long=type(effect) in snapshot_files.LONG)
 
+    def _is_over(self, group: int, store: SnapshotStore) -> bool:
+        """Whether the replica whose snapshots these are has ended: its successor, who goes by the
+        same name, must not hear what was done for it."""
+        return group not in self._groups or self._stores[group] is not store
+
     def _carry_restore(self, effect: RunRestore, address: object) -> None:
+        store = self._stores[effect.group]
+
         def work() -> object:
             return snapshot_files.run_restore(effect)
 
         def on_done(result: object) -> None:
+            if self._is_over(effect.group, store):
+                return
             self._scheduler.tell(machine_name(effect.group), result, control=True)
             if effect.group == SYSTEM_GROUP_ID and self._router_epoch:
                 # What it has brought, no entry has told of.
