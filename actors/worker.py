@@ -297,6 +297,7 @@ class Worker:
             blocking=machine.blocking,
         )
         self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+        self._talk.on_opened(group)
         if self._space.refusal is not None:
             self._scheduler.tell(actor_name(group), DiskRoom(self._space.refusal), control=True)
 

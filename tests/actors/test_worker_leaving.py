@@ -1,4 +1,4 @@
-"""A worker whose node leaves groups, and comes back to them: what nobody else must feel of it."""
+"""A worker whose node joins and leaves groups, and comes back to them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import pytest
 
 from actors import wire as kinds
 from actors import worker as worker_module
+from actors.desired import desired_row
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
-from tests.actors.test_worker import KV, ME, OTHER, Bench, name_of, snapshot, with_snapshot, write
+from tests.actors.test_worker import (
+    KV,
+    ME,
+    N2,
+    OTHER,
+    Bench,
+    name_of,
+    snapshot,
+    with_snapshot,
+    write,
+)
 from transport import protocol
 
 
@@ -91,3 +102,19 @@ def test_a_group_that_was_left_and_is_back_before_its_worker_looks_begins_the_ne
     core = bench.worker._groups[KV].core
     assert core.me != ME
     assert core.last_index == 0
+
+
+def test_what_is_wanted_of_a_group_is_told_to_one_that_is_opened_later() -> None:
+    """The node says it when it places the group; it is not said again when the log is born."""
+    bench = Bench()
+    bench.join()
+    bench.place(OTHER)
+    bench.frame(kinds.RELOAD)
+    for version in (9, 12, 11):
+        row = desired_row(OTHER, version, [[ME.node, ME.incarnation]], [[N2.node, N2.incarnation]])
+        bench.frame(kinds.DESIRED, [row])
+    bench.sync()
+    actor = bench.worker._groups[OTHER]
+    desired = actor.admin.members._desired
+    assert desired is not None
+    assert (desired.version, desired.learners) == (12, frozenset((N2,)))
