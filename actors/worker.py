@@ -529,19 +529,20 @@ class Worker:
         if group in self._closed:
             return
         self._closed.add(group)
-        reason = WHY_LEFT
         self._births.settle(group)
         recovered = self._recovered.pop(group, None)
         if group in self._groups or (recovered is not None and recovered.is_sound):
-            self._wal.forget_group(group, reason)
+            self._wal.forget_group(group, WHY_LEFT)
         if self._broken.pop(group, None) or self._groups.pop(group, None):
-            self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
-            self._scheduler.stop_actor(actor_name(group), reason)
-            self._scheduler.stop_actor(machine_name(group), reason)
+            self._summaries_out[group] = broken_summary(CannotOpen(WHY_LEFT, "down"))
+            self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
+            self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
             self._traffic.forget(group)
-        store = snapshot_store(self._around, group)
+        before, store = self._stores.get(group), snapshot_store(self._around, group)
 
         def forget() -> None:
+            if before is not None:
+                before.stop_receiving()
             if group in self._closed:  # it may have come back as another life
                 store.keep([])
 

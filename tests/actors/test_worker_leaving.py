@@ -7,6 +7,8 @@ import pytest
 from actors import wire as kinds
 from actors import worker as worker_module
 from actors.desired import desired_row
+from raft.configuration import Configuration
+from raft.messages import SnapshotMeta
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
 from tests.actors.test_worker import (
     KV,
@@ -90,6 +92,21 @@ def test_a_machine_that_was_being_restored_for_a_life_that_is_over_is_nobodys() 
     bench.work()
     actor = bench.worker._groups[KV]
     assert (actor.applied_index, actor.summary()["state"]) == (0, "running")
+
+
+def test_a_part_of_a_snapshot_that_was_coming_is_closed_when_its_group_is_left() -> None:
+    bench = Bench(KV, OTHER)
+    bench.join()
+    leave(bench, OTHER)
+    bench.work()
+    idle = bench.files.open_count
+    meta = SnapshotMeta(9, 1, Configuration.of(ME, N2), 5, 1, 100, 7)
+    bench.worker._stores[KV].receive(meta, 0, b"x" * 10)
+    assert bench.files.open_count == idle + 1
+    leave(bench)
+    bench.work()
+    assert bench.files.open_count == idle
+    assert bench.files.listdir("/data/groups/7/snapshots") == []
 
 
 def test_a_group_that_was_left_and_is_back_before_its_worker_looks_begins_the_next_life() -> None:
