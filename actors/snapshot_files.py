@@ -216,6 +216,20 @@ def run_restore(effect: RunRestore) -> RestoreEnded:
     return RestoreEnded(effect.meta)
 
 
+def remove_all(
+    store: SnapshotStore, before: SnapshotStore | None, is_back: Callable[[], bool]
+) -> None:
+    """Of a group that was left, ``before`` being the store of its replica.  What cannot be removed
+    stays, and is tried again in the next life of the process."""
+    try:
+        if before is not None:
+            before.stop_receiving()
+        if not is_back():
+            store.keep([])
+    except (OSError, StoreError) as error:
+        log.warning("snapshots of a group that was left stay for now: %s", error)
+
+
 # --------------------------------------------------------------------------- the threads
 
 

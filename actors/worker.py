@@ -540,13 +540,11 @@ class Worker:
             self._traffic.forget(group)
         before, store = self._stores.get(group), snapshot_store(self._around, group)
 
-        def forget() -> None:
-            if before is not None:
-                before.stop_receiving()
-            if group in self._closed:  # it may have come back as another life
-                store.keep([])
+        def work() -> None:
+            # It may have come back as another life.
+            snapshot_files.remove_all(store, before, lambda: group not in self._closed)
 
-        self._threads.submit(forget, lambda _: None, long=True)
+        self._threads.submit(work, lambda _: None, long=True)
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from actors import wire as kinds
@@ -107,6 +109,22 @@ def test_a_part_of_a_snapshot_that_was_coming_is_closed_when_its_group_is_left()
     bench.work()
     assert bench.files.open_count == idle
     assert bench.files.listdir("/data/groups/7/snapshots") == []
+
+
+def test_snapshots_of_a_group_that_was_left_and_cannot_be_removed_end_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would end again as often as it is started: the placement says that the group was left."""
+    bench = with_snapshot(KV, OTHER)
+
+    def unlink(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(bench.files, "unlink", unlink)
+    leave(bench)
+    bench.work()
+    assert set(bench.worker._groups) == {OTHER}
+    assert len(bench.files.listdir("/data/groups/7/snapshots")) == 1
 
 
 def test_a_group_that_was_left_and_is_back_before_its_worker_looks_begins_the_next_life() -> None:
