@@ -364,6 +364,12 @@ class GroupMembers:
             self._change = None
             self._failures = self._not_before_ms = 0
             self._offers.clear()
+            # An order whose answer was lost is not given again: it could undo the next leader's.
+            self._questions = {
+                token: each
+                for token, each in self._questions.items()
+                if each.then != self._on_order_taken
+            }
             if order is not None:
                 self._order = None
                 text = (

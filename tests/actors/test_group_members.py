@@ -432,3 +432,17 @@ def test_a_follower_that_gets_no_appends_is_no_member_by_what_it_hears_of_the_ca
         node.turn()
     assert two.me in two.core.configuration
     assert one.core.configuration == two.core.configuration
+
+
+def test_an_order_whose_answer_was_lost_is_not_given_again_by_who_leads_no_more() -> None:
+    """Somebody else leads by then, and what was ordered from him is newer."""
+    cluster, leader, (one, two) = three()
+    cluster.catalog.answers = False
+    admin(cluster, leader, "removePeer", two.name)
+    cluster.settle()
+    assert len(cluster.catalog.asked) == 1
+    transfer = admin(cluster, leader, "transferLeader", one.name)
+    cluster.run(300)
+    assert transfer.outcome.code == protocol.OK
+    cluster.run(2 * module.ASK_AGAIN_MS)
+    assert len(cluster.catalog.asked) == 1, "it is the same order, and would undo newer ones"

@@ -11,6 +11,7 @@ from actors import worker as worker_module
 from actors.desired import desired_row
 from raft.configuration import Configuration
 from raft.messages import SnapshotMeta
+from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
 from tests.actors.test_worker import (
     KV,
@@ -117,10 +118,10 @@ def test_snapshots_of_a_group_that_was_left_and_cannot_be_removed_end_nobody(
     """It would end again as often as it is started: the placement says that the group was left."""
     bench = with_snapshot(KV, OTHER)
 
-    def unlink(path: str) -> None:
+    def unlink(files: MemoryFiles, path: str) -> None:
         raise OSError(errno.EIO, "Input/output error", path)
 
-    monkeypatch.setattr(bench.files, "unlink", unlink)
+    monkeypatch.setattr(MemoryFiles, "unlink", unlink)
     leave(bench)
     bench.work()
     assert set(bench.worker._groups) == {OTHER}
