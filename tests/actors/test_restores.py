@@ -110,6 +110,14 @@ def test_a_chunk_that_is_lost_is_asked_for_by_what_is_held() -> None:
     assert uploads.receive(META, 100, BYTES[100:]) == META.size_bytes
 
 
+@pytest.mark.parametrize("key", ["index", "term", "time_ms"])
+def test_no_group_begins_at_the_end_of_all_numbers(key: str) -> None:
+    """Its first entry could not be encoded, and its worker would end as often as it is started."""
+    values = meta_values(META)
+    assert meta_in(values) == META
+    assert meta_in({**values, key: (1 << 64) - 1}) is None
+
+
 def test_two_that_are_brought_at_once_drive_each_other_out_and_leave_nothing_open() -> None:
     """Whoever sends chunks of one and the other in turn must not use up the files of a process."""
     files = a_disk()
