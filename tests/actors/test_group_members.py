@@ -485,3 +485,21 @@ def test_nor_is_waited_for_its_turn_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     _, leader, _, sent = in_line()
     assert "does not come nearer" in refused(sent)
     assert members(leader) == (["n1", "n2", "n3"], [])
+
+
+def test_of_two_resets_the_first_ends_nothing_for_the_second() -> None:
+    """Otherwise what was wanted before would count in between, and bring back who was lost."""
+    cluster, leader, (one, two) = three()
+    leader.crash()
+    two.crash()
+    cluster.run(3 * TIMEOUT_MS)
+    first = admin(cluster, one, "resetPeers", f"{one.name},{two.name}", force="true")
+    cluster.run(50)
+    cluster.catalog.answers = False
+    second = admin(cluster, one, "resetPeers", one.name, force="true")
+    cluster.run(20)
+    assert "another reset" in refused(first)
+    assert one.group.admin.members._resetting
+    cluster.run(1_000)
+    assert done(second) == {"voters": [one.name]}
+    assert one.group.admin.members._resetting, "the catalog has not heard of it"
