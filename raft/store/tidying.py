@@ -209,6 +209,7 @@ class Tidier:
         self._copy_bytes_max = copy_bytes_max
         self._extents: deque[Extent] = deque()  # that are needed, oldest first
         self.announces = False  # the oldest changed, and no record says so yet
+        self._given_up: list[int] = []  # numbers of which the next batch will say so
         self.leaving: list[int] = []  # numbers that the batch under way gives up
         self._removable: list[int] = []  # numbers that a synced batch has given up
         self._removal: Removal | None = None
@@ -260,7 +261,7 @@ class Tidier:
             self._extents[-1].used = sealed_bytes
         self._extents.append(Extent(number, start, start))
         self._give_up_dead()
-        self.announces = False
+        self._leave()
         self._look = True
         return self._extents[0].number
 
@@ -303,7 +304,7 @@ class Tidier:
             if not self._todo:
                 self._give_up_dead()
         if self.announces:
-            self.announces = False
+            self._leave()
             oldest = self._extents[0].number
             header = encode_header(records.OLDEST, 0, 0, 0, 0, 0, 0, oldest, 0, crc32c(b""))
             crcs.append(header[-4:])
@@ -311,12 +312,19 @@ class Tidier:
             place += HEADER_BYTES
         return place - begin
 
+    def _leave(self) -> None:
+        """The batch that is being made says which segments are given up, and has in it whatever
+        took away the meaning of what is in them.  Not the one under way: that may be older."""
+        self.announces = False
+        self.leaving += self._given_up
+        self._given_up = []
+
     def _give_up_dead(self) -> None:
         extents = self._extents
         if self._stopped is not None:
             return
         while len(extents) > 1 and self._live_in_oldest() == 0:
-            self.leaving.append(extents.popleft().number)
+            self._given_up.append(extents.popleft().number)
             self.announces = True
             self._due = False
             self._look = True
@@ -417,7 +425,7 @@ class Tidier:
             "live_bytes": self.live_bytes,
             "log_bytes": sum(extent.used for extent in self._extents),
             "segments_kept": len(self._extents),
-            "segments_to_remove": len(self._removable) + len(self.leaving),
+            "segments_to_remove": len(self._given_up) + len(self.leaving) + len(self._removable),
             "tidying_stopped": self._stopped,
         }
 
