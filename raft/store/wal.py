@@ -59,7 +59,7 @@ from raft.store.segments import (
     SegmentJob,
     create_segment,
 )
-from raft.store.settling import set_aside, settle
+from raft.store.settling import floors_of, set_aside, settle
 from raft.store.tidying import COPY_BYTES_MAX, Tidier
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
@@ -505,8 +505,7 @@ class Wal:
         tidier.live_bytes += gathered
         if tidier.announces or tidier.chunk is not None:
             gathered += tidier.gather(self._log_end + gathered, pieces, crcs, touched)
-        if self._carried:
-            gathered += self._carry(pieces, crcs, touched)
+        gathered += self._carry(pieces, crcs, touched)
         frame_bytes = (
             HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
         )  # 16: a group and its gseq
@@ -515,6 +514,7 @@ class Wal:
         segment = self._segment
         if open_segment or segment is None or self._used + bytes_total > segment.size:
             opening, header, body = self._open(bytes_total, pieces[:saved])
+            self._carried = []
             crcs.insert(0, header[-4:])
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
@@ -538,12 +538,11 @@ class Wal:
 
     def _carry(self, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]) -> int:
         """Copy the last batch of a damaged segment, of which it is not known if it is durable."""
-        carried, self._carried = self._carried, []
-        for record in carried:
+        for record in self._carried:
             crcs.append(record.raw[-4:])
             pieces += (record.raw, record.body, PADDING[len(record.body) & 7])
             touched[record.header.group] = self._groups[record.header.group].gseq
-        return sum(record.size for record in carried)
+        return sum(record.size for record in self._carried)
 
     def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
         """Plan the next segment: what makes it, and its first record (header, body).
@@ -551,6 +550,7 @@ class Wal:
         ``saved``: the pieces of the batch, without copies.
         """
         began = records.first_gseqs(saved)
+        floors = floors_of(self._carried, self._groups)
         table = {
             group: TableRow(
                 state.generation,
@@ -560,7 +560,7 @@ class Wal:
                 state.snapshot_index,
                 state.last_index,
                 state.damaged,
-                began.get((group, state.generation), state.gseq + 1) - 1,
+                floors.get(group, began.get((group, state.generation), state.gseq + 1) - 1),
             )
             for group, state in self._groups.items()
         }
