@@ -246,7 +246,7 @@ class Worker:
                         sync=self._arguments.sync,
                     )
                 )
-                self._wal.segment_bytes_max = self._space.room.segment_bytes_max
+                self._space.limit(self._wal, self._space.room)
                 for loss in self._wal.damage:
                     log.error("slot %d: %s", self._arguments.slot, loss)
                 return
@@ -452,7 +452,7 @@ class Worker:
         self._write()
 
     def _on_room(self, room: Room) -> None:
-        self._wal.segment_bytes_max = room.segment_bytes_max
+        self._space.limit(self._wal, room)
         if self._space.take(room):
             log.warning("slot %d: %s", self._arguments.slot, self._space.refusal or "there is room")
             for group in self._groups:
