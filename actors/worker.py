@@ -93,6 +93,7 @@ from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
+from raft.lives import replica_of
 from raft.messages import (
     ClockAnomaly,
     LinkClosed,
@@ -261,7 +262,15 @@ class Worker:
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
-        for group, placed in placement.in_slot(self._arguments.slot).items():
+        here = placement.in_slot(self._arguments.slot)
+        for group, actor in list(self._groups.items()):
+            # It was left, and wanted again before this was read: as another life, or elsewhere.
+            placed = placement.groups.get(group)
+            if placed is not None and (
+                group not in here or actor.core.me != replica_of(self._me, group, placed.life)
+            ):
+                self._close_group(group)
+        for group, placed in here.items():
             if LEFT in placed.options:
                 self._close_group(group)
                 continue
@@ -538,11 +547,10 @@ class Worker:
             self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
             self._scheduler.stop_actor(actor_name(group), reason)
             self._scheduler.stop_actor(machine_name(group), reason)
-        store = snapshot_store(self._around, group)
 
         def forget() -> None:
             if group in self._closed:  # it may have come back as another life
-                store.keep([])
+                snapshot_files.forget(lambda: snapshot_store(self._around, group), group)
 
         self._threads.submit(forget, lambda _: None, long=True)
 
