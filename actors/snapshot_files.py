@@ -207,6 +207,22 @@ def carry_out(store: SnapshotStore, effect: Any, pace: Pace = lambda: None) -> o
     return _WORK[type(effect)](store, effect, pace)
 
 
+def forget(
+    group: int, before: SnapshotStore | None, open_store: Callable[[], SnapshotStore | None]
+) -> None:
+    """Remove all snapshots of a replica that is no more, ``before`` being its store; of the files
+    only what was being received, where ``open_store`` gives None.  What cannot be removed harms
+    nobody; the next start of the worker tries again."""
+    try:
+        if before is not None:
+            before.stop_receiving()
+        store = open_store()
+        if store is not None:
+            carry_out(store, KeepSnapshots(group, []))
+    except OSError as error:
+        log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
+
+
 def run_restore(effect: RunRestore) -> RestoreEnded:
     """What the machine actor is to be told."""
     try:
@@ -214,20 +230,6 @@ def run_restore(effect: RunRestore) -> RestoreEnded:
     except Exception as error:  # noqa: BLE001 - of the file or the machine, which is quarantined
         return RestoreEnded(effect.meta, error)
     return RestoreEnded(effect.meta)
-
-
-def remove_all(
-    store: SnapshotStore, before: SnapshotStore | None, is_back: Callable[[], bool]
-) -> None:
-    """Of a group that was left, ``before`` being the store of its replica.  What cannot be removed
-    stays, and is tried again in the next life of the process."""
-    try:
-        if before is not None:
-            before.stop_receiving()
-        if not is_back():
-            store.keep([])
-    except (OSError, StoreError) as error:
-        log.warning("snapshots of a group that was left stay for now: %s", error)
 
 
 # --------------------------------------------------------------------------- the threads

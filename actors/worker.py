@@ -247,22 +247,23 @@ class Worker:
         self._wal, self._recovered = when_unlocked(
             lambda: self._space.open(open_it), arguments.slot, self._clock
         )
-        self._wal.segment_bytes_max = self._space.room.segment_bytes_max
+        self._space.limit(self._wal, self._space.room)
         for loss in self._wal.damage:
             log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
-        for group, placed in placement.in_slot(self._arguments.slot).items():
+        here = placement.in_slot(self._arguments.slot)
+        for group, actor in list(self._groups.items()):
+            # It was left, and wanted again before this was read: as another life, or elsewhere.
+            placed = placement.groups.get(group)
+            if placed is not None and (
+                group not in here or actor.core.me != replica_of(self._me, group, placed.life)
+            ):
+                self._close_group(group)
+        for group, placed in here.items():
             if LEFT in placed.options:
                 self._close_group(group)
-                continue
-            running = self._groups.get(group)
-            if running and running.core.me != replica_of(self._me, group, placed.life):
-                # Left, and back already; its actors end in the next turn, then the next life opens.
-                self._close_group(group)
-                self._ask_for_turn()
-                self._loop.call_soon(self._load_groups)
                 continue
             self._closed.discard(group)
             if self._births.is_over(group, placed.life):
@@ -452,7 +453,7 @@ class Worker:
         self._write()
 
     def _on_room(self, room: Room) -> None:
-        self._wal.segment_bytes_max = room.segment_bytes_max
+        self._space.limit(self._wal, room)
         if self._space.take(room):
             log.warning("slot %d: %s", self._arguments.slot, self._space.refusal or "there is room")
             for group in self._groups:
@@ -538,11 +539,14 @@ class Worker:
             self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
             self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
             self._traffic.forget(group)
-        before, store = self._stores.get(group), snapshot_store(self._around, group)
+        before = self._stores.get(group)
+
+        def open_store() -> SnapshotStore | None:
+            """None: it has come back as another life."""
+            return snapshot_store(self._around, group) if group in self._closed else None
 
         def work() -> None:
-            # It may have come back as another life.
-            snapshot_files.remove_all(store, before, lambda: group not in self._closed)
+            snapshot_files.forget(group, before, open_store)
 
         self._threads.submit(work, lambda _: None, long=True)
 
