@@ -116,7 +116,7 @@ class GroupBackups:
             if not group.applied_index:
                 waiting, self._waiting = self._waiting, []
                 self._finish_all(waiting, "nothing has been applied yet")
-            else:
+            elif not snapshots.is_lost:  # the next one comes by itself, as soon as it can
                 snapshots.want_one()
 
     def _grant(self, waiting: _Waiting) -> None:

@@ -32,16 +32,30 @@ def _replicas(pairs: Pairs) -> frozenset[Replica]:
 
 
 class CatalogTalk:
-    """The end in a worker.  ``send`` a frame to the router; without one it is lost."""
+    """The end in a worker.  ``send`` a frame to the router; without one it is lost.
+
+    What is wanted of a group is said when the group is placed, and then when it changes; its actor
+    begins only when its log was born (:mod:`actors.births`), and has to know it then.
+    """
 
     def __init__(self, slot: int, scheduler: Scheduler, send: Callable[..., None]) -> None:
         self._slot = slot
         self._scheduler = scheduler
         self._send = send
+        self._early: dict[int, DesiredMembers] = {}  # by group, of those that are not open
 
     def on_desired(self, frame: list[Any]) -> None:
         for row in frame[3]:
             group, desired = read_desired(row)
+            known = self._early.get(group)
+            if not self._scheduler.tell(actor_name(group), desired, control=True) and (
+                known is None or desired.version > known.version
+            ):
+                self._early[group] = desired
+
+    def on_opened(self, group: int) -> None:
+        desired = self._early.pop(group, None)
+        if desired is not None:
             self._scheduler.tell(actor_name(group), desired, control=True)
 
     def on_answer(self, frame: list[Any]) -> None:

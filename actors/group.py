@@ -449,7 +449,9 @@ class GroupActor(Actor):
     def _on_rebuilt(self, message: machines.Rebuilt) -> list[object]:
         self._machine_error = None
         self._applied_index = message.index
-        if message.snapshot is not None:
+        if message.snapshot is None:
+            self.snapshots.note_well()
+        else:
             self.snapshots.on_restored(machines.Restored(message.snapshot))
         self.rebuild.on_well(message.snapshot)
         return self._on_changed()

@@ -94,6 +94,7 @@ class GroupMembers:
         "_offers",
         "_order",
         "_questions",
+        "_resets",
         "_resetting",
         "_timer_ms",
         "_token",
@@ -106,6 +107,7 @@ class GroupMembers:
         self._order: _Order | None = None
         self._change: DesiredMembers | None = None  # what the core is asked to bring about
         self._resetting = False  # by force: what is wanted follows, for once
+        self._resets = 0  # that are not decided
         self._failures = 0
         self._not_before_ms = 0
         self._offers: dict[Replica, Replica] = {}  # disk -> its replica, while this one leads
@@ -364,6 +366,12 @@ class GroupMembers:
             self._change = None
             self._failures = self._not_before_ms = 0
             self._offers.clear()
+            # An order whose answer was lost is not given again: it could undo the next leader's.
+            self._questions = {
+                token: each
+                for token, each in self._questions.items()
+                if each.then != self._on_order_taken
+            }
             if order is not None:
                 self._order = None
                 text = (
@@ -445,13 +453,15 @@ class GroupMembers:
 
     def begin_reset(self) -> None:
         """Somebody exchanges the members by hand: what is wanted must not undo it."""
+        self._resets += 1
         self._resetting = True
 
     def end_reset(self, decision: Decision) -> None:
         """Whoever is left is what is wanted from now on."""
+        self._resets -= 1
         if decision.error is None and not self._group.is_system:
             self._set(*self._present(), self._on_reset_told)
-        else:
+        elif not self._resets:  # or it was refused, or replaced, beside one that is under way
             self._resetting = False
 
     def _on_reset_told(self, answered: CatalogAnswered) -> None:

@@ -60,7 +60,7 @@ from raft.messages import Replica
 from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.identity import DataLock, NodeIdentity
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.space import is_full_error
 from transport import frames, links, protocol
 from transport.addresses import AddressError, runtime_socket_path
@@ -500,10 +500,12 @@ class Node:
         self._ended_by.pop(slot, None)
         self._reported.add(slot)
         if any(
-            group not in groups and not placed.is_born
+            group in groups
+            if LEFT in placed.options
+            else not placed.is_born and group not in groups
             for group, placed in self._placement.in_slot(slot).items()
         ):
-            # It may have read the placement before they were in it, when RELOAD found no link yet.
+            # It may have read the placement before that was in it, when RELOAD found no link.
             self._send(wire.RELOAD, slot)
         self._groups.tell_desired(slot=slot)
         self._groups.reconcile_system()

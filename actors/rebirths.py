@@ -75,15 +75,24 @@ class Ways:
 
 @dataclass(slots=True, eq=False)
 class _Rebirth:
-    """``life``: the one that is asked for; ``placed``: the placement says so already."""
+    """``lost``: the life that is over; ``life``: the one that is asked for; ``placed``: the
+    placement says so already."""
 
     group: int
+    lost: int
     life: int
     placed: bool
     text: str
     asks: bool = False  # a question is under way, or is about to be asked
     moves: bool = False  # the last answer was that it goes on
     pause_ms: int = PAUSE_MIN_MS
+
+    def is_of(self, placed: PlacedGroup | None) -> bool:
+        """Whether this is still what is to come back: the node may have left the group meanwhile,
+        and have come back to it with a life that is none of ours."""
+        if placed is None or LEFT in placed.options:
+            return False
+        return placed.life == (self.life if self.placed else self.lost)
 
 
 class Rebirths:
@@ -100,7 +109,9 @@ class Rebirths:
         """What an earlier life of this process has left half done."""
         for group, placed in self._placement.groups.items():
             if placed.options.get(REJOINING) and group not in self._under_way:
-                rebirth = _Rebirth(group, placed.life, True, "it comes back as a new replica")
+                rebirth = _Rebirth(
+                    group, placed.life - 1, placed.life, True, "it comes back as a new replica"
+                )
                 self._under_way[group] = rebirth
                 self._ask(rebirth)
 
@@ -136,7 +147,7 @@ class Rebirths:
 
     def _on_lost(self, placed: PlacedGroup, group: int, reason: str) -> None:
         known = self._under_way.get(group)
-        if known is not None and not (known.placed and known.life == placed.life):
+        if known is not None and known.is_of(placed) and not known.placed:
             return
         self.counts["lost"] += 1
         log.error("group %s: %s", placed.name, reason)
@@ -146,8 +157,9 @@ class Rebirths:
             return
         text = "it is to come back as a new replica"
         if known is None:
-            known = self._under_way[group] = _Rebirth(group, life, False, text)
-        known.life, known.placed, known.moves, known.text = life, False, False, text
+            known = self._under_way[group] = _Rebirth(group, placed.life, life, False, text)
+        known.lost, known.life, known.placed = placed.life, life, False
+        known.moves, known.text = False, text
         known.pause_ms = PAUSE_MIN_MS
         self._ways.changed()
         self._ask(known)
@@ -162,8 +174,8 @@ class Rebirths:
 
     def _ask_now(self, rebirth: _Rebirth) -> None:
         placed = self._placement.groups.get(rebirth.group)
-        if placed is None or LEFT in placed.options:
-            self._end(rebirth)  # the node has no replica of the group any more
+        if placed is None or not rebirth.is_of(placed):
+            self._end(rebirth)  # the node has no replica of the group any more, or another one
             return
         if not rebirth.placed and self._moving >= REBIRTHS_MAX:
             self._say(rebirth, "it waits until other groups of this node have come back")
@@ -175,7 +187,8 @@ class Rebirths:
         asked = rebirth.life, rebirth.placed
 
         def answered(code: int, reason: str, data: bytes) -> None:
-            if (rebirth.life, rebirth.placed) == asked:
+            is_asked = (rebirth.life, rebirth.placed) == asked
+            if is_asked and rebirth.is_of(self._placement.groups.get(rebirth.group)):
                 self._on_answer(rebirth, code, reason, data)
             if self._under_way.get(rebirth.group) is rebirth:
                 pause_ms = POLL_MS if rebirth.moves else rebirth.pause_ms

@@ -463,6 +463,10 @@ class GroupSnapshots:
         self._counted_bytes = self._handed_bytes
         index = message.meta.index
         self._restoring = [each for each in self._restoring if each.index > index]
+        self.note_well()
+
+    def note_well(self) -> None:
+        """The machine is quarantined no more: what was kept for it is needed no more."""
         self._rebuilding = []
         self._machine_failed = False
         self._want_keep()

@@ -50,7 +50,7 @@ T = TypeVar("T")
 ROOM_WAIT_MS_MAX: Final = 10_000
 ROOM_POLL_MS: Final = 200
 # Of a short disk's segment in use: this part of the least one is for votes, terms and marks;
-# appends may have the rest.
+# appends, and what is copied so that old segments may go, may have the rest.
 VOTES_PART: Final = 4
 
 
@@ -196,6 +196,11 @@ class DiskSpace:
         elif not room.is_full:
             self.refusal = None
         return room.is_full != before.is_full
+
+    def limit(self, wal: Wal, room: Room) -> None:
+        """What the log may take of the disk of its own accord."""
+        wal.segment_bytes_max = room.segment_bytes_max
+        wal.kept_from_copies = self._segment_bytes_first // VOTES_PART if room.is_short else None
 
     def drops(self, bulk_bytes: int, wal: Wal) -> bool:
         """Whether so much from leaders is better not taken, on a disk that is short: it would need

@@ -30,7 +30,6 @@ import logging
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -62,6 +61,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.machine import Emitted, MachineActor, RunRestore
+from actors.opening import when_unlocked
 from actors.peer_messages import sort_messages
 from actors.process import (
     EXIT_CRASH,
@@ -87,20 +87,20 @@ from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
     GROUP_MAILBOX_MESSAGES_MAX,
-    LOCK_WAIT_MS_MAX,
     RETRY_AFTER_MS,
 )
 from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
+from raft.lives import replica_of
 from raft.messages import (
     ClockAnomaly,
     LinkClosed,
     Persisted,
     Replica,
 )
-from raft.store.errors import LockHeld, StoreError
+from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore
@@ -232,39 +232,39 @@ class Worker:
             self._link.close()
 
     def _open_wal(self) -> None:
-        """Wait for the lock, then recover.  Who holds it is named while we wait."""
-        directory = os.path.join(self._arguments.data, "wal", str(self._arguments.slot))
-        self._space = DiskSpace(self._files, directory, self._arguments.disk, self._clock)
-        deadline_ms = self._clock.now_ms() + LOCK_WAIT_MS_MAX
-        named = False
-        while True:
-            try:
-                self._wal, self._recovered = self._space.open(
-                    lambda: Wal.open(
-                        self._files,
-                        directory,
-                        slot=self._arguments.slot,
-                        incarnation=self._arguments.incarnation,
-                        random_id=lambda: secrets.randbits(64),
-                        sync=self._arguments.sync,
-                    )
-                )
-                self._wal.segment_bytes_max = self._space.room.segment_bytes_max
-                for loss in self._wal.damage:
-                    log.error("slot %d: %s", self._arguments.slot, loss)
-                return
-            except LockHeld as error:
-                if self._clock.now_ms() >= deadline_ms:
-                    raise
-                if not named:
-                    log.warning("slot %d: %s; waiting", self._arguments.slot, error)
-                    named = True
-                # Nothing else runs in this process yet; flock has no wait with a deadline.
-                threading.Event().wait(0.02)
+        """Wait for the lock, then recover."""
+        arguments = self._arguments
+        directory = os.path.join(arguments.data, "wal", str(arguments.slot))
+        self._space = DiskSpace(self._files, directory, arguments.disk, self._clock)
+
+        def open_it() -> tuple[Wal, dict[int, RecoveredGroup]]:
+            return Wal.open(
+                self._files,
+                directory,
+                slot=arguments.slot,
+                incarnation=arguments.incarnation,
+                random_id=lambda: secrets.randbits(64),
+                sync=arguments.sync,
+            )
+
+        self._wal, self._recovered = when_unlocked(
+            lambda: self._space.open(open_it), arguments.slot, self._clock
+        )
+        self._space.limit(self._wal, self._space.room)
+        for loss in self._wal.damage:
+            log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
-        for group, placed in placement.in_slot(self._arguments.slot).items():
+        here = placement.in_slot(self._arguments.slot)
+        for group, actor in list(self._groups.items()):
+            # It was left, and wanted again before this was read: as another life, or elsewhere.
+            placed = placement.groups.get(group)
+            if placed is not None and (
+                group not in here or actor.core.me != replica_of(self._me, group, placed.life)
+            ):
+                self._close_group(group)
+        for group, placed in here.items():
             if LEFT in placed.options:
                 self._close_group(group)
                 continue
@@ -301,6 +301,7 @@ class Worker:
             blocking=machine.blocking,
         )
         self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+        self._talk.on_opened(group)
         if self._space.refusal is not None:
             self._scheduler.tell(actor_name(group), DiskRoom(self._space.refusal), control=True)
 
@@ -461,7 +462,7 @@ class Worker:
         self._write()
 
     def _on_room(self, room: Room) -> None:
-        self._wal.segment_bytes_max = room.segment_bytes_max
+        self._space.limit(self._wal, room)
         if self._space.take(room):
             log.warning("slot %d: %s", self._arguments.slot, self._space.refusal or "there is room")
             for group in self._groups:
@@ -538,22 +539,25 @@ class Worker:
         if group in self._closed:
             return
         self._closed.add(group)
-        reason = WHY_LEFT
         self._births.settle(group)
         recovered = self._recovered.pop(group, None)
         if group in self._groups or (recovered is not None and recovered.is_sound):
-            self._wal.forget_group(group, reason)
+            self._wal.forget_group(group, WHY_LEFT)
         if self._broken.pop(group, None) or self._groups.pop(group, None):
-            self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
-            self._scheduler.stop_actor(actor_name(group), reason)
-            self._scheduler.stop_actor(machine_name(group), reason)
-        store = snapshot_store(self._around, group)
+            self._summaries_out[group] = broken_summary(CannotOpen(WHY_LEFT, "down"))
+            self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
+            self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
+            self._traffic.forget(group)
+        before = self._stores.get(group)
 
-        def forget() -> None:
-            if group in self._closed:  # it may have come back as another life
-                store.keep([])
+        def open_store() -> SnapshotStore | None:
+            """None: it has come back as another life."""
+            return snapshot_store(self._around, group) if group in self._closed else None
 
-        self._threads.submit(forget, lambda _: None, long=True)
+        def work() -> None:
+            snapshot_files.forget(group, before, open_store)
+
+        self._threads.submit(work, lambda _: None, long=True)
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""
@@ -573,17 +577,28 @@ class Worker:
             return snapshot_files.carry_out(store, effect, Pauses())
 
         def on_done(result: object) -> None:
+            if self._is_over(effect.group, store):
+                return
             self._traffic.note_done(effect, result)
             if result is not None:
                 self._scheduler.tell(name, result, control=True)
 
         self._threads.submit(work, on_done, long=type(effect) in snapshot_files.LONG)
 
+    def _is_over(self, group: int, store: SnapshotStore) -> bool:
+        """Whether the replica whose snapshots these are has ended: its successor, who goes by the
+        same name, must not hear what was done for it."""
+        return group not in self._groups or self._stores[group] is not store
+
     def _carry_restore(self, effect: RunRestore, address: object) -> None:
+        store = self._stores[effect.group]
+
         def work() -> object:
             return snapshot_files.run_restore(effect)
 
         def on_done(result: object) -> None:
+            if self._is_over(effect.group, store):
+                return
             self._scheduler.tell(machine_name(effect.group), result, control=True)
             if effect.group == SYSTEM_GROUP_ID and self._router_epoch:
                 # What it has brought, no entry has told of.

@@ -38,7 +38,7 @@ from __future__ import annotations
 from raft.configuration import Configuration
 from raft.leader import Leadership
 from raft.messages import Reconfigure, Replica, ResetPeers, TimeoutNow, Transfer
-from raft.progress import REPLICATE, CatchUp, Progress
+from raft.progress import REPLICATE, SNAPSHOT, CatchUp, Progress
 from raft.roles import LEADER
 from raft.state import Change, Handover, State
 
@@ -47,6 +47,9 @@ RESET_TERM_LEAP = 1_000  # far above what elections without a majority can reach
 # reset by force must not come to lead the same terms.
 RESET_TERM_SPREAD = 1 << 20
 NEWCOMER_SILENT_TIMEOUTS = 10  # election timeouts after which a silent newcomer is given up
+# And one that is heard, and waits for its turn to get a snapshot: other groups of its process, or
+# of this one, may all have the same way to go.
+NEWCOMER_WAITING_TIMEOUTS = 300
 
 
 class MembershipRules(State):
@@ -152,13 +155,19 @@ class MembershipRules(State):
                 change.error = f"{peer.replica} is not heard of"
             elif catch_up is None or catch_up.is_done:
                 continue
-            elif self._now - catch_up.moved_ms >= silence_ms:
+            elif self._now - catch_up.moved_ms >= self._patience_ms(peer):
                 change.error = f"{peer.replica} does not come nearer"
             elif catch_up.round > self._settings.catch_up_rounds_max:
                 change.error = f"{peer.replica} does not catch up"
         if change.error is not None:
             change.voters, change.learners = change.origin.voters, change.origin.learners
             self._advance_change()
+
+    def _patience_ms(self, peer: Progress) -> int:
+        """With a newcomer that is heard and does not come nearer."""
+        waits = peer.state == SNAPSHOT and peer.reached == 0
+        timeouts = NEWCOMER_WAITING_TIMEOUTS if waits else NEWCOMER_SILENT_TIMEOUTS
+        return timeouts * self._settings.election_timeout_ms
 
     def _leave_leadership(self) -> None:
         """The configuration without this replica is committed (pitfall 26)."""

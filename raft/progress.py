@@ -206,16 +206,20 @@ class Progress:
         self.chunk_sent = False
 
     def become_probe(self) -> None:
-        """Start again behind what is known to agree: what was on its way may be lost."""
+        """Start again behind what is known to agree: what was on its way may be lost.
+
+        Not for one that gets a snapshot in place of log. One that gets it beside goes on with it.
+        """
+        assert self.state != SNAPSHOT
         self.state = PROBE
-        self.drop_snapshot()
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()
 
     def become_replicate(self) -> None:
+        if self.state == SNAPSHOT:
+            self.drop_snapshot()
         self.state = REPLICATE
-        self.drop_snapshot()
         self.probe_sent = False
         self.next = self.match + 1
         self.window.clear()

@@ -43,6 +43,7 @@ WRITING = ".writing"
 HEAD_BYTES_MAX = 16 << 20
 PIECE_BYTES = 256 << 10  # what is read at once
 SYNC_BYTES = 8 << 20  # written between two syncs
+NUMBERS_END = 1 << 62  # of index, term and time: whoever goes on from there counts with 64 bits
 
 _FIXED = struct.Struct("<8sII")
 _CRC = struct.Struct("<I")
@@ -116,7 +117,7 @@ def meta_of(values: Any) -> SnapshotMeta:
         ]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no description of a snapshot ({error})") from error
-    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
+    if not all(type(number) is int and 0 <= number < NUMBERS_END for number in numbers):
         raise ValueError("the description of a snapshot has something else where a number belongs")
     index, term, time_ms, machine_version, size_bytes = numbers
     if not (index and term and size_bytes and 0 <= crc < 1 << 32):

@@ -68,7 +68,7 @@ assert _WHOSE.size == HEADER_BYTES
 assert _SIGNED_BYTES == 60
 
 _COMMIT = struct.Struct("<QQIIII")  # batch, segment id, previous CRC, headers' CRC, groups, zero
-_COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
+COMMIT_GROUP_BYTES = 16  # group u64, last gseq u64
 END_MARK = b"PRcommit"
 assert END_MARK[-1] != 0
 assert len(END_MARK) == ALIGNMENT_BYTES
@@ -311,7 +311,7 @@ def commit_length(data: bytes, start: int) -> int | None:
     if start + COMMIT_BODY_BYTES_MIN > len(data):
         return None
     count = _COMMIT.unpack_from(data, start)[4]
-    length: int = COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES
+    length: int = COMMIT_BODY_BYTES_MIN + count * COMMIT_GROUP_BYTES
     return length if start + length <= len(data) else None
 
 
@@ -320,7 +320,7 @@ def decode_commit(body: bytes) -> Commit:
     if len(body) < COMMIT_BODY_BYTES_MIN or not body.endswith(END_MARK):
         raise ValueError("commit frame without its end mark")
     batch, segment_id, previous_crc, headers_crc, count, _ = _COMMIT.unpack_from(body)
-    if len(body) != COMMIT_BODY_BYTES_MIN + count * _COMMIT_GROUP_BYTES:
+    if len(body) != COMMIT_BODY_BYTES_MIN + count * COMMIT_GROUP_BYTES:
         raise ValueError(f"commit frame of {len(body)} bytes for {count} groups")
     flat = struct.unpack_from(f"<{2 * count}Q", body, _COMMIT.size)
     groups = dict(zip(flat[::2], flat[1::2], strict=True))

@@ -104,6 +104,12 @@ class SegmentJob:
                     self._files.unlink(path)
                 raise
 
+    @property
+    def made_bytes(self) -> int:
+        """Size of the segment, once it is there to be taken; else 0."""
+        segment = self._segment
+        return 0 if segment is None else segment.size
+
     def take(self, bytes_min: int) -> Segment | None:
         """The segment, if it was made and is large enough.  Waits while it is being made.
 

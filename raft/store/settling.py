@@ -24,8 +24,11 @@ nothing could be read at all, is set aside by the opening after the one that con
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 
 from raft.store.files import Files
+from raft.store.group_log import GroupLog
+from raft.store.records import Record
 from raft.store.recovery import Recovered
 
 ASIDE_SUFFIX = ".aside"
@@ -46,6 +49,25 @@ def settle(files: Files, directory: str, found: Recovered) -> None:
         files.fsync(descriptor)
     finally:
         files.close(descriptor)
+
+
+def floors_of(carried: Iterable[Record], groups: Mapping[int, GroupLog]) -> dict[int, int]:
+    """Of groups in a last batch that is copied: the gseq above which the copy has all records.
+
+    Truncations are among them, and what they truncated.  So for the segment that begins with the
+    copy these are no copies of what is live, but the group's records in their order, as when that
+    batch had opened it.
+    """
+    copied: dict[int, set[int]] = {}
+    for record in carried:
+        copied.setdefault(record.header.group, set()).add(record.header.gseq)
+    floors = {}
+    for group, gseqs in copied.items():
+        floor = groups[group].gseq
+        while floor in gseqs:
+            floor -= 1
+        floors[group] = floor
+    return floors
 
 
 def set_aside(files: Files, directory: str, found: Recovered) -> None:

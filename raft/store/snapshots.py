@@ -164,6 +164,11 @@ class SnapshotStore:
         """There is a part of a snapshot, sound or not."""
         return self._incoming.name is not None
 
+    def stop_receiving(self) -> None:
+        """Throw away what is here of a snapshot, and close its file: this store is used no more."""
+        with self._lock:
+            self._incoming.drop()
+
     def check_received(self) -> None:
         """See how much there is of a snapshot that was being received before a restart.
 

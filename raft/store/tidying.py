@@ -77,6 +77,7 @@ COPY_RECORDS_MAX = 1_024
 CHEAP_PART = 4
 GARBAGE_FACTOR = 2
 SEGMENTS_MAX = 64
+ENOUGH_BYTES = 1 << 62  # more than there ever is
 # Records closer together than this are read in one go.
 READ_GAP_BYTES = 4 << 10
 
@@ -206,9 +207,10 @@ class Tidier:
         self._files = files
         self._directory = directory
         self._groups = groups
-        self._copy_bytes_max = copy_bytes_max
+        self.copy_bytes_max = copy_bytes_max
         self._extents: deque[Extent] = deque()  # that are needed, oldest first
         self.announces = False  # the oldest changed, and no record says so yet
+        self._given_up: list[int] = []  # numbers of which the next batch will say so
         self.leaving: list[int] = []  # numbers that the batch under way gives up
         self._removable: list[int] = []  # numbers that a synced batch has given up
         self._removal: Removal | None = None
@@ -216,6 +218,7 @@ class Tidier:
         self._due = False  # the oldest is being given up
         self._todo: list[GroupLog] = []  # groups that it may hold something of
         self._look = True
+        self._lacked_bytes = ENOUGH_BYTES  # with so much room, or less, nothing could be copied
         # What is live is counted by batch; until then a record may be dead and not yet counted.
         self.live_bytes = 0
         self._killed_bytes = 0  # since the last look
@@ -260,7 +263,7 @@ class Tidier:
             self._extents[-1].used = sealed_bytes
         self._extents.append(Extent(number, start, start))
         self._give_up_dead()
-        self.announces = False
+        self._leave()
         self._look = True
         return self._extents[0].number
 
@@ -278,15 +281,14 @@ class Tidier:
     @property
     def is_ready(self) -> bool:
         """Whether there is something for a batch, even if nobody saves anything."""
-        chunk = self.chunk
-        return self.announces or (chunk is not None and chunk.done and chunk.failure is None)
+        return self.announces or self.is_read
 
     def gather(
         self, place: int, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]
     ) -> int:
         """Add copies, at ``place`` of the log, behind what is there.  Answers their bytes."""
         chunk, begin = self.chunk, place
-        if chunk is not None and chunk.done and chunk.failure is None:
+        if chunk is not None and self.is_read:
             self.chunk = None
             for item, header, body in zip(chunk.items, chunk.headers, chunk.bodies, strict=True):
                 log = item.log
@@ -303,7 +305,7 @@ class Tidier:
             if not self._todo:
                 self._give_up_dead()
         if self.announces:
-            self.announces = False
+            self._leave()
             oldest = self._extents[0].number
             header = encode_header(records.OLDEST, 0, 0, 0, 0, 0, 0, oldest, 0, crc32c(b""))
             crcs.append(header[-4:])
@@ -311,21 +313,49 @@ class Tidier:
             place += HEADER_BYTES
         return place - begin
 
+    def _leave(self) -> None:
+        """The batch that is being made says which segments are given up, and has in it whatever
+        took away the meaning of what is in them.  Not the one under way: that may be older."""
+        self.announces = False
+        self.leaving += self._given_up
+        self._given_up = []
+
+    @property
+    def is_read(self) -> bool:
+        """There are copies for a batch."""
+        chunk = self.chunk
+        return chunk is not None and chunk.done and chunk.failure is None
+
+    @property
+    def read_bytes(self) -> int:
+        """Of these copies, with what the commit frame has of their groups."""
+        assert self.chunk is not None
+        return sum(item.size + records.COMMIT_GROUP_BYTES for item in self.chunk.items)
+
     def _give_up_dead(self) -> None:
         extents = self._extents
         if self._stopped is not None:
             return
         while len(extents) > 1 and self._live_in_oldest() == 0:
-            self.leaving.append(extents.popleft().number)
+            self._given_up.append(extents.popleft().number)
             self.announces = True
             self._due = False
             self._look = True
 
     # ------------------------------------------------------------------ work for a thread
 
-    def work(self) -> Callable[[], None] | None:
-        """What a background thread may do now.  It may raise OSError, WalDamaged."""
+    def put_off(self, room_bytes: int) -> None:
+        """So much is too little.  Until there is more, or more has died."""
+        self.chunk, self._due, self._lacked_bytes = None, False, max(0, room_bytes)
+
+    def work(self, room_bytes: int) -> Callable[[], None] | None:
+        """What a background thread may do now.  It may raise OSError, WalDamaged.
+
+        ``room_bytes``: so much may be copied at a time, or so much and one record.
+        """
         self._take_note()
+        if room_bytes > self._lacked_bytes:
+            self._look, self._lacked_bytes = True, ENOUGH_BYTES
         if self._stopped is not None or self._removal is not None or self.chunk is not None:
             return None  # one thing at a time: nothing is read that is being removed
         if self._removable:
@@ -337,7 +367,10 @@ class Tidier:
             self._see_what_is_due()
         if not self._due:
             return None
-        items = self._next_items()
+        if room_bytes <= 0:
+            self.put_off(room_bytes)
+            return None
+        items = self._next_items(room_bytes)
         if not items:
             self._due, self._look = False, True
             return None
@@ -385,11 +418,10 @@ class Tidier:
         end = self._extents[1].start
         return sum(log.bytes_below(end) for log in self._groups.values())
 
-    def _next_items(self) -> list[Item]:
+    def _next_items(self, room: int) -> list[Item]:
         """Of the oldest segment, in the order in which they stand there."""
         end = self._extents[1].start
         found: list[Item] = []
-        room = self._copy_bytes_max
         while self._todo and room > 0 and len(found) < COPY_RECORDS_MAX:
             log = self._todo[-1]
             for kind, place, size in log.fixed_below(end):
@@ -417,7 +449,7 @@ class Tidier:
             "live_bytes": self.live_bytes,
             "log_bytes": sum(extent.used for extent in self._extents),
             "segments_kept": len(self._extents),
-            "segments_to_remove": len(self._removable) + len(self.leaving),
+            "segments_to_remove": len(self._given_up) + len(self.leaving) + len(self._removable),
             "tidying_stopped": self._stopped,
         }
 

@@ -61,6 +61,8 @@ class Uploads:
         if self._store is None or self._meta != meta:
             if len(self._complete()) >= UPLOADS_MAX:
                 raise Refused(f"{UPLOADS_MAX} snapshots lie here already that no group has taken")
+            if self._store is not None:
+                self._store.stop_receiving()
             self._store, self._meta = SnapshotStore(self._files, self._directory), meta
         held_bytes = self._store.receive(meta, offset, chunk)
         if held_bytes is None:  # there is a part of it from before a restart

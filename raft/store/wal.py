@@ -33,7 +33,7 @@ from google_crc32c import value as crc32c
 from raft.messages import HardState, Mark, Save
 from raft.store import records
 from raft.store.errors import StoreError, WalPoisoned
-from raft.store.evidence import shortened
+from raft.store.evidence import REASON_BYTES_MAX, shortened
 from raft.store.files import Files, make_directory
 from raft.store.group_log import GroupLog
 from raft.store.locks import FileLock, me
@@ -59,7 +59,7 @@ from raft.store.segments import (
     SegmentJob,
     create_segment,
 )
-from raft.store.settling import set_aside, settle
+from raft.store.settling import floors_of, set_aside, settle
 from raft.store.tidying import COPY_BYTES_MAX, Tidier
 
 __all__ = ["Batch", "RecoveredGroup", "Wal"]
@@ -69,6 +69,8 @@ _SIZE_ROUNDING = HEADER_BYTES + ALIGNMENT_BYTES - 1
 _SIZE_MASK = -ALIGNMENT_BYTES
 # Far above what the owner's own limits let in; beyond it the owner does not look at gathered_bytes.
 GATHERED_BYTES_MAX = 1 << 30
+# Of a group in what opens a segment: the reason of a damage, a name, and some numbers.
+TABLE_ROW_BYTES_MAX = REASON_BYTES_MAX + 400
 
 
 class Batch:
@@ -139,7 +141,10 @@ class Wal:
         self._incarnation = incarnation
         self._random_id = random_id
         self._segment_bytes_first = segment_bytes_first
-        self.segment_bytes_max = segment_bytes_max  # the owner may lower it while room is scarce
+        # The owner may lower it while room is scarce; when there is hardly any: what is copied must
+        # fit into a segment that is there, and leave these bytes of it to what cannot wait.
+        self.segment_bytes_max = segment_bytes_max
+        self.kept_from_copies: int | None = None
         self._size = 0  # what the last segment had, or would have had if its batch had fitted
         self._sync = sync
         self._groups: dict[int, GroupLog] = {}
@@ -503,18 +508,20 @@ class Wal:
         saved, gathered = len(pieces), self._gathered
         tidier = self._tidier
         tidier.live_bytes += gathered
+        if tidier.is_read and (room := self._room_for_copies()) < tidier.read_bytes:
+            tidier.put_off(room - (self.kept_from_copies or 0))
         if tidier.announces or tidier.chunk is not None:
             gathered += tidier.gather(self._log_end + gathered, pieces, crcs, touched)
-        if self._carried:
-            gathered += self._carry(pieces, crcs, touched)
+        gathered += self._carry(pieces, crcs, touched)
         frame_bytes = (
-            HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * 16
-        )  # 16: a group and its gseq
+            HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN + len(touched) * records.COMMIT_GROUP_BYTES
+        )
         bytes_total = gathered + frame_bytes
         opening = None
         segment = self._segment
         if open_segment or segment is None or self._used + bytes_total > segment.size:
             opening, header, body = self._open(bytes_total, pieces[:saved])
+            self._carried = []
             crcs.insert(0, header[-4:])
             pieces[:0] = (header, body, PADDING[len(body) & 7])
         self._batch += 1
@@ -538,12 +545,11 @@ class Wal:
 
     def _carry(self, pieces: list[bytes], crcs: list[bytes], touched: dict[int, int]) -> int:
         """Copy the last batch of a damaged segment, of which it is not known if it is durable."""
-        carried, self._carried = self._carried, []
-        for record in carried:
+        for record in self._carried:
             crcs.append(record.raw[-4:])
             pieces += (record.raw, record.body, PADDING[len(record.body) & 7])
             touched[record.header.group] = self._groups[record.header.group].gseq
-        return sum(record.size for record in carried)
+        return sum(record.size for record in self._carried)
 
     def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
         """Plan the next segment: what makes it, and its first record (header, body).
@@ -551,6 +557,7 @@ class Wal:
         ``saved``: the pieces of the batch, without copies.
         """
         began = records.first_gseqs(saved)
+        floors = floors_of(self._carried, self._groups)
         table = {
             group: TableRow(
                 state.generation,
@@ -560,7 +567,7 @@ class Wal:
                 state.snapshot_index,
                 state.last_index,
                 state.damaged,
-                began.get((group, state.generation), state.gseq + 1) - 1,
+                floors.get(group, began.get((group, state.generation), state.gseq + 1) - 1),
             )
             for group, state in self._groups.items()
         }
@@ -697,7 +704,23 @@ class Wal:
         """
         if self._poisoned is not None or self._closed:
             return None
-        return self._tidier.work()
+        room = self._room_for_copies() - (self.kept_from_copies or 0)
+        return self._tidier.work(min(room, self._tidier.copy_bytes_max))
+
+    def _room_for_copies(self) -> int:
+        """What may be copied beside all that is gathered.
+
+        Where room is scarce: what the segment in use takes, or the one that was made ahead.
+        """
+        if self.kept_from_copies is None:
+            return GATHERED_BYTES_MAX
+        # The frame of the batch, and the record that says what is given up.
+        frame = 2 * HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN
+        room = self.segment_room_bytes
+        if self._job is not None and self._job.made_bytes:
+            opening = HEADER_BYTES + TABLE_ROW_BYTES_MAX * (len(self._groups) + 1)
+            room = max(room, self._job.made_bytes - self._gathered - opening)
+        return room - frame - records.COMMIT_GROUP_BYTES * len(self._touched)
 
     def statistics(self) -> dict[str, Any]:
         segment = self._segment

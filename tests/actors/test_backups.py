@@ -10,8 +10,10 @@ import pytest
 
 from actors import backups
 from actors import snapshots as snapshots_module
+from actors.machine import SnapshotView
 from actors.machines import Machine, Response
 from actors.machines.kv import KeyValueMachine
+from raft.messages import SnapshotLost
 from raft.store.backup_file import BackupFile, BackupHead, BackupWriter, meta_of
 from raft.store.memory import MemoryFiles
 from raft.store.snapshots import snapshot_name
@@ -278,3 +280,31 @@ def test_the_name_of_a_backup_is_that_of_the_snapshot_s_file() -> None:
     begun = answer(admin(cluster, leader, "backupBegin"))
     assert leader.core.snapshot is not None
     assert begun["backup"] == snapshot_name(leader.core.snapshot) == files(leader)[0]
+
+
+def test_who_waits_while_the_machine_is_behind_a_lost_snapshot_does_not_spin() -> None:
+    """Each answer would lead to the next question, and a view may be a copy of the state."""
+    cluster, leader, (follower, _) = three(snapshots=OFTEN)
+    fill(cluster, leader, 25)
+    cluster.run(500)
+    snapshots = follower.group.snapshots
+    newest = follower.core.snapshot
+    assert newest is not None
+    views, lost = 0, newest.index
+    on_view = snapshots.on_view
+
+    def count(message: SnapshotView) -> list[object]:
+        nonlocal views
+        views += 1
+        if views < 4:  # until then it applies once more what the lost one stood for
+            message.index = lost - 1
+        assert views < 10
+        return on_view(message)
+
+    follower.group._table[SnapshotView] = count
+    snapshots.on_lost(SnapshotLost(newest))
+    sent = admin(cluster, follower, "backupBegin")
+    assert views == 1
+    cluster.run(3 * snapshots_module.BEHIND_PAUSE_MS + 500)
+    assert views == 4
+    assert answer(sent)["snapshot"]["index"] >= lost

@@ -10,6 +10,8 @@ import pytest
 
 from actors import group_members as module
 from actors.group_messages import DesiredMembers
+from actors.settings import SnapshotSettings
+from raft import membership
 from raft.messages import Append, Replica
 from raft.settings import RaftSettings
 from tests.actors.cluster import Cluster, Node, Sent, put
@@ -17,6 +19,7 @@ from transport import protocol
 from transport.client import wire
 
 TIMEOUT_MS = RaftSettings().election_timeout_ms
+OTHER = 8  # a group of the same process
 GIVEN_UP_MS = 12 * TIMEOUT_MS  # a newcomer that is not heard
 
 
@@ -432,3 +435,71 @@ def test_a_follower_that_gets_no_appends_is_no_member_by_what_it_hears_of_the_ca
         node.turn()
     assert two.me in two.core.configuration
     assert one.core.configuration == two.core.configuration
+
+
+def test_an_order_whose_answer_was_lost_is_not_given_again_by_who_leads_no_more() -> None:
+    """Somebody else leads by then, and what was ordered from him is newer."""
+    cluster, leader, (one, two) = three()
+    cluster.catalog.answers = False
+    admin(cluster, leader, "removePeer", two.name)
+    cluster.settle()
+    assert len(cluster.catalog.asked) == 1
+    transfer = admin(cluster, leader, "transferLeader", one.name)
+    cluster.run(300)
+    assert transfer.outcome.code == protocol.OK
+    cluster.run(2 * module.ASK_AGAIN_MS)
+    assert len(cluster.catalog.asked) == 1, "it is the same order, and would undo newer ones"
+
+
+def in_line() -> tuple[Cluster, Node, Node, Sent]:
+    """A newcomer that needs a snapshot, and whose process has the only place taken."""
+    often = SnapshotSettings(
+        snapshot_entries=10, snapshot_trailing_entries=2, snapshot_transfers_max=1
+    )
+    cluster, leader, _ = three(snapshots=often)
+    for number in range(30):
+        cluster.request(leader, put(f"k{number}"))
+        cluster.settle()
+    newcomer = cluster.add_node("n4")
+    cluster.settle()
+    sent = admin(cluster, leader, "changePeers", "n1,n2,n3,n4", timeout_ms="120000")
+    places = newcomer.traffic.receiving
+    for step in range(2 * GIVEN_UP_MS // 100):
+        assert places.may(OTHER, newcomer.group.now_ms())
+        places.note_reached(OTHER, step + 1, newcomer.group.now_ms())
+        cluster.run(100)
+    return cluster, leader, newcomer, sent
+
+
+def test_a_newcomer_that_waits_for_its_turn_to_get_a_snapshot_is_not_given_up() -> None:
+    """Many groups move to its node at once, and others are before it in line."""
+    cluster, leader, newcomer, sent = in_line()
+    assert members(leader) == (["n1", "n2", "n3"], ["n4"])
+    newcomer.traffic.receiving.leave(OTHER)
+    cluster.run(1_000)
+    assert done(sent)["members"] == ["n1", "n2", "n3", "n4"]
+
+
+def test_nor_is_waited_for_its_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "NEWCOMER_WAITING_TIMEOUTS", 15)
+    _, leader, _, sent = in_line()
+    assert "does not come nearer" in refused(sent)
+    assert members(leader) == (["n1", "n2", "n3"], [])
+
+
+def test_of_two_resets_the_first_ends_nothing_for_the_second() -> None:
+    """Otherwise what was wanted before would count in between, and bring back who was lost."""
+    cluster, leader, (one, two) = three()
+    leader.crash()
+    two.crash()
+    cluster.run(3 * TIMEOUT_MS)
+    first = admin(cluster, one, "resetPeers", f"{one.name},{two.name}", force="true")
+    cluster.run(50)
+    cluster.catalog.answers = False
+    second = admin(cluster, one, "resetPeers", one.name, force="true")
+    cluster.run(20)
+    assert "another reset" in refused(first)
+    assert one.group.admin.members._resetting
+    cluster.run(1_000)
+    assert done(second) == {"voters": [one.name]}
+    assert one.group.admin.members._resetting, "the catalog has not heard of it"

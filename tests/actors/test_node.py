@@ -395,6 +395,19 @@ def test_a_worker_that_came_without_a_group_that_it_has_is_told_again() -> None:
     assert bench.link.of(kinds.RELOAD) == []
 
 
+def test_a_worker_that_has_not_heard_which_group_was_left_is_told_again() -> None:
+    """RELOAD found no router."""
+    bench = formed()
+    bench.catalog(5)
+    bench.born(5)
+    bench.node._groups._forget(5)
+    bench.link.frames.clear()
+    bench.frame(kinds.WORKER, 1, 100, True, [5])
+    assert bench.link.of(kinds.RELOAD) == [[1]]
+    bench.frame(kinds.WORKER, 1, 100, True, [])
+    assert bench.link.of(kinds.RELOAD) == [[1]]
+
+
 def test_what_a_worker_has_on_disk_is_marked_born_once_and_for_all() -> None:
     bench = formed()
     bench.catalog(5)

@@ -298,6 +298,49 @@ def test_a_group_that_the_node_has_no_more_is_forgotten(bench: Bench, is_gone: b
     assert bench.rebirths.is_idle
 
 
+def left_and_back(bench: Bench) -> None:
+    """The node leaves the group and is wanted again: with the life after this one, and born."""
+    placed = bench.disk
+    back = replace(
+        placed, life=placed.life + 1, generation=placed.generation + 1, options={BORN: True}
+    )
+    bench.placement.replace({KV: back})
+
+
+@pytest.mark.parametrize("answer", [LEARNER, USED])
+@pytest.mark.parametrize("is_under_way", [True, False])
+def test_who_has_come_back_by_another_way_is_not_ended_once_more(
+    bench: Bench, answer: str, is_under_way: bool
+) -> None:
+    """Somebody removed the lost replica and added the node again, quicker than the pauses here."""
+    bench.lose()
+    if is_under_way:
+        left_and_back(bench)
+        bench.answer(answer)
+    else:
+        bench.refuse(protocol.NO_LEADER)
+        left_and_back(bench)
+    bench.wait()
+    assert (bench.asked, bench.rebirths.is_idle) == ([], True)
+    assert (bench.disk.life, bench.disk.options) == (1, {BORN: True})
+
+
+def test_one_that_is_catching_up_is_given_up_with_its_group_and_its_successor_can_be_lost(
+    bench: Bench,
+) -> None:
+    bench.lose()
+    bench.answer(LEARNER)
+    bench.rebirths.on_replicas([[KV, 1, BEGUN, ""]])
+    left_and_back(bench)
+    bench.lose(life=2)
+    bench.wait()
+    assert bench.question() == (3, False)
+    bench.refuse(protocol.NO_LEADER)
+    left_and_back(bench)
+    bench.wait()
+    assert bench.rebirths.is_idle
+
+
 def test_a_disk_that_has_lost_it_too_often_is_left_alone() -> None:
     bench = Bench()
     bench.place(KV, life=LIVES_MAX, born=True)

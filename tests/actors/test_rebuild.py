@@ -138,6 +138,20 @@ def until(cluster: Cluster, condition: Callable[[], bool], limit_ms: int = 5_000
     raise AssertionError("it does not come to that")
 
 
+def kept_by(cluster: Cluster, node: Node) -> list[KeepSnapshots]:
+    """What it has its files removed by, from now on."""
+    found: list[KeepSnapshots] = []
+    carry = node.traffic.carry
+
+    def watch(effect: Any) -> None:
+        if type(effect) is KeepSnapshots:
+            found.append(effect)
+        carry(effect)
+
+    node.traffic.carry = watch  # type: ignore[method-assign]
+    return found
+
+
 # --------------------------------------------------------------------------- what failed by chance
 
 
@@ -163,6 +177,10 @@ def test_a_machine_that_raised_once_is_rebuilt_from_its_own_disk(
     assert sick.machine.machine is not failed, "that one is half changed"
     assert counts(sick) == {"attempts": 1, "rebuilt": 1}
     assert not [it for it in cluster.trace if it[0] == "SnapshotWanted"]
+    keeps = kept_by(cluster, sick)
+    sick.group.snapshots.let_go()
+    cluster.run(500)
+    assert keeps[-1].useless_to == sick.core.commit_index, "nothing is kept any more for its sake"
     assert_all_equal(cluster)
 
 

@@ -110,6 +110,28 @@ def test_a_chunk_that_is_lost_is_asked_for_by_what_is_held() -> None:
     assert uploads.receive(META, 100, BYTES[100:]) == META.size_bytes
 
 
+@pytest.mark.parametrize("key", ["index", "term", "time_ms"])
+def test_no_group_begins_at_the_end_of_all_numbers(key: str) -> None:
+    """Its first entry could not be encoded, and its worker would end as often as it is started."""
+    values = meta_values(META)
+    assert meta_in(values) == META
+    assert meta_in({**values, key: (1 << 64) - 1}) is None
+
+
+def test_two_that_are_brought_at_once_drive_each_other_out_and_leave_nothing_open() -> None:
+    """Whoever sends chunks of one and the other in turn must not use up the files of a process."""
+    files = a_disk()
+    uploads = Uploads(files, DATA)
+    other, other_bytes = a_snapshot(b"another", 9)
+    for _ in range(3):
+        assert uploads.receive(META, 0, BYTES[:100]) == 100
+        assert uploads.receive(other, 0, other_bytes[:100]) == 100
+    assert files.open_count == 1
+    assert len(files.listdir(directory_of(DATA))) == 1
+    assert bring(uploads) == META.size_bytes
+    assert files.open_count == 0
+
+
 def test_it_survives_a_power_loss_once_it_is_whole() -> None:
     import random
 

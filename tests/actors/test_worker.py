@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -19,6 +20,7 @@ from actors.settings import DiskSettings
 from actors.worker import WHY_LEFT, Worker
 from actors.worker_arguments import WorkerArguments
 from raft.configuration import Configuration
+from raft.lives import replica_of
 from raft.messages import (
     COMMAND,
     CONFIG,
@@ -439,6 +441,56 @@ def test_a_group_that_this_node_has_left_is_let_go_of_and_may_come_back_as_anoth
     again.sync()
     assert set(again.worker._groups) == {KV, OTHER}
     assert again.worker._groups[KV].core.last_index == 0
+
+
+@pytest.mark.parametrize("failing", ["listdir", "unlink"])
+def test_snapshots_of_a_group_that_was_left_may_stay_where_the_disk_refuses(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other groups of the worker are not concerned, now or at its next start."""
+    bench = Bench(KV, OTHER)
+    for directory in ("/data/groups", f"/data/groups/{KV}", f"/data/groups/{KV}/snapshots"):
+        bench.files.mkdir(directory)
+    name = f"{1:016x}-{1:016x}-{7:08x}"
+    for suffix in (".snapshot", ".writing"):
+        bench.files.put(f"{directory}/{name}{suffix}", b"of a replica that left")
+    do = getattr(MemoryFiles, failing)
+
+    def refuse(files: MemoryFiles, path: str) -> Any:
+        if path.startswith(directory):
+            raise OSError(errno.EIO, "it is old", path)
+        return do(files, path)
+
+    monkeypatch.setattr(MemoryFiles, failing, refuse)
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    bench.frame(kinds.RELOAD)
+    bench.worker._turn()
+    bench.work()
+    assert set(bench.worker._groups) == {OTHER}
+    bench.files.kill()
+    again = Bench(files=bench.files, keep=True)
+    again.work()
+    assert set(again.worker._groups) == {OTHER}
+
+
+def test_a_group_that_was_left_and_wanted_again_before_the_worker_heard_is_another_life() -> None:
+    bench = Bench(KV, OTHER)
+    bench.join()
+    bench.request(*write(1), *write(2, OTHER))
+    bench.sync()
+    placement = Placement.load(bench.files, "/data")
+    back = {
+        KV: PlacedGroup(1, 2, name_of(KV), "kv", (ME,), {}, 1),
+        OTHER: PlacedGroup(2, 2, name_of(OTHER), "kv", (ME,), {}, 1),  # in another slot
+    }
+    placement.replace({**placement.groups, **back})
+    bench.frame(kinds.RELOAD)
+    bench.worker._turn()
+    bench.sync()
+    assert set(bench.worker._groups) == {KV}
+    core = bench.worker._groups[KV].core
+    assert (core.me, core.last_index) == (replica_of(ME, KV, 1), 0)
+    assert bench.worker._wal._groups[OTHER].damaged == WHY_LEFT
 
 
 # --------------------------------------------------------------------------- lives

@@ -266,6 +266,29 @@ def test_a_leader_that_appends_nothing_can_hand_over_after_a_link_has_broken(
     assert [each.to for each in network["n1"].sent if type(each) is TimeoutNow] == [N3]
 
 
+def test_a_link_that_breaks_does_not_make_the_transfer_begin_anew_with_a_newer_one() -> None:
+    """Where lines are bad and snapshots are taken often, it would never come to an end."""
+    network = lost()
+    network.snapshot("n1")
+    first = newest(network)
+    go_on_until_chunk(network)
+    network.deliver()
+    network.deliver()
+    assert peer(network).reached == 40
+    network.propose("n1")
+    while network.deliver(lambda message: type(message) is not SnapshotChunk):
+        pass
+    network.drop()
+    network.snapshot("n1")
+    assert newest(network) != first
+    network.step("n1", LinkClosed("n3"))
+    before = len(chunks(network))
+    network.run(300)
+    later = chunks(network)[before:]
+    assert {each.snapshot for each in later} == {first}
+    assert network["n3"].received[first.index, first.term, first.crc] == 100
+
+
 def test_who_lacks_log_as_well_gets_the_snapshot_that_brings_both() -> None:
     network = lost(index=5)
     network.isolate("n3")

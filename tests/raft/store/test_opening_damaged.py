@@ -279,6 +279,32 @@ def test_a_batch_that_only_the_page_cache_has_is_durable_though_its_segment_is_d
         assert truth_of(after[7]) == truth_of(before[7])
 
 
+def test_a_last_batch_that_was_copied_stands_when_the_damaged_segment_is_given_up() -> None:
+    """It has truncations, and what they truncated, of which nothing is live."""
+    slot = a_slot(7, 8)
+    wal = slot.wal
+    wal.save(8, Save(2, None, None, [run_of(1, body=b"is lost")]))
+    wal.save(7, Save(2, None, None, [run_of(1)]))
+    slot.write()
+    wal.save(7, Save(3, None, None, [run_of(2), run_of(3)]))
+    wal.save(7, Save(4, HardState(2, N2), 2, [run_of(2, term=2)]))
+    slot.write()
+    slot.files.kill()
+    at = slot.files.content(slot.path(1)).index(b"is lost")
+    slot.files.flip(slot.path(1), at)
+    before = slot.open()
+    assert condemned(before) == {8}
+    slot.tidy()
+    slot.reopen()
+    slot.tidy()
+    assert slot.segments()[0] != segment_name(1)
+    for _ in range(3):
+        after = slot.reopen()
+        assert condemned(after) == {8}
+        assert truth_of(after[7]) == truth_of(before[7])
+        slot.tidy()
+
+
 # --------------------------------------------------------------------------- what clients may write
 
 

@@ -7,11 +7,16 @@ import inspect
 
 import pytest
 
-from raft.messages import Save
+from raft.messages import HardState, Save
 from raft.store.errors import WalPoisoned
 from raft.store.files import Files
 from raft.store.memory import MemoryFiles
-from raft.store.segments import FILL_BYTES, SEGMENT_BYTES_FIRST, SEGMENT_BYTES_MAX
+from raft.store.segments import (
+    FILL_BYTES,
+    SEGMENT_BYTES_FIRST,
+    SEGMENT_BYTES_MAX,
+    segment_name,
+)
 from raft.store.space import (
     LOOK_OFTEN_MS,
     LOOK_SELDOM_MS,
@@ -22,7 +27,7 @@ from raft.store.space import (
     is_full_error,
     segment_bytes_max,
 )
-from tests.raft.store.kit import DIRECTORY, a_slot, run_of
+from tests.raft.store.kit import DIRECTORY, N2, a_slot, keeps, run_of
 
 MIB = 1 << 20
 LIMITS = Limits(80 * MIB)  # resume at 90, hard at 10
@@ -246,3 +251,35 @@ def test_an_owner_that_is_short_of_room_gets_small_segments_and_larger_ones_late
             slot.write()
         sizes.append(slot.wal.statistics()["segment_bytes"])
     assert sizes == [8192, 4096, 4096, 8192, 16384, 32768]
+
+
+@pytest.mark.parametrize("live_bytes", [600, 1_900, 5_000])
+def test_on_a_full_disk_copies_open_no_segment_for_which_there_is_no_room(live_bytes: int) -> None:
+    """Old segments are given up by copying what is live; that must not be what ends the log."""
+    slot = a_slot(7, 8, segment_bytes_first=4096, segment_bytes_max=4096)
+    wal, last = slot.wal, 0
+    for at in range(1, live_bytes // 300 + 1):
+        wal.save(8, Save(at + 1, runs=[run_of(at, body=bytes([7]) * 240)]))
+        slot.write()
+    for number in range(2, 22):
+        save, last = Save(number, runs=[run_of(last + 1, body=bytes([9]) * 900)]), last + 1
+        save.mark = keeps(last - 1, last - 1) if last > 1 else None
+        wal.save(7, save)
+        slot.write()
+    slot.files.limit_bytes = slot.files.used_bytes
+    wal.kept_from_copies = 512
+    wal.save(7, Save(22, HardState(2, N2)))
+    slot.tidy()
+    kept = wal.segment_room_bytes
+    assert kept >= 0
+    assert wal.poisoned is None
+    # With room again it is as ever.
+    slot.files.limit_bytes = None
+    wal.kept_from_copies = None
+    for number in range(23, 33):
+        wal.save(7, Save(number, runs=[run_of(last + 1, body=bytes([9]) * 900)]))
+        last += 1
+        slot.write()
+        slot.tidy()
+    assert slot.segments()[0] != segment_name(1)
+    assert [group.damaged for group in slot.reopen().values()] == [None, None]

@@ -439,6 +439,56 @@ def test_segments_are_removed_one_by_one_behind_the_sync_of_what_gave_them_up() 
             assert operations[at + 1] == ("fsync_dir", DIRECTORY)
 
 
+def write_until_the_oldest_has_but_runs(slot: Slot, writer: Writer) -> None:
+    """Of group 7, which are alive."""
+    tidier = slot.wal._tidier
+    for step in range(300):
+        writer.append(7, size=300)
+        if step % 9 == 8:
+            writer.snapshot(7, keep=6)
+        writer.write()
+        end = tidier._extents[1].start if len(tidier._extents) > 2 else 0
+        logs = slot.wal._groups.values()
+        if end and not any(log.fixed_below(end) for log in logs):
+            return
+    raise AssertionError("it always has something else")
+
+
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_a_segment_outlives_the_batch_before_the_one_that_gives_it_up(is_synced: bool) -> None:
+    """What takes the meaning of its records is only gathered while an older batch is under way."""
+    slot = a_slot(7, 8, **SMALL)
+    writer = Writer(slot, 7, 8)
+    write_until_the_oldest_has_but_runs(slot, writer)
+    oldest = slot.segments()[0]
+    wal = slot.wal
+    writer.save(8, hard_state=HardState(2, N2))
+    before = wal.take_batch()
+    assert before is not None
+    writer.snapshot(7, keep=0)
+    for _ in range(3):
+        work = wal.tidy()
+        if work is not None:
+            work()
+    assert wal.statistics()["segments_to_remove"] > 0
+    before.run()
+    wal.complete(before)
+    batch = wal.take_batch()
+    assert batch is not None, "with the mark"
+    for _ in range(3):
+        work = wal.tidy()
+        if work is not None:
+            work()
+    if is_synced:
+        batch.run()
+        wal.complete(batch)
+        slot.tidy()
+    assert (slot.segments()[0] == oldest) == (not is_synced)
+    found = slot.reopen()
+    assert [group.damaged for group in found.values()] == [None, None]
+    assert found[7].runs == [] if is_synced else found[7].runs[-1].last == writer.last[7]
+
+
 # --------------------------------------------------------------------------- what may come between
 
 
