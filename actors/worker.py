@@ -60,6 +60,7 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.loop_timer import LoopTimer
 from actors.machine import Emitted, MachineActor, RunRestore
 from actors.opening import when_unlocked
 from actors.peer_messages import sort_messages
@@ -117,8 +118,7 @@ WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends a
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 WHY_LEFT = "this node is no member of the group any more"
-TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off at multiples of the step
-TIMER_STEP_MS = 20  # a fifth of a heartbeat; what a timer may be late
+TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off in steps
 DRAIN_MS_MAX = 2_000
 
 
@@ -136,8 +136,7 @@ class Worker:
         self._link: links.LinkProtocol | None = None
         self._stopping = False
         self._stopped = loop.create_future()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ms: int | None = None
+        self._timer = LoopTimer(loop, lambda: self._clock.now_ms(), self._on_timer)
         self._turn_asked = False
         self._groups: dict[int, GroupActor] = {}
         self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
@@ -360,40 +359,22 @@ class Worker:
         if self._arguments.raft.lease_reads:
             self._watch_clocks()
         if by_timer:
-            self._timer_ms = None
+            self._timer.passed()
         if self._scheduler.run_turn():
             self._ask_for_turn()
         self._arm()
 
     def _watch_clocks(self) -> None:
         """Before anything is served that rests on elapsed time (pitfalls 33 and 35)."""
-        now_ms = self._clock.now_ms()
-        late_ms = 0 if self._timer_ms is None else now_ms - self._timer_ms
-        anomaly = self._clock_watch.look(now_ms, boot_ms(), late_ms)
+        anomaly = self._clock_watch.look(self._clock.now_ms(), boot_ms(), self._timer.late_ms)
         if anomaly is not None:
             log.warning("slot %d: %s", self._arguments.slot, anomaly)
             for group in self._groups:
                 self._scheduler.tell(actor_name(group), ClockAnomaly(), control=True)
 
     def _arm(self) -> None:
-        """One loop timer for all timers of all actors; moved only to an earlier moment.
-
-        Of many groups it goes off at a few moments alone: those whose heartbeats are due at about
-        the same time share a turn, a frame and a batch, and from then on they are due together.
-        """
-        due_ms = self._scheduler.next_deadline()
-        if due_ms is None:
-            return
-        if len(self._groups) > TIMERS_EXACT_GROUPS_MAX:
-            due_ms = -(-due_ms // TIMER_STEP_MS) * TIMER_STEP_MS
-        if self._timer_ms is not None:
-            if self._timer_ms <= due_ms:
-                return
-            assert self._timer is not None
-            self._timer.cancel()
-        self._timer_ms = due_ms
-        delay_s = max(0, due_ms - self._clock.now_ms()) / 1_000
-        self._timer = self._loop.call_later(delay_s, self._on_timer)
+        many = len(self._groups) > TIMERS_EXACT_GROUPS_MAX
+        self._timer.arm(self._scheduler.next_deadline(), in_steps=many)
 
     def _on_timer(self) -> None:
         self._run_turn(by_timer=True)

@@ -850,7 +850,7 @@ def test_lost_time_ends_the_leases_of_all_groups(monkeypatch: pytest.MonkeyPatch
         bench = Bench(KV, OTHER, raft=RaftSettings(lease_reads=lease_reads))
         bench.worker._clock = VirtualClock(1_000)  # type: ignore[assignment]
         bench.worker._clock_watch.look(1_000, 50_000, 0)
-        bench.worker._timer_ms = None
+        bench.worker._timer.passed()
         bench.worker._watch_clocks()
         tell = bench.worker._scheduler.tell
 
