@@ -75,9 +75,11 @@ class Ways:
 
 @dataclass(slots=True, eq=False)
 class _Rebirth:
-    """``life``: the one that is asked for; ``placed``: the placement says so already."""
+    """``lost``: the life whose log is gone; ``life``: the one that is asked for; ``placed``: the
+    placement says so already."""
 
     group: int
+    lost: int
     life: int
     placed: bool
     text: str
@@ -100,7 +102,9 @@ class Rebirths:
         """What an earlier life of this process has left half done."""
         for group, placed in self._placement.groups.items():
             if placed.options.get(REJOINING) and group not in self._under_way:
-                rebirth = _Rebirth(group, placed.life, True, "it comes back as a new replica")
+                rebirth = _Rebirth(
+                    group, placed.life - 1, placed.life, True, "it comes back as a new replica"
+                )
                 self._under_way[group] = rebirth
                 self._ask(rebirth)
 
@@ -146,8 +150,9 @@ class Rebirths:
             return
         text = "it is to come back as a new replica"
         if known is None:
-            known = self._under_way[group] = _Rebirth(group, life, False, text)
-        known.life, known.placed, known.moves, known.text = life, False, False, text
+            known = self._under_way[group] = _Rebirth(group, placed.life, life, False, text)
+        known.lost, known.life, known.text = placed.life, life, text
+        known.placed, known.moves = False, False
         known.pause_ms = PAUSE_MIN_MS
         self._ways.changed()
         self._ask(known)
@@ -161,10 +166,10 @@ class Rebirths:
         self._ask_now(rebirth)
 
     def _ask_now(self, rebirth: _Rebirth) -> None:
-        placed = self._placement.groups.get(rebirth.group)
-        if placed is None or LEFT in placed.options:
-            self._end(rebirth)  # the node has no replica of the group any more
+        if self._is_over(rebirth):
+            self._end(rebirth)
             return
+        placed = self._placement.groups[rebirth.group]
         if not rebirth.placed and self._moving >= REBIRTHS_MAX:
             self._say(rebirth, "it waits until other groups of this node have come back")
             self._ways.later(POLL_MS, lambda: self._ask_now(rebirth))
@@ -175,13 +180,21 @@ class Rebirths:
         asked = rebirth.life, rebirth.placed
 
         def answered(code: int, reason: str, data: bytes) -> None:
-            if (rebirth.life, rebirth.placed) == asked:
+            if (rebirth.life, rebirth.placed) == asked and not self._is_over(rebirth):
                 self._on_answer(rebirth, code, reason, data)
             if self._under_way.get(rebirth.group) is rebirth:
                 pause_ms = POLL_MS if rebirth.moves else rebirth.pause_ms
                 self._ways.later(pause_ms, lambda: self._ask_now(rebirth))
 
         self._ways.ask(placed.name, batch, answered)
+
+    def _is_over(self, rebirth: _Rebirth) -> bool:
+        """The node has no replica of the group any more; or has one again, which is another life
+        than the one that lost its log, and has all that it ever had."""
+        placed = self._placement.groups.get(rebirth.group)
+        if placed is None or LEFT in placed.options:
+            return True
+        return placed.life != (rebirth.life if rebirth.placed else rebirth.lost)
 
     @property
     def _moving(self) -> int:

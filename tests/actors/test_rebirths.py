@@ -298,6 +298,24 @@ def test_a_group_that_the_node_has_no_more_is_forgotten(bench: Bench, is_gone: b
     assert bench.rebirths.is_idle
 
 
+@pytest.mark.parametrize("state", [LEARNER, USED])
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_who_was_left_and_came_back_meanwhile_is_not_taken_for_who_lost_its_log(
+    bench: Bench, state: str, is_asked: bool
+) -> None:
+    """The life that is asked for was begun already, in the other way, and its log is whole."""
+    bench.lose()
+    if not is_asked:
+        bench.refuse(protocol.NO_LEADER)
+    bench.place(KV, life=1, **{BORN: True})
+    if is_asked:
+        bench.answer(state)
+    bench.wait()
+    assert bench.rebirths.is_idle
+    assert (bench.disk.life, bench.disk.is_born) == (1, True)
+    assert bench.timers == bench.asked == []
+
+
 def test_a_disk_that_has_lost_it_too_often_is_left_alone() -> None:
     bench = Bench()
     bench.place(KV, life=LIVES_MAX, born=True)
