@@ -102,9 +102,8 @@ class Rebirths:
         """What an earlier life of this process has left half done."""
         for group, placed in self._placement.groups.items():
             if placed.options.get(REJOINING) and group not in self._under_way:
-                rebirth = _Rebirth(
-                    group, placed.life - 1, placed.life, True, "it comes back as a new replica"
-                )
+                life, text = placed.life, "it comes back as a new replica"
+                rebirth = _Rebirth(group, life - 1, life, True, text)
                 self._under_way[group] = rebirth
                 self._ask(rebirth)
 

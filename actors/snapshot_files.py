@@ -207,15 +207,6 @@ def carry_out(store: SnapshotStore, effect: Any, pace: Pace = lambda: None) -> o
     return _WORK[type(effect)](store, effect, pace)
 
 
-def forget(open_store: Callable[[], SnapshotStore], group: int) -> None:
-    """Remove all snapshots of a replica that is no more.  What cannot be removed harms nobody;
-    the next start of the worker tries again."""
-    try:
-        carry_out(open_store(), KeepSnapshots(group, []))
-    except OSError as error:
-        log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
-
-
 def run_restore(effect: RunRestore) -> RestoreEnded:
     """What the machine actor is to be told."""
     try:

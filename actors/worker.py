@@ -77,9 +77,9 @@ from actors.replica import (
     begin_group,
     broken_summary,
     find_log,
+    forget_snapshots,
     make_machine_of,
     open_replica,
-    snapshot_store,
 )
 from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
@@ -547,12 +547,8 @@ class Worker:
             self._summaries_out[group] = broken_summary(CannotOpen(reason, "down"))
             self._scheduler.stop_actor(actor_name(group), reason)
             self._scheduler.stop_actor(machine_name(group), reason)
-
-        def forget() -> None:
-            if group in self._closed:  # it may have come back as another life
-                snapshot_files.forget(lambda: snapshot_store(self._around, group), group)
-
-        self._threads.submit(forget, lambda _: None, long=True)
+        around = self._around
+        self._threads.submit(lambda: forget_snapshots(around, group), lambda _: None, long=True)
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""
