@@ -313,7 +313,8 @@ def test_who_was_left_and_came_back_meanwhile_is_not_taken_for_who_lost_its_log(
     bench.wait()
     assert bench.rebirths.is_idle
     assert (bench.disk.life, bench.disk.is_born) == (1, True)
-    assert bench.timers == bench.asked == []
+    assert not bench.timers
+    assert not bench.asked
 
 
 def test_a_disk_that_has_lost_it_too_often_is_left_alone() -> None:
