@@ -7,6 +7,7 @@ there are none.  A replica that cannot be opened harms nobody beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -32,12 +33,14 @@ from raft.lives import replica_of
 from raft.log import Log
 from raft.messages import Replica
 from raft.settings import RaftSettings
-from raft.store.errors import DamagedRun
+from raft.store.errors import DamagedRun, StoreError
 from raft.store.files import Files
-from raft.store.placement import PlacedGroup
+from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.runs import read_configuration
 from raft.store.snapshots import SnapshotStore
 from raft.store.wal import RecoveredGroup
+
+log = logging.getLogger("polyraft.worker")
 
 TOKEN_BITS = 62  # of the first read token of a life; counted up from there, it stays in 64
 
@@ -184,6 +187,22 @@ def open_replica(
 def snapshot_store(around: Surroundings, group: int) -> SnapshotStore:
     directory = os.path.join(around.data, "groups", str(group), "snapshots")
     return SnapshotStore(around.files, directory)
+
+
+def forget_snapshots(around: Surroundings, group: int, before: SnapshotStore | None) -> None:
+    """Remove those of a replica that this node has left, ``before`` being its store.  Blocks.
+
+    What cannot be removed harms nobody; the next start of the worker tries again.
+    """
+    try:
+        if before is not None:
+            before.stop_receiving()
+        placed = Placement.load(around.files, around.data).groups.get(group)
+        # Another life may have come, here or in another worker: then these are its files.
+        if placed is not None and LEFT in placed.options:
+            snapshot_store(around, group).keep([])
+    except (OSError, StoreError) as error:
+        log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
 
 
 def bootstrap(placed: PlacedGroup) -> bytes:

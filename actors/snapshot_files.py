@@ -207,22 +207,6 @@ def carry_out(store: SnapshotStore, effect: Any, pace: Pace = lambda: None) -> o
     return _WORK[type(effect)](store, effect, pace)
 
 
-def forget(
-    group: int, before: SnapshotStore | None, open_store: Callable[[], SnapshotStore | None]
-) -> None:
-    """Remove all snapshots of a replica that is no more, ``before`` being its store; of the files
-    only what was being received, where ``open_store`` gives None.  What cannot be removed harms
-    nobody; the next start of the worker tries again."""
-    try:
-        if before is not None:
-            before.stop_receiving()
-        store = open_store()
-        if store is not None:
-            carry_out(store, KeepSnapshots(group, []))
-    except OSError as error:
-        log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
-
-
 def run_restore(effect: RunRestore) -> RestoreEnded:
     """What the machine actor is to be told."""
     try:

@@ -79,9 +79,9 @@ from actors.replica import (
     begin_group,
     broken_summary,
     find_log,
+    forget_snapshots,
     make_machine_of,
     open_replica,
-    snapshot_store,
 )
 from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
@@ -529,16 +529,10 @@ class Worker:
             self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
             self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
             self._traffic.forget(group)
-        before = self._stores.get(group)
-
-        def open_store() -> SnapshotStore | None:
-            """None: it has come back as another life."""
-            return snapshot_store(self._around, group) if group in self._closed else None
-
-        def work() -> None:
-            snapshot_files.forget(group, before, open_store)
-
-        self._threads.submit(work, lambda _: None, long=True)
+        around, before = self._around, self._stores.get(group)
+        self._threads.submit(
+            lambda: forget_snapshots(around, group, before), lambda _: None, long=True
+        )
 
     def _carry_emitted(self, effect: Emitted, address: object) -> None:
         """Events of machines; those of the catalog go to the node process."""

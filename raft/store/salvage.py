@@ -451,15 +451,20 @@ class Salvage:
 
 
 def _reached(found: Sequence[Record], losses: Sequence[Loss]) -> Groups:
-    """The last gseq of each group among these, in the order in which groups come first."""
+    """The last gseq of each group among these, in the order in which groups come first.
+
+    A group that begins anew counts from 1 again: of its generations the highest is meant, as in a
+    commit frame.
+    """
     headers = [(record.offset, record.header) for record in found]
     headers += [(loss.offset, loss.header) for loss in losses if loss.header is not None]
     headers.sort(key=_offset_of)
-    highest: Groups = {}
+    highest: dict[int, tuple[int, int]] = {}
     for _, header in headers:
         if header.group:
-            highest[header.group] = max(header.gseq, highest.get(header.group, 0))
-    return highest
+            reached = header.generation, header.gseq
+            highest[header.group] = max(reached, highest.get(header.group, reached))
+    return {group: gseq for group, (_, gseq) in highest.items()}
 
 
 def _offset_of(pair: tuple[int, Header]) -> int:

@@ -473,6 +473,24 @@ def test_snapshots_of_a_group_that_was_left_may_stay_where_the_disk_refuses(
     assert set(again.worker._groups) == {OTHER}
 
 
+@pytest.mark.parametrize("slot", [1, 2])
+def test_snapshots_of_a_life_that_has_come_are_not_removed_for_one_that_left(slot: int) -> None:
+    """The thread that removes them was busy until then; all lives of a group have one directory."""
+    bench = Bench(KV, OTHER)
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    bench.frame(kinds.RELOAD)
+    bench.worker._turn()
+    placement = Placement.load(bench.files, "/data")
+    back = PlacedGroup(slot, 2, name_of(KV), "kv", (ME,), {}, 1)
+    placement.replace({**placement.groups, KV: back})
+    for directory in ("/data/groups", f"/data/groups/{KV}", f"/data/groups/{KV}/snapshots"):
+        bench.files.mkdir(directory)
+    path = f"{directory}/{1:016x}-{1:016x}-{7:08x}.snapshot"
+    bench.files.put(path, b"of the life that has come")
+    bench.work()
+    assert bench.files.exists(path)
+
+
 def test_a_group_that_was_left_and_wanted_again_before_the_worker_heard_is_another_life() -> None:
     bench = Bench(KV, OTHER)
     bench.join()

@@ -525,3 +525,24 @@ def test_a_body_full_of_foreign_frames_is_only_a_body() -> None:
     torn = bytearray(whole)
     torn[(start // 512 + 1) * 512 : (start // 512 + 2) * 512] = bytes(512)
     assert a_disk({name: bytes(torn)}).open()[7].runs == []
+
+
+def test_a_group_that_ends_and_begins_anew_in_one_batch_harms_nobody_in_it() -> None:
+    """The commit frame says how far the later generation is, which may be less far."""
+    slot = a_slot(7, 8)
+    wal = slot.wal
+    wal.save(7, Save(2, None, None, [run_of(1), run_of(2)]))
+    wal.forget_group(7, "it was left")
+    wal.add_group(7, 2, b"members of another life")
+    wal.save(8, Save(2, None, None, [run_of(1)]))
+    slot.write()
+    wal.save(8, Save(3, None, None, [run_of(2)]))
+    slot.write()
+    for _ in range(3):
+        groups = slot.reopen()
+        assert slot.wal.damage == []
+        assert [(it.generation, it.damaged, len(it.runs)) for it in groups.values()] == [
+            (2, None, 0),
+            (1, None, 2),
+        ]
+        slot.tidy()
