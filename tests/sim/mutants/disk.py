@@ -11,6 +11,7 @@ from raft.store.memory import MemoryFiles
 from raft.store.recovery import Recovered
 from raft.store.salvage import Salvage
 from raft.store.settling import settle
+from raft.store.tidying import Tidier
 from raft.store.wal import Batch
 from tests.sim.mutants.mutant import Change, Mutant, nothing
 
@@ -61,6 +62,18 @@ def _failure_is_ignored() -> list[Change]:
     return [(Batch, "run", careless)]
 
 
+def _segments_go_at_once() -> list[Change]:
+    """What took away the last meaning of a segment need not be on the disk yet."""
+    give_up = Tidier._give_up_dead
+
+    def hasty(tidier: Tidier) -> None:
+        give_up(tidier)
+        tidier._removable += tidier._given_up
+        tidier._given_up = []
+
+    return [(Tidier, "_give_up_dead", hasty)]
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     "no-sync": Mutant(
         "takes a write for durable without a sync (pitfall 44)",
@@ -72,6 +85,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "cache-trusted": Mutant(
         "a restart believes what only the page cache holds (pitfall 44)", _cache_is_trusted
+    ),
+    "segments-go-at-once": Mutant(
+        "removes a segment before it is durable that nobody needs it (pitfall 41)",
+        _segments_go_at_once,
     ),
     "damage-is-cut": Mutant("cuts damage like a torn tail (pitfall 45)", _damage_is_cut),
     "no-directory-sync": Mutant(
