@@ -302,7 +302,10 @@ class Node:
         worker.start()
 
     def _mark_declared(self) -> None:
-        """Groups that were placed before their machine was declared here may run from now on."""
+        """Groups that were placed before their machine was declared here may run from now on.
+
+        On a full disk they run in this life all the same, by the configuration.
+        """
         declared = set(self._config.groups.values())
         marked = {
             group: replace(placed, options={**placed.options, DECLARED: True})
@@ -310,7 +313,7 @@ class Node:
             if placed.machine in declared and not placed.options.get(DECLARED)
         }
         if marked:
-            self._placement.replace({**self._placement.groups, **marked})
+            self._placing.place({**self._placement.groups, **marked})
 
     def _start_workers(self) -> None:
         for placed in self._placement.groups.values():

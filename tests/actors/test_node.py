@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from actors.catalog_members import group_row, node_row
 from actors.config import NodeConfig
 from actors.formation import Formation, cluster_id, members_hash
 from actors.local_groups import SYSTEM_SLOT, free_slot
+from actors.machines.registry import DECLARED
 from actors.node import Node, _shown
 from actors.node_data import NodeRefused
 from raft.messages import Replica
@@ -496,6 +498,19 @@ def test_that_a_group_was_born_is_written_down_when_there_is_room() -> None:
     assert len(bench.link.of(kinds.RELOAD)) > asked, "the worker is to tell it again"
     bench.frame(kinds.REPLICAS, told)
     assert Placement.load(bench.files, "/data").groups[5].is_born
+
+
+def test_a_node_that_starts_on_a_full_disk_marks_what_was_declared_another_time() -> None:
+    bench = formed()
+    bench.catalog(5)
+    node, (kind,) = bench.node, {bench.placed_group(5).machine}
+    node._placing.place({5: replace(bench.placed_group(5), options={})})
+    node._config = replace(node._config, groups={"g5": kind})
+    bench.files.fail("pwrite", errno.ENOSPC, path="placement.new")
+    node._mark_declared()
+    assert DECLARED not in bench.placed_group(5).options
+    node._mark_declared()
+    assert bench.placed_group(5).options[DECLARED]
 
 
 def test_a_disk_that_errs_ends_the_node_with_one_line() -> None:

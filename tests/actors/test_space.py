@@ -289,6 +289,7 @@ def test_no_reserve_is_made_that_would_itself_make_the_disk_full() -> None:
 
 
 def test_a_worker_that_starts_on_a_full_disk_serves_reads_and_votes_and_uses_up_nothing() -> None:
+    """Pitfall 49."""
     bench = a_bench(a_disk(100 * MIB))
     bench.join()
     for token in range(5):
