@@ -277,6 +277,8 @@ class Core(MembershipRules, SnapshotRules):
     def _on_append(self, message: Append) -> None:
         """Paper 5.3, receiver of AppendEntries; the steps are numbered there as here."""
         self._follow(message.sender)
+        if self._needed_index:
+            self._ask_for_snapshot()
         log = self.log
         if not _is_contiguous(message):
             self._ignore("append with a gap")

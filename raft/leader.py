@@ -21,9 +21,14 @@ Only so many peers at a time (pitfall 43); the log behind the snapshots that tra
 
 **Rounds** are in :mod:`raft.reads`, with what they are good for.
 
-**Commit.**  Followers hear of a new commit index from the next append; when none is due within
-``commit_notice_ms``, from a heartbeat. A heartbeat may overtake appends, so it never speaks of more
-than the peer is known to have.
+**Commit.**  Followers hear of a new commit index from the next append; when none comes within
+``commit_notice_ms``, from a heartbeat. Where appends have come less than a heartbeat apart, the
+next one is given time to come, up to a heartbeat: with hundreds of groups, each of which is written
+to now and then, a notice for each write would double all messages. A heartbeat may overtake
+appends, so it never speaks of more than the peer is known to have.
+
+**Beats.**  A peer that has answered an append within the last interval has heard from this leader,
+and needs no heartbeat on top of that; unless a round is wanted, by reads or for the lease.
 
 **Who counts.** ``_halves`` has, for each half of the configuration, the peers that vote in it and
 whether this replica does. Beside them there are learners, and for a while those who have left: they
@@ -76,7 +81,10 @@ class Leadership:
     """One term's leadership of one replica."""
 
     __slots__ = (
+        "_append_gap_ms",
+        "_append_ms",
         "_chunks",
+        "_flushed_index",
         "_halves",
         "_heartbeat_due_ms",
         "_is_alone",
@@ -134,6 +142,10 @@ class Leadership:
         self._chunks: list[SendChunk] = []
         self._heartbeat_due_ms = NEVER_MS
         self._notice_due_ms = NEVER_MS
+        # When entries were last sent for the first time, and how long after those before.
+        self._append_ms = now
+        self._append_gap_ms = NEVER_MS
+        self._flushed_index = 0  # up to here entries have been on their way once
         # When to look at quorum and disk: rounds that reads start put heartbeats off, but not this.
         self._watch_due_ms = NEVER_MS
         self.reconfigure(configuration, 0, now)
@@ -226,12 +238,23 @@ class Leadership:
             self._forget_wants(now)
             self._send_chunks_again(now)
         if now >= self._heartbeat_due_ms:
-            self._round_wanted = True
-        elif now >= self._notice_due_ms:
+            self._beat(commit, now)
+        if now >= self._notice_due_ms and not self._round_wanted:
             self._notice_due_ms = NEVER_MS
             for peer in self._peers:
                 if min(commit, peer.match) > peer.commit_told:
                     self._send_heartbeat(peer, commit)
+
+    def _beat(self, commit: int, now: int) -> None:
+        """A round; or, where nobody waits for one, something for those who hear nothing else."""
+        since_ms = now - self._settings.heartbeat_ms
+        silent = [peer for peer in self._peers if peer.answered_ms <= since_ms]
+        if len(silent) == len(self._peers) or self._reads or self._settings.lease_reads:
+            self._round_wanted = True
+            return
+        self._heartbeat_due_ms = now + self._settings.heartbeat_ms
+        for peer in silent:
+            self._send_heartbeat(peer, commit)
 
     def quorum_heard_ms(self, now: int) -> int:
         """Since when no majority (this replica included) has been silent."""
@@ -255,7 +278,7 @@ class Leadership:
     def on_append_reply(self, message: AppendReply, now: int) -> bool:
         """Learn how far a peer is; True if the commit index may have moved."""
         peer = self.progress[message.sender]
-        peer.active_ms = now
+        peer.active_ms = peer.answered_ms = now
         if message.match > self._log.last_index or not (
             message.match <= self._log.base_index or self._log.is_border(message.match)
         ):
@@ -329,7 +352,10 @@ class Leadership:
         While there is news the notice moves on, for then there are appends that carry it.
         """
         if self._peers:
-            self._notice_due_ms = now + self._settings.commit_notice_ms
+            wait_ms, heartbeat_ms = self._settings.commit_notice_ms, self._settings.heartbeat_ms
+            if self._append_gap_ms < heartbeat_ms:
+                wait_ms = max(wait_ms, min(2 * self._append_gap_ms, heartbeat_ms))
+            self._notice_due_ms = now + wait_ms
 
     def announce_commit(self, commit: int) -> None:
         """Tell everybody now: this leader is about to be none."""
@@ -369,6 +395,9 @@ class Leadership:
         if self._round_wanted:
             self._start_round(commit, now)
         next_index = self._log.last_index + 1
+        if next_index > self._flushed_index:
+            self._flushed_index = next_index
+            self._append_gap_ms, self._append_ms = now - self._append_ms, now
         for peer in self._peers:
             if peer.next < next_index and not peer.is_paused:
                 self._replicate(peer, commit, now)

@@ -118,6 +118,7 @@ class Progress:
     __slots__ = (
         "active_ms",
         "agreed",
+        "answered_ms",
         "catch_up",
         "chunk_ms",
         "chunk_sent",
@@ -157,6 +158,8 @@ class Progress:
         self.commit_told = 0
         # When it was last heard of in this term; a new leader gives everybody one election timeout.
         self.active_ms = now
+        # When an answer to an append last came: so late it has surely heard from this leader.
+        self.answered_ms = now - settings.heartbeat_ms
         # Since when something is outstanding and no answer has come.
         self.quiet_ms = now
         # Its machine is lost: in any state it gets a snapshot of this index at least, beside what

@@ -9,9 +9,9 @@ state of a later moment, which only another replica has.
 
     driver        this replica's core            the leader's core          its driver
     SnapshotNeeded(index) ->
-                  heartbeat answered
+                  leader heard
                   SnapshotWanted(index)  ------->  its newest is older  ->  take_snapshot
-                  (again with each answer)         it is new enough
+                  (again and again)                it is new enough
                          <------------  chunks, as they are sent to anybody
     received  <-  though its index is committed here
     ...           SnapshotReply  --------------->  the next one
@@ -20,8 +20,9 @@ state of a later moment, which only another replica has.
 
 Appends go on beside the chunks: the peer stays in the state that it was in, for a majority may need
 its acknowledgements. Nothing here is remembered over a restart of either side, and no answer is
-waited for: who wants something says so with each heartbeat, and a leader that has not heard it for
-an election timeout forgets it.
+waited for: who wants something says so whenever the leader is heard, by a heartbeat or an append,
+but at most twice in a heartbeat interval; a leader that has not heard it for an election timeout
+forgets it.
 
 The log is never touched. A snapshot whose last entry is not in this log (the replica lags as well)
 takes the usual way: it is installed, and the log begins anew behind it (:mod:`raft.snapshots`).
@@ -62,8 +63,12 @@ class RebuildRules(State):
             )
 
     def _ask_for_snapshot(self) -> None:
-        """With an answer to a heartbeat: a leader is followed."""
+        """With an answer: a leader is followed."""
         assert self.leader is not None
+        asked_ms, pause_ms = self._needed_asked_ms, self._settings.heartbeat_ms // 2
+        if asked_ms is not None and self._now - asked_ms < pause_ms:
+            return
+        self._needed_asked_ms = self._now
         self._outbox.promise_term(
             SnapshotWanted(self.me, self.leader, self.term, self._needed_index)
         )

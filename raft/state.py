@@ -99,6 +99,7 @@ class State:
         "_ignored",
         "_leadership",
         "_make_run",
+        "_needed_asked_ms",
         "_needed_index",
         "_now",
         "_outbox",
@@ -183,6 +184,7 @@ class State:
         # Of the least snapshot that helps a lost machine, 0: it is well (:mod:`raft.rebuild`); and
         # whether another one waits for a newer snapshot than this leader has.
         self._needed_index = 0
+        self._needed_asked_ms: int | None = None
         self._take_wanted = False
         self._settings = settings
         self._make_run = make_run
