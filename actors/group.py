@@ -150,6 +150,7 @@ class GroupActor(Actor):
         self.admin = GroupAdmin(self)
         self._led = False
         self._is_retired = False
+        self._is_stirred = True  # something came in this turn that the core may have output for
         self._table: dict[type, Callable[[Any], list[object] | None]] = {
             Requests: self._on_requests,
             PeerMessages: self._on_peer_messages,
@@ -180,7 +181,12 @@ class GroupActor(Actor):
         return self.snapshots.on_start() + self.end_turn()
 
     def handle(self, message: object) -> Effects:
-        return None if self._is_retired else self._table[type(message)](message)
+        if self._is_retired:
+            return None
+        kind = type(message)
+        if kind is not machines.Applied:
+            self._is_stirred = True
+        return self._table[kind](message)
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
@@ -461,6 +467,12 @@ class GroupActor(Actor):
     def end_turn(self) -> list[object]:
         if self._is_retired:
             return []
+        if not self._is_stirred and not self._looks_at_applied:
+            # The machine's news alone change nothing in the core, and no deadline to an earlier one.
+            answers: list[object] = []
+            self.clients.take_out(answers)
+            return answers
+        self._is_stirred = False
         core = self.core
         now = self._clock.now_ms()
         if self.reads.is_dirty:
@@ -489,6 +501,17 @@ class GroupActor(Actor):
         return effects
 
     @property
+    def _looks_at_applied(self) -> bool:
+        """Whether the end of the turn has more to do when runs are applied than to answer."""
+        return (
+            self.is_system
+            or self._draining
+            or self._machine_error is not None
+            or self._disk_full is not None
+            or self.backups.is_dirty
+        )
+
+    @property
     def _holds_commands(self) -> bool:
         """Leadership is on its way: from the moment the core takes none until somebody leads."""
         core = self.core
@@ -497,7 +520,7 @@ class GroupActor(Actor):
     def _carry_out(self, output: Output, effects: list[object]) -> None:
         """In the order of the fields."""
         if output.messages:
-            effects.append(SendPeers(output.messages))
+            effects.append(SendPeers(self.group, output.messages))
         if output.save is not None:
             effects.append(SaveLog(self.group, output.save))
             self.snapshots.note_save(output.save)
@@ -528,7 +551,8 @@ class GroupActor(Actor):
         clients_due_ms = self.clients.next_deadline()
         if clients_due_ms is not None and clients_due_ms < due_ms:
             due_ms = clients_due_ms
-        if due_ms != self._timer_ms:
+        # A later one needs no timer of its own: the earlier one looks again when it goes off.
+        if self._timer_ms is None or due_ms < self._timer_ms:
             self._timer_ms = due_ms
             effects.append(StartTimer("tick", due_ms))
 

@@ -168,6 +168,7 @@ class SpareFound:
 
 @dataclass(slots=True)
 class SendPeers:
+    group: int
     messages: list[PeerMessage]
 
 

@@ -551,7 +551,8 @@ class GroupSnapshots:
 
     def _chunk(self, to: Replica, snapshot: SnapshotMeta, offset: int, data: bytes) -> SendPeers:
         core = self._core
-        return SendPeers([SnapshotChunk(core.me, to, core.term, snapshot, offset, data)])
+        chunk = SnapshotChunk(core.me, to, core.term, snapshot, offset, data)
+        return SendPeers(self._group, [chunk])
 
     def on_lost(self, message: SnapshotLost) -> None:
         """Who was getting it waits for the next one.

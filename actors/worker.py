@@ -453,7 +453,7 @@ class Worker:
     # ------------------------------------------------------------------ carriers
 
     def _carry_peers(self, effect: SendPeers, address: object) -> None:
-        group = self._group_of(address)
+        group = effect.group
         for message in effect.messages:
             node = message.to.node
             incarnation = peer_codec.header_incarnation(message.to)
@@ -475,10 +475,6 @@ class Worker:
             self._bulk_out.clear()
             self._replies_out.clear()
             self._hand_backs_out.clear()
-
-    def _group_of(self, address: Any) -> int:
-        name: str = address.name if hasattr(address, "name") else address
-        return int(name.partition("/")[2])
 
     def _carry_save(self, effect: SaveLog, address: object) -> None:
         self._wal.save(effect.group, effect.save)

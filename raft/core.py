@@ -221,9 +221,10 @@ class Core(MembershipRules, SnapshotRules):
 
     def _counts(self, sender: Replica) -> bool:
         """Members, and on a leader those who have left and are told so."""
-        if sender in self.configuration:
+        leadership = self._leadership
+        if leadership is not None and sender in leadership.progress:
             return True
-        return self._leadership is not None and sender in self._leadership.progress
+        return sender in self.configuration
 
     def _admit_newer_term(self, message: PeerMessage) -> bool:
         """Whoever is behind catches up (paper 5.1), unless that would depose a living leader."""

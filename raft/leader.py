@@ -143,8 +143,8 @@ class Leadership:
         self._heartbeat_due_ms = NEVER_MS
         self._notice_due_ms = NEVER_MS
         # When entries were last sent for the first time, and how long after those before.
-        self._append_ms = now
-        self._append_gap_ms = NEVER_MS
+        self._append_ms = now - settings.heartbeat_ms
+        self._append_gap_ms = settings.heartbeat_ms
         self._flushed_index = 0  # up to here entries have been on their way once
         # When to look at quorum and disk: rounds that reads start put heartbeats off, but not this.
         self._watch_due_ms = NEVER_MS

@@ -394,6 +394,7 @@ class State:
     def _lose_leader(self) -> None:
         """Nobody is followed any more: what was asked of the leader is not answered."""
         self.leader = None
+        self._needed_asked_ms = None  # the next one is asked at once
         self._reads_failed.extend(self._asked_reads.take_all())
 
     def _lose_leadership(self) -> None:

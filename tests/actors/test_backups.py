@@ -91,7 +91,7 @@ def test_a_follower_s_backup_has_all_that_was_answered_before_it_was_asked_for()
     begun = cluster.request(
         follower, wire.encode_admin("backupBegin", "", {"min_index": index}), timeout_ms=9_000
     )
-    cluster.run(cluster.settings.commit_notice_ms)
+    cluster.run(cluster.settings.heartbeat_ms)
     values = answer(begun)
     assert values["node"] == follower.name
     assert values["snapshot"]["index"] >= int(index)

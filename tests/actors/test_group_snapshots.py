@@ -63,7 +63,7 @@ def fill(cluster: Cluster, leader: Node, count: int, prefix: str = "k") -> None:
         sent = cluster.request(leader, put(f"{prefix}{at}", b"v" * 20))
         cluster.settle()
         assert sent.outcome.code == protocol.OK
-    cluster.run(cluster.settings.commit_notice_ms)
+    cluster.run(cluster.settings.heartbeat_ms)
 
 
 def files(node: Node) -> list[str]:

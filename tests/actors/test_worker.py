@@ -781,7 +781,7 @@ def test_a_chunk_leaves_in_the_bulk_lane() -> None:
     bench, link = of_three()
     meta = SnapshotMeta(9, 1, Configuration.of(ME, N2), 5, 1, 100, 7)
     chunk = SnapshotChunk(ME, N2, 1, meta, 0, b"x" * 50)
-    bench.worker._carry_peers(SendPeers([chunk]), actor_name(KV))
+    bench.worker._carry_peers(SendPeers(KV, [chunk]), actor_name(KV))
     bench.worker._flush()
     ((items, _, _),) = link.of(kinds.ROUND)
     assert items[:3] == [N2.node, N2.incarnation, KV]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raft.configuration import Configuration
 from raft.leader import DEPARTING_PEERS_MAX, DEPARTING_TIMEOUTS, Leadership
 from raft.log import Log
@@ -194,6 +196,74 @@ def test_news_moves_the_notice_on_but_never_past_the_heartbeat() -> None:
     assert each.leadership.next_deadline_ms == 19
     each.leadership.note_commit(99)
     assert each.leadership.next_deadline_ms == 100
+
+
+def written_every(gap_ms: int, *, until_ms: int) -> Lead:
+    """Both peers acknowledge each write at once; the last one is just committed."""
+    each = lead()
+    each.flush(0)
+    for now in range(0, until_ms + 1, gap_ms):
+        each.append()
+        each.flush(now)
+        for sender in (N2, N3):
+            each.acknowledge(sender, each.log.last_index, now)
+        each.commit = each.log.last_index
+        each.leadership.note_commit(now)
+    each.take()
+    return each
+
+
+def test_where_writes_come_now_and_then_the_next_one_is_given_time_to_tell_of_the_commit() -> None:
+    each = written_every(30, until_ms=90)
+    each.leadership.on_time(each.commit, 149)
+    assert each.take() == []
+    each.leadership.on_time(each.commit, 150)
+    assert [type(message) for message in each.take()] == [Heartbeat, Heartbeat]
+
+
+def test_a_write_after_a_pause_is_told_of_soon() -> None:
+    each = written_every(30, until_ms=90)
+    each.append()
+    each.flush(1_000)
+    each.acknowledge(N2, each.log.last_index, 1_001)
+    each.leadership.note_commit(1_001)
+    each.take()
+    each.leadership.on_time(each.log.last_index, 1_011)
+    assert N2 in [message.to for message in each.take()]
+
+
+def test_who_answers_appends_needs_no_heartbeats() -> None:
+    each = written_every(10, until_ms=500)
+    assert not [message for message in each.flush(501) if type(message) is Heartbeat]
+    each.leadership.on_time(each.commit, 550)
+    each.flush(550)
+    each.acknowledge(N2, each.log.last_index, 555)
+    assert each.leadership.next_deadline_ms <= 650
+    each.leadership.on_time(each.commit, 650)
+    assert [(type(each_), each_.to) for each_ in each.take()] == [(Heartbeat, N3)], "N2 has heard"
+    each.leadership.on_time(each.commit, 750)
+    assert [message.to for message in each.flush(750)] == [N2, N3], "a round again"
+
+
+def test_reads_that_wait_get_their_rounds_also_from_who_answers_appends() -> None:
+    each = written_every(10, until_ms=500)
+    each.leadership.maybe_add_read(1, each.commit)
+    beats = each.flush(500)
+    assert [type(message) for message in beats] == [Heartbeat, Heartbeat]
+    each.acknowledge(N2, each.log.last_index, 599)
+    each.acknowledge(N3, each.log.last_index, 599)
+    each.leadership.on_time(each.commit, 600)
+    again = each.flush(600)
+    assert [type(message) for message in again] == [Heartbeat, Heartbeat], "one may be lost"
+
+
+def test_a_lease_needs_its_rounds_however_much_is_written() -> None:
+    each = Lead(Log(), (N1, N2, N3), (), replace(SETTINGS, lease_reads=True))
+    each.flush(0)
+    for sender in (N2, N3):
+        each.acknowledge(sender, 1, 99)
+    each.leadership.on_time(1, 100)
+    assert [type(message) for message in each.flush(100)] == [Heartbeat, Heartbeat]
 
 
 def behind_a_snapshot() -> Lead:
