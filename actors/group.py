@@ -27,7 +27,7 @@ Parts of it have files of their own: :mod:`actors.clients`, :mod:`actors.group_a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from actors import machine as machines
@@ -36,6 +36,7 @@ from actors.backups import GroupBackups
 from actors.catalog import SYSTEM_GROUP
 from actors.clients import Clients, Gathered, Pending
 from actors.group_admin import RIGHTS_NEEDED, GroupAdmin
+from actors.group_description import describe
 from actors.group_members import TIMER as MEMBERS_TIMER
 from actors.group_messages import (
     BackupChunk,
@@ -468,7 +469,7 @@ class GroupActor(Actor):
         if self._is_retired:
             return []
         if not self._is_stirred and not self._looks_at_applied:
-            # The machine's news alone change nothing in the core, and no deadline to an earlier one.
+            # News of the machine alone change nothing in the core, and make no deadline earlier.
             answers: list[object] = []
             self.clients.take_out(answers)
             return answers
@@ -682,41 +683,7 @@ class GroupActor(Actor):
         return [Tell(self._machine, machines.Describe(message.key), control=True)]
 
     def _on_described(self, message: machines.Described) -> list[object]:
-        core = self.core
-        now = self._clock.now_ms()
-        peers: Mapping[str, Any] = {
-            peer.replica.node: {
-                "match": peer.match,
-                "lag": core.last_index - peer.match,
-                "active_ms_ago": now - peer.active_ms,
-            }
-            for peer in core.progress()
-        }
-        digest = message.digest
-        configuration = core.configuration
-        description = {
-            **self.summary(),
-            "id": self.group,
-            "group": self.group_name,
-            "machine": self.machine_kind,
-            "members": [
-                [each.node, each.incarnation, configuration.votes(each)]
-                for each in configuration.members
-            ],
-            "commit_index": core.commit_index,
-            "applied_index": message.applied_index,
-            "first_index": core.first_index,
-            "last_index": core.last_index,
-            "last_term": core.log.term_at(core.last_index),
-            "snapshot_index": self.snapshots.index,
-            "peers": peers,
-            "digest": None if digest is None else digest.hex(),
-            "counts": {
-                **self.counts,
-                "snapshots": dict(self.snapshots.counts),
-                "rebuilds": dict(self.rebuild.counts),
-            },
-        }
+        description = describe(self, message.applied_index, message.digest)
         return [GroupDescribed(message.key, self.group, description)]
 
 
