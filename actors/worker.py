@@ -43,6 +43,7 @@ from actors.clock_watch import ClockWatch, boot_ms
 from actors.describing import Describing
 from actors.desired import CatalogTalk
 from actors.disk import DiskThread
+from actors.garbage import ShortCollections
 from actors.group import GroupActor
 from actors.group_messages import (
     AskCatalog,
@@ -143,6 +144,7 @@ class Worker:
         self._stores: dict[int, SnapshotStore] = {}
         self._closed: set[int] = set()  # groups that this node has left
         self._threads = SnapshotThreads(self._post)
+        self._collections = ShortCollections()
         self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
         # What this turn made, until its end.
         self._control_out: list[Any] = []
@@ -208,6 +210,7 @@ class Worker:
     # ------------------------------------------------------------------ life
 
     async def run(self) -> None:
+        self._collections.start()
         self._open_wal()
         self._disk = DiskThread(self._on_disk_done, self._write, self._loop)
         self._space.start(self._post, self._on_room)
@@ -510,6 +513,7 @@ class Worker:
         self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
         self._scheduler.stop_actor(machine_name(group), effect.reason)
         self._traffic.forget(group)
+        self._collections.thaw()
 
     def _close_group(self, group: int) -> None:
         """This node is no member of it any more: nothing of the replica is needed."""
@@ -525,6 +529,7 @@ class Worker:
             self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
             self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
             self._traffic.forget(group)
+            self._collections.thaw()
         around, before = self._around, self._stores.get(group)
         self._threads.submit(
             lambda: forget_snapshots(around, group, before), lambda _: None, long=True
