@@ -2,11 +2,14 @@
 
 A full collection looks at every container that it knows, and at everything that is directly in it:
 a map of a million entries costs it a tenth of a second, in which no heartbeat leaves.  It comes
-after every 70,000 containers or so that stay, which with a busy group is every few seconds.
+after every 70,000 containers or so that stay, which with a busy group is every few seconds.  Such
+a map costs even more: it holds nothing that could be in a cycle, so the collector lets go of it,
+and begins to know it again with the next entry, as a young one: then it is looked at by the
+collections of both young generations, too.
 
-Nearly all of that lives as long as the group.  So what has survived a full collection that took
-long is *frozen*: still freed when nobody refers to it, but not looked at any more.  Then
-collections are short again, until so much more has come to stay that one takes long once more.
+Nearly all of that lives as long as the group.  So what has survived a collection that took long, of
+whatever generation, is *frozen*: still freed when nobody refers to it, but not looked at any more.
+Then collections are short again, until so much more has come to stay that one takes long once more.
 
 What is lost: cycles among frozen objects are garbage that nobody finds.  Few are made, and by few:
 the actors of a group are one, with all that they hold.  So when a group ends, everything is thawed
@@ -20,9 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-PAUSE_S_MAX: Final = 0.010  # of a full collection, in processor time
-
-FULL: Final = 2  # the oldest generation
+PAUSE_S_MAX: Final = 0.010  # of a collection, in processor time
 
 
 class ShortCollections:
@@ -46,8 +47,6 @@ class ShortCollections:
 
     def note(self, phase: str, info: Mapping[str, Any]) -> None:
         """As :data:`gc.callbacks` are called, on whatever thread the collection runs."""
-        if info["generation"] != FULL:
-            return
         if phase == "start":
             self._began_s = self._clock_s()
         elif self._clock_s() - self._began_s > PAUSE_S_MAX:
