@@ -382,9 +382,18 @@ class Life:
         return result.handled
 
     def _end_thread(
-        self, cell: Cell, drain: bool, stopwatch_ns: Callable[[], int], ends_ns: int
+        self,
+        cell: Cell,
+        drain: bool,
+        stopwatch_ns: Callable[[], int],
+        last_words_ns: int,
+        ends_ns: int,
     ) -> bool:
-        """Bring a blocking actor to its end, waiting for its jobs; False if time ran out."""
+        """Bring a blocking actor to its end, waiting for its jobs; False if time ran out.
+
+        From ``last_words_ns`` on it is given no more messages, so that who never runs out of them
+        has time left to stop.
+        """
         thread = cell.thread
         assert thread is not None
         while cell.state != ENDED:
@@ -399,7 +408,7 @@ class Life:
             elif cell.actor is None:
                 self._remove(cell, "shutdown", STOPPED)
             else:
-                in_time = stopwatch_ns() < ends_ns
+                in_time = stopwatch_ns() < last_words_ns
                 job = self._next_job(cell, drain) if in_time else None
                 if job is None:
                     cell.stop_reason = cell.stop_reason or "shutdown"

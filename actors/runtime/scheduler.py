@@ -317,15 +317,16 @@ class Scheduler(Life):
 
         Each handles its control lane, with ``drain`` its mailbox too, and then ``on_stop``; what
         is left becomes dead letters.  ``timeout_ms`` is one allowance for all blocking actors
-        together.
+        together; after half of it they are given no more messages.
         """
         assert not self._in_turn, "stop() from inside a turn; return a Stop effect"
         self._in_turn = self._awake = self._stopping = True
-        ends_ns = self._stopwatch_ns() + timeout_ms * 1_000_000
+        began_ns, allowance_ns = self._stopwatch_ns(), timeout_ms * 1_000_000
+        last_words_ns, ends_ns = began_ns + allowance_ns // 2, began_ns + allowance_ns
         overdue: list[str] = []
         for cell in list(reversed(self._by_name())):
             if cell.thread is not None:
-                if not self._end_thread(cell, drain, self._stopwatch_ns, ends_ns):
+                if not self._end_thread(cell, drain, self._stopwatch_ns, last_words_ns, ends_ns):
                     overdue.append(cell.ref.name)
                 continue
             left = len(cell.mailbox.control or ()) + (len(cell.mailbox.bulk or ()) if drain else 0)
