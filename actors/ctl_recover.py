@@ -41,7 +41,7 @@ from transport.client.errors import PolyraftError, Rejected
 from transport.client.fleet import pause
 
 RESET_MS: Final = 30_000  # for the election that follows
-ASK_MS: Final = 3_000  # a node answers both questions within one second, or not at all
+ASK_MS_MAX: Final = 3_000  # a node answers both questions within one second, or not at all
 ASK_THREADS_MAX: Final = 8
 
 USABLE: Final = frozenset(("running", "starting", "read_only", "quarantined"))  # states
@@ -123,7 +123,8 @@ class Plan:
 def do_recover(client: Client, options: Options) -> int:
     # Some of them do not answer, and each would be waited for.
     with ThreadPoolExecutor(ASK_THREADS_MAX) as threads:
-        asked = partial(_ask, client, options.group)
+        ask_ms = min(ASK_MS_MAX, options.timeout_ms)
+        asked = partial(_ask, client, options.group, ask_ms)
         replicas = list(threads.map(asked, options.addresses))
     plan = make_plan(options.group, replicas, force=options.force)
     if not options.json:
@@ -145,10 +146,10 @@ def do_recover(client: Client, options: Options) -> int:
     return EXIT_DONE
 
 
-def _ask(client: Client, group: str, address: str) -> Replica:
+def _ask(client: Client, group: str, ask_ms: int, address: str) -> Replica:
     try:
-        status = client.admin("", "status", address=address, timeout_ms=ASK_MS)
-        metadata = client.admin(group, "metadata", address=address, timeout_ms=ASK_MS)
+        status = client.admin("", "status", address=address, timeout_ms=ask_ms)
+        metadata = client.admin(group, "metadata", address=address, timeout_ms=ask_ms)
     except PolyraftError as error:
         return Replica(address, None, {}, str(error))
     node = status.get("node")

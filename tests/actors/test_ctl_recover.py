@@ -140,7 +140,7 @@ def run(survivor: Survivor, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
 
         def run_it(*arguments: str) -> tuple[int, str, str]:
             connect = f"{node.address},{gone.address}"
-            code = ctl.main(["--connect", connect, "--timeout-ms", "300", "recover", *arguments])
+            code = ctl.main(["--connect", connect, "--timeout-ms", "600", "recover", *arguments])
             captured = capfd.readouterr()
             return code, captured.out, captured.err
 

@@ -14,6 +14,8 @@ from transport.client import Client
 
 pytestmark = pytest.mark.cluster
 
+RECOVER = ("--timeout-ms", "1500", "recover")  # whose disk is gone is not waited for any longer
+
 
 def test_the_last_of_three_goes_on_alone_and_has_everything(
     make_cluster: Callable[..., Cluster],
@@ -36,11 +38,11 @@ def test_the_last_of_three_goes_on_alone_and_has_everything(
         return all(each is not None and each["leader"] is None for each in found)
 
     cluster.wait_until(leaderless, "nobody leads any more")
-    assert "not confirmed" in ctl("recover", "kv", connect=connect).stderr
-    plan = done("recover", "kv", "--plan", connect=connect)
+    assert "not confirmed" in ctl(*RECOVER, "kv", connect=connect).stderr
+    plan = done(*RECOVER, "kv", "--plan", connect=connect)
     assert (plan["proposed"], plan["voters"], plan["given_up"]) == ("n1", ["n1"], ["n2", "n3"])
     for group in (SYSTEM_GROUP, "kv"):
-        after = done("recover", group, "--yes", group, connect=connect)
+        after = done(*RECOVER, group, "--yes", group, connect=connect)
         assert after["leader"] == "n1"
     cluster.wait_serving()
     found = last.metadata("kv")
