@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +27,16 @@ def checks() -> types.ModuleType:
     return module
 
 
-def python(checks: types.ModuleType, code: str, *, tests: bool = False) -> object:
-    return checks.Step("step", (sys.executable, "-c", code), tests=tests)
+def python(checks: types.ModuleType, code: str, *, tests: bool = False, name: str = "step") -> Any:
+    return checks.Step(name, (sys.executable, "-c", code), tests=tests)
+
+
+def run(
+    checks: types.ModuleType, *lanes: Sequence[object], empty_is_fine: bool = True
+) -> list[Any]:
+    results: list[Any] = []
+    checks.run_lanes(lanes, results, empty_is_fine=empty_is_fine)
+    return results
 
 
 def write_report(counts: str) -> str:
@@ -38,26 +48,50 @@ def write_report(counts: str) -> str:
 def test_the_last_line_counts_the_tests_of_all_steps(checks: types.ModuleType) -> None:
     first = write_report('tests="12" errors="1" failures="2" skipped="3"') + "; sys.exit(1)"
     second = write_report('tests="5" errors="0" failures="0" skipped="0"')
-    results = [
-        checks.run_step(python(checks, "pass"), empty_is_fine=True),
-        checks.run_step(python(checks, first, tests=True), empty_is_fine=True),
-        checks.run_step(python(checks, second, tests=True), empty_is_fine=True),
+    steps = [
+        python(checks, "pass"),
+        python(checks, first, tests=True),
+        python(checks, second, tests=True),
     ]
+    results = run(checks, steps)
     assert [result.failed for result in results] == [False, True, False]
-    last = checks.summary(results).splitlines()[-1]
-    assert last.startswith("11 passed, 3 failed, 3 skipped in ")
+    last = checks.summary(results, 1.25).splitlines()[-1]
+    assert last == "11 passed, 3 failed, 3 skipped in 1.2s"
 
 
 def test_a_step_without_tests_that_fails_is_one_failure(checks: types.ModuleType) -> None:
-    result = checks.run_step(python(checks, "raise SystemExit(4)"), empty_is_fine=True)
+    (result,) = run(checks, [python(checks, "raise SystemExit(4)")])
     assert result.code == 4
-    assert checks.summary([result]).splitlines()[-1].startswith("0 passed, 1 failed in ")
+    assert checks.summary([result], 0).splitlines()[-1] == "0 passed, 1 failed in 0.0s"
 
 
 def test_no_tests_are_fine_unless_somebody_asked_for_them(checks: types.ModuleType) -> None:
     step = python(checks, "raise SystemExit(5)", tests=True)
-    assert not checks.run_step(step, empty_is_fine=True).failed
-    assert checks.run_step(step, empty_is_fine=False).failed
+    assert not run(checks, [step])[0].failed
+    assert run(checks, [step], empty_is_fine=False)[0].failed
+
+
+def test_lanes_go_side_by_side_and_each_in_its_order(
+    checks: types.ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fifo = tmp_path / "meeting"
+    os.mkfifo(fifo)
+    # Each of the two waits, though not for ever, for the other one to open the pipe.
+    patient = f"import signal; signal.alarm(60); fifo = {str(fifo)!r}; "
+    front = [python(checks, patient + "print(open(fifo).read())", name="front")]
+    beside = [
+        python(checks, patient + "print('from beside', file=open(fifo, 'w'))", name="first"),
+        python(checks, "import os; print('niceness', os.nice(0))", name="second"),
+    ]
+    results = run(checks, front, beside)
+    names = [result.step.name for result in results]
+    assert sorted(names) == ["first", "front", "second"]
+    assert names.index("first") < names.index("second")
+    assert not any(result.failed for result in results)
+    said = capfd.readouterr().out
+    assert "from beside" in said
+    niceness = min(os.nice(0) + checks.BESIDE_NICENESS, 19)
+    assert f"== second, beside the others\nniceness {niceness}\n" in said
 
 
 def test_an_interruption_ends_the_step_and_all_that_it_started(
@@ -77,7 +111,7 @@ def test_an_interruption_ends_the_step_and_all_that_it_started(
     before = signal.signal(signal.SIGUSR1, checks._interrupt)
     try:
         with pytest.raises(checks.Interrupted):
-            checks.run_step(python(checks, code), empty_is_fine=True)
+            run(checks, [python(checks, "import time; time.sleep(600)")], [python(checks, code)])
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert os.read(reader, 1) == b""  # whoever held the other end is gone
