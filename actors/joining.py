@@ -14,17 +14,14 @@ from dataclasses import replace
 
 from actors.catalog import SYSTEM_GROUP
 from actors.config import NodeConfig
+from actors.node_data import NodeRefused
 from transport.client import Client, PolyraftError
 
 JOIN_TIMEOUT_MS = 10_000
 
 
-class JoinRefused(Exception):
-    """One line says why."""
-
-
 def ask_to_join(config: NodeConfig, incarnation: int) -> NodeConfig:
-    """``config`` with the nodes of the cluster as its members.  Blocks; raises JoinRefused."""
+    """``config`` with the nodes of the cluster as its members.  Blocks; raises NodeRefused."""
     assert config.join is not None
     options = {
         "incarnation": str(incarnation),
@@ -37,6 +34,6 @@ def ask_to_join(config: NodeConfig, incarnation: int) -> NodeConfig:
             client.admin(SYSTEM_GROUP, "joinNode", config.id, options)
             nodes = client.admin(SYSTEM_GROUP, "nodes")["nodes"]
     except PolyraftError as error:
-        raise JoinRefused(f"cannot join by {config.join}: {error}") from error
+        raise NodeRefused(f"cannot join by {config.join}: {error}") from error
     members = {row["id"]: row["peer"] for row in nodes if row["peer"]}
     return replace(config, members={**members, config.id: config.advertise_peer})

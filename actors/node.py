@@ -38,8 +38,8 @@ from actors.admission import Admission
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.children import ChildProcess, end_left_over, make_context
 from actors.config import NodeConfig
+from actors.entries import begin_router, begin_worker
 from actors.formation import Formation, Formed, Hello, Pair, Refused, Wait, members_hash
-from actors.joining import JoinRefused, ask_to_join
 from actors.known_nodes import KnownNodes, newer, rows_of_hello
 from actors.local_groups import SYSTEM_SLOT, LocalGroups
 from actors.machines.registry import DECLARED
@@ -47,14 +47,13 @@ from actors.node_data import NodeRefused, open_data
 from actors.placing import Placing
 from actors.process import DAMAGED, start_logging
 from actors.rebirths import Answered, Rebirths, Ways
-from actors.router import RouterArguments, router_process
+from actors.router_arguments import RouterArguments
 from actors.runtime import MonotonicClock
 from actors.settings import (
     ROUTER_MEMORY_BYTES_MAX,
     ROUTER_MEMORY_CHECK_MS,
     STOP_MS_MAX,
 )
-from actors.worker import worker_process
 from actors.worker_arguments import WorkerArguments
 from raft.messages import Replica
 from raft.store.errors import StoreError
@@ -127,7 +126,7 @@ class Node:
         self._drained: set[int] = set()
         self._ended = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._router = self._child("router", None, router_process, self._router_arguments())
+        self._router = self._child("router", None, begin_router, self._router_arguments())
         self._rebirths = Rebirths(
             Replica(config.id, identity.incarnation),
             self._placement,
@@ -297,7 +296,7 @@ class Node:
             log_level=config.log_level,
             machines=frozenset(config.groups.values()),
         )
-        worker = self._child("worker", slot, worker_process, arguments)
+        worker = self._child("worker", slot, begin_worker, arguments)
         self._workers[slot] = worker
         worker.start()
 
@@ -691,12 +690,14 @@ def run_node(config: NodeConfig) -> int:
     try:
         files, lock, identity = open_data(config)
         if config.join is not None and identity.cluster is None:
+            from actors.joining import ask_to_join  # the whole client, for once in a life
+
             config = ask_to_join(config, identity.incarnation)
         node = Node(config, files, lock, identity, loop)
         return loop.run_until_complete(node.run())
     except KeyboardInterrupt:
         return 130
-    except (NodeRefused, JoinRefused, StoreError) as error:
+    except (NodeRefused, StoreError) as error:
         sys.stderr.write(f"{config.id}: {error}\n")
         return 1
     except OSError as error:

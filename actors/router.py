@@ -26,7 +26,6 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from actors.catalog import SYSTEM_GROUP_ID
 from actors.kept_replies import KeptReplies
 from actors.neighbours import Listener, Neighbours, Self
 from actors.process import EXIT_ADDRESS, end_on_error, end_with_parent, start_logging
+from actors.router_arguments import RouterArguments
 from actors.routing import CLIENT, OWN, Outcomes, Pending, Route, Routing, WorkerLink
 from actors.runtime import MonotonicClock
 from actors.status import Status
@@ -80,22 +80,6 @@ from transport.sockets import (
 log = logging.getLogger("polyraft.router")
 
 EXPIRE_EVERY_MS: Final = 250
-
-
-@dataclass(slots=True, frozen=True)
-class RouterArguments:
-    """Plain values: handed to a new process.  ``members``: node id -> peer address."""
-
-    node: str
-    incarnation: int
-    socket_path: str
-    client: str
-    peer: str
-    events: str
-    advertise: dict[str, str]  # "client", "peer", "events"
-    members: dict[str, str]
-    members_hash: bytes
-    log_level: str
 
 
 class Router:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from actors.config import NodeConfig
-from actors.joining import JoinRefused, ask_to_join
+from actors.joining import ask_to_join
+from actors.node_data import NodeRefused
 from tests.transport.client.fake_node import FakeNode, each, reply
 from transport import polyraft_pb2 as pb
 
@@ -54,7 +55,7 @@ def test_a_cluster_that_refuses_says_why_in_one_line() -> None:
     no = reply(code=pb.REJECTED, text="replace the node")
     with (
         FakeNode(lambda group, batch: each(no)) as node,
-        pytest.raises(JoinRefused, match="replace the node") as caught,
+        pytest.raises(NodeRefused, match="replace the node") as caught,
     ):
         ask_to_join(config(node.address), 44)
     assert "\n" not in str(caught.value)

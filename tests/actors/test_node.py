@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -701,3 +703,12 @@ def test_a_node_that_was_removed_leaves_before_it_ends() -> None:
     bench.nodes({**node_row("n1", 11, 12), "removed": True})
     assert bench.declared == ["_leave"]
     assert bench.error() == "None"
+
+
+def test_a_node_starts_without_what_its_children_alone_need() -> None:
+    """Imports are most of the time of a start."""
+    code = "import sys, actors.node; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "actors.node" in loaded
+    assert not loaded & {"zmq", "actors.router", "actors.worker", "transport.client"}
