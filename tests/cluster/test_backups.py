@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness import Cluster, Node, wait_until
 from tests.cluster.operator import ctl, done, refused
+from tests.cluster.wire import shared_cluster, show_logs_of
 from transport.client import Client
 
 pytestmark = pytest.mark.cluster
 
 MakeCluster = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with shared_cluster(tmp_path_factory) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    """One for all who leave it as it was."""
+    show_logs_of(shared, request)
+    return shared
 
 
 class Load:
@@ -113,8 +127,7 @@ def test_a_follower_s_backup_under_load_becomes_a_group_of_another_cluster(
         assert done("wal", "verify", str(node.data))["sound"] is True
 
 
-def test_what_cannot_be_restored_changes_nothing(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster()
+def test_what_cannot_be_restored_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     with Client(cluster.addresses) as client:
         client.kv("kv").put("a", b"1")
     path = tmp_path / "kv.backup"
@@ -133,9 +146,8 @@ def test_what_cannot_be_restored_changes_nothing(make_cluster: MakeCluster, tmp_
 
 
 def test_a_log_is_looked_into_when_its_node_is_stopped_and_not_before(
-    make_cluster: MakeCluster,
+    cluster: Cluster,
 ) -> None:
-    cluster = make_cluster()
     with Client(cluster.addresses) as client:
         client.kv("kv").put("a", b"1")
     node = cluster.nodes[0]

@@ -5,6 +5,7 @@ Each of these once ended a process, or stopped a group, in a review of this code
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -12,13 +13,37 @@ import pytest
 import zmq
 
 from tests.cluster.harness import Cluster, Node, wait_until
-from tests.cluster.wire import Wire, add, admin, data_of, get, put, read
+from tests.cluster.wire import (
+    Wire,
+    add,
+    admin,
+    data_of,
+    get,
+    put,
+    read,
+    shared_cluster,
+    show_logs_of,
+)
 from transport import frames
 from transport import polyraft_pb2 as pb
 
 pytestmark = pytest.mark.cluster
 
 LARGE_VALUE = bytes(7_900_000)
+# Nobody here harms a cluster, so there is one for all.  Who writes much has a group for it.
+GROUPS = {"kv": "kv", "ranges": "kv", "answers": "kv", "large": "kv"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with shared_cluster(tmp_path_factory, groups=GROUPS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    show_logs_of(shared, request)
+    return shared
 
 
 def told(node: Node) -> dict[str, Any]:
@@ -27,9 +52,9 @@ def told(node: Node) -> dict[str, Any]:
     return status
 
 
-def told_of_kv(cluster: Cluster) -> dict[str, Any]:
-    leader = cluster.leader("kv")
-    metadata = wait_until(lambda: leader.metadata("kv"), "the leader tells of its group")
+def told_of(cluster: Cluster, group: str) -> dict[str, Any]:
+    leader = cluster.leader(group)
+    metadata = wait_until(lambda: leader.metadata(group), "the leader tells of its group")
     assert metadata is not None
     return metadata
 
@@ -55,39 +80,21 @@ def assert_serves(cluster: Cluster) -> None:
             wire.close()
 
 
-def test_the_largest_writes_through_a_follower_many_at_once(cluster: Cluster) -> None:
-    """What a router gathers for a worker stays below what a link carries."""
-    before = pids(cluster)
-    follower = cluster.followers("kv")[0]
-    wire = Wire(follower.client)
-    for round_number in range(2):
-        for number in range(7):
-            wire.send("kv", put(f"large/{round_number}/{number}", LARGE_VALUE))
-        answers = wire.receive_all(7, 60.0)
-        codes = {answer.replies[0].code for answer in answers.values()}
-        # Refused for their size in flight is an answer, and so is a leader whose disk needed too
-        # long for so much; UNAVAILABLE would mean that somebody died.
-        assert codes <= {pb.OK, pb.BUSY, pb.NOT_LEADER}, codes
-    wire.close()
-    assert_serves(cluster)
-    assert pids(cluster) == before
-
-
 def test_a_message_of_a_thousand_large_ranges(cluster: Cluster) -> None:
     """It is refused for the size of its answers, early, and the leader goes on leading."""
-    wire = Wire(cluster.leader("kv").client)
+    wire = Wire(cluster.leader("ranges").client)
     for start in range(0, 3_000, 1_000):
-        wire.send("kv", *(put(f"k{start + at:05}", bytes(380)) for at in range(1_000)))
+        wire.send("ranges", *(put(f"k{start + at:05}", bytes(380)) for at in range(1_000)))
     wire.receive_all(3)
-    before = told_of_kv(cluster)
-    wire.send("kv", *[read({"range": ["", None], "limit": 10_000})] * 1_024)
+    before = told_of(cluster, "ranges")
+    wire.send("ranges", *[read({"range": ["", None], "limit": 10_000})] * 1_024)
     _, answer = wire.receive(30.0)
     assert answer.whole
     assert answer.replies[0].code == pb.REJECTED
     assert "ask in several" in answer.replies[0].response.errMsg
-    after = told_of_kv(cluster)
+    after = told_of(cluster, "ranges")
     assert after["term"] == before["term"], "the leader was taken for dead"
-    assert data_of(wire.one("kv", get("k00000")))["value"] == bytes(380)
+    assert data_of(wire.one("ranges", get("k00000")))["value"] == bytes(380)
     wire.close()
 
 
@@ -136,16 +143,16 @@ def test_questions_about_a_name_of_megabytes(cluster: Cluster) -> None:
 
 def test_more_answers_than_fit_into_the_way_out(cluster: Cluster) -> None:
     """Reads wait until earlier answers have left; writes beside them are answered as ever."""
-    leader = cluster.leader("kv")
+    leader = cluster.leader("answers")
     wire, other = Wire(leader.client, RCVHWM=0), Wire(leader.client)
     for start in range(0, 10_000, 1_000):
-        wire.send("kv", *(put(f"r{start + at:05}", b"12345678") for at in range(1_000)))
+        wire.send("answers", *(put(f"r{start + at:05}", b"12345678") for at in range(1_000)))
     wire.receive_all(10)
     ranges = [read({"range": ["", None], "limit": 10_000}, timeout_ms=60_000)] * 4
     for _ in range(100):
-        wire.send("kv", *ranges)
+        wire.send("answers", *ranges)
     for _ in range(20):
-        assert other.one("kv", add("beside", 1, timeout_ms=60_000), 60.0).code == pb.OK
+        assert other.one("answers", add("beside", 1, timeout_ms=60_000), 60.0).code == pb.OK
     codes = [answer.replies[0].code for answer in wire.receive_all(100, 60.0).values()]
     assert codes == [pb.OK] * 100
     wire.close()
@@ -181,5 +188,26 @@ def test_hellos_of_strangers_end_nobody_and_are_not_kept(cluster: Cluster) -> No
     assert counts()["peer_malformed"] == 2
     socket.close()
     assert list(told(node)["refused"]) == ["*"], "strangers fill the memory with their names"
+    assert_serves(cluster)
+    assert pids(cluster) == before
+
+
+def test_the_largest_writes_through_a_follower_many_at_once(cluster: Cluster) -> None:
+    """What a router gathers for a worker stays below what a link carries.
+
+    The last of them: these disks have much to do for a while.
+    """
+    before = pids(cluster)
+    follower = cluster.followers("large")[0]
+    wire = Wire(follower.client)
+    for round_number in range(2):
+        for number in range(7):
+            wire.send("large", put(f"{round_number}/{number}", LARGE_VALUE))
+        answers = wire.receive_all(7, 60.0)
+        codes = {answer.replies[0].code for answer in answers.values()}
+        # Refused for their size in flight is an answer, and so is a leader whose disk needed too
+        # long for so much; UNAVAILABLE would mean that somebody died.
+        assert codes <= {pb.OK, pb.BUSY, pb.NOT_LEADER}, codes
+    wire.close()
     assert_serves(cluster)
     assert pids(cluster) == before
