@@ -145,8 +145,10 @@ def test_a_node_is_killed_and_restarted_at_once_many_times(cluster: Cluster) -> 
                 node.kill()
             else:
                 node.kill_all()
-            node.start(wait=draw.random() < 0.8)
+            node.start(wait=draw.random() < 0.5)
             if number % 10 == 9:
+                for node in cluster.nodes:
+                    node.wait_ready()
                 workload.wait_acknowledged()
         for node in cluster.nodes:
             node.wait_ready()
