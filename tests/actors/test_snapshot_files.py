@@ -207,7 +207,7 @@ class Threads:
         self.threads.submit(work, self.done.append, long=long)
 
     def wait(self) -> None:
-        self.posted.get(timeout=10)()
+        self.posted.get(timeout=60)()
 
 
 def test_short_work_does_not_wait_for_long_work() -> None:
@@ -215,7 +215,7 @@ def test_short_work_does_not_wait_for_long_work() -> None:
     may_end = threading.Event()
 
     def write() -> object:
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         return "written"
 
     bench.submit(write, long=True)

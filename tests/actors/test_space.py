@@ -258,7 +258,7 @@ def test_the_thread_that_looks_tells_the_loop_of_changes_alone() -> None:
     space.start(post, heard.append)
     files.limit_bytes = files.used_bytes + MIB
     space.look_soon()
-    assert told.wait(10)
+    assert told.wait(60)
     # The reserve, of which some steps may have been made by then, is no change of its own.
     assert [room.is_full for room in heard] == [True]
 
@@ -516,7 +516,7 @@ def test_a_sync_that_hangs_keeps_the_disk_thread_and_is_heard_of_when_it_is_over
         assert bench.replies() == {}
     finally:
         bench.files.go_on()
-    assert told.wait(10)
+    assert told.wait(60)
     bench.disk.batches.clear()
     ((done, error),) = heard
     bench.worker._on_disk_done(done, error)

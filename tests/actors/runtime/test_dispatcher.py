@@ -19,7 +19,7 @@ from actors.runtime.dispatcher import JOB_MESSAGES_MAX, Job, ThreadDispatcher, r
 
 from .kit import Batcher, Probe, World
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Note:

@@ -312,5 +312,5 @@ def test_what_hangs_goes_on_when_it_is_let() -> None:
     syncing.join(0.02)
     assert syncing.is_alive()
     files.go_on()
-    syncing.join(10)
+    syncing.join(60)
     assert not syncing.is_alive()

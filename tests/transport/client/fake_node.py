@@ -93,7 +93,7 @@ class FakeNode:
     def wait_messages(self, count: int) -> None:
         """Return when the node has received so many."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.messages) >= count, timeout=10)
+            assert self._changed.wait_for(lambda: len(self.messages) >= count, timeout=60)
 
     def stop(self) -> None:
         """End the node, its connections too."""

@@ -88,12 +88,12 @@ def test_status_asks_every_given_node_and_tells_of_the_one_that_is_gone(
 ) -> None:
     with FakeNode(KVMachine()) as gone:
         address = gone.address
-    code, out, _ = run("--timeout-ms", "300", "status", connect=f"{node.address},{address}")
+    code, out, _ = run("--timeout-ms", "1000", "status", connect=f"{node.address},{address}")
     assert code == 1
     assert out.startswith("node n1")
     assert f"{address}: UNREACHABLE" in out
     code, out, _ = run(
-        "--timeout-ms", "300", "--json", "status", connect=f"{node.address},{address}"
+        "--timeout-ms", "1000", "--json", "status", connect=f"{node.address},{address}"
     )
     assert [it["node"] for it in json.loads(out)["nodes"]] == ["n1", None]
 
@@ -294,7 +294,7 @@ def test_a_new_group_that_does_not_work_in_time_is_a_failure(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with FakeNode(_why({"ok": False, "reason": "electing", "text": "no leader yet"})) as node:
-        connect = ["--connect", node.address, "--timeout-ms", "100"]
+        connect = ["--connect", node.address, "--timeout-ms", "500"]
         assert ctl.main([*connect, "group", "create", "names", "--machine", "naming"]) == 1
     said = "ctl: names is created, but does not work yet: electing: no leader yet\n"
     assert capfd.readouterr().err == said
