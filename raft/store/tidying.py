@@ -440,6 +440,11 @@ class Tidier:
 
     # ------------------------------------------------------------------ to be seen
 
+    @property
+    def needed_count(self) -> int:
+        """Segments, with the current one."""
+        return len(self._extents)
+
     def statistics(self) -> dict[str, Any]:
         """``log_bytes``: in sealed segments; ``segments_kept``: needed, with the current one."""
         return {

@@ -69,6 +69,8 @@ _SIZE_ROUNDING = HEADER_BYTES + ALIGNMENT_BYTES - 1
 _SIZE_MASK = -ALIGNMENT_BYTES
 # Far above what the owner's own limits let in; beyond it the owner does not look at gathered_bytes.
 GATHERED_BYTES_MAX = 1 << 30
+# With so many segments that are needed, the next one is larger.
+SEGMENTS_FEW = 3
 # Of a group in what opens a segment: the reason of a damage, a name, and some numbers.
 TABLE_ROW_BYTES_MAX = REASON_BYTES_MAX + 400
 
@@ -670,14 +672,15 @@ class Wal:
         """Twice the last, up to the largest; but a log that stays small goes back to small ones.
 
         A segment is filled with zeros before it is used, and up to two of them hold nothing else.
+        Many small ones are of no use either: what they hold goes only with all before it.
         """
         size, live = self._size, self._tidier.live_bytes
         if size == 0:
             size = self._segment_bytes_first
+        elif live >= size // 4 or self._tidier.needed_count >= SEGMENTS_FEW:
+            size *= 2
         elif live < size // 16:
             size = max(self._segment_bytes_first, size // 2)
-        elif live >= size // 4:
-            size *= 2
         return min(size, self.segment_bytes_max)
 
     @property

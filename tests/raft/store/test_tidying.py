@@ -235,6 +235,24 @@ def test_a_log_that_has_become_small_goes_back_to_small_segments() -> None:
     assert sum(len(slot.files.content(f"{DIRECTORY}/{name}")) for name in slot.segments()) < 20_000
 
 
+def test_where_segments_cannot_go_the_next_ones_are_larger() -> None:
+    slot = a_slot(7, 8, segment_bytes_first=1024, segment_bytes_max=32768, copy_bytes_max=600)
+    writer = Writer(slot, 7, 8)
+    writer.append(8, 1, size=10)
+    slot.write()
+    while slot.wal.statistics()["segments_kept"] < 3:
+        writer.append(7)
+        writer.snapshot(7)
+        slot.write()
+    slot.files.fail("pread", errno.EIO, path=".wal")
+    with pytest.raises(OSError, match="Input/output"):
+        slot.tidy()
+    writer.busy(7, 600)
+    assert slot.wal.statistics()["live_bytes"] < 4096
+    assert slot.wal.statistics()["segment_bytes"] == 32768
+    assert len(slot.segments()) < 12
+
+
 # --------------------------------------------------------------------------- what proves it
 
 
