@@ -119,6 +119,7 @@ WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends a
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 WHY_LEFT = "this node is no member of the group any more"
+WHY_MOVED = "this node has the group in another slot"
 TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off in steps
 DRAIN_MS_MAX = 2_000
 
@@ -259,6 +260,7 @@ class Worker:
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         here = placement.in_slot(self._arguments.slot)
+        self._forget_moved(placement)
         for group, actor in list(self._groups.items()):
             # It was left, and wanted again before this was read: as another life, or elsewhere.
             placed = placement.groups.get(group)
@@ -276,6 +278,17 @@ class Worker:
                 self._broken.pop(group, None)
             if group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
+
+    def _forget_moved(self, placement: Placement) -> None:
+        """Left-overs of groups that this node left, and has again in another slot, while this one
+        was down.  Of the same generation, or a later one, they are none: see ``find_log``."""
+        for group, recovered in list(self._recovered.items()):
+            placed = placement.groups.get(group)
+            if placed is None or placed.slot == self._arguments.slot:
+                continue
+            if recovered.generation < placed.generation:
+                del self._recovered[group]
+                self._wal.forget_group(group, WHY_MOVED)
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
         recovered = self._recovered.pop(group, None)
@@ -521,9 +534,8 @@ class Worker:
             return
         self._closed.add(group)
         self._births.settle(group)
-        recovered = self._recovered.pop(group, None)
-        if group in self._groups or (recovered is not None and recovered.is_sound):
-            self._wal.forget_group(group, WHY_LEFT)
+        self._recovered.pop(group, None)
+        self._wal.forget_group(group, WHY_LEFT)
         if self._broken.pop(group, None) or self._groups.pop(group, None):
             self._summaries_out[group] = broken_summary(CannotOpen(WHY_LEFT, "down"))
             self._scheduler.stop_actor(actor_name(group), WHY_LEFT)

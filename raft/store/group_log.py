@@ -23,11 +23,11 @@ from bisect import bisect_left, bisect_right
 
 from raft.messages import Replica
 from raft.store import records
-from raft.store.records import TableRow
+from raft.store.records import DAMAGED, TableRow
 from raft.store.replay import RecoveredGroup
 
 # Of each of these kinds the newest record of a group is live, and no other.
-FIXED = frozenset((records.BOOTSTRAP, records.HARD_STATE, records.SNAPSHOT, records.DAMAGED))
+FIXED = frozenset((records.BOOTSTRAP, records.HARD_STATE, records.SNAPSHOT, DAMAGED))
 
 
 class GroupLog:
@@ -97,8 +97,8 @@ class GroupLog:
         log = cls(found.group, found.generation)
         log.gseq, log.term, log.vote, log.damaged = row.gseq, row.term, row.vote, row.damaged
         log.snapshot_index, log.last_index = row.snapshot_index, row.last_index
-        if row.damaged is not None and records.DAMAGED in found.places:
-            log.set_fixed(records.DAMAGED, *found.places[records.DAMAGED])
+        if row.damaged is not None and DAMAGED in found.places:
+            log.set_fixed(DAMAGED, *found.places[DAMAGED])
         return log
 
     # ------------------------------------------------------------------ entries
@@ -154,6 +154,13 @@ class GroupLog:
             self.pieces = [0, *(at - end for at in self.pieces if at > end)]
         else:
             del self.pieces[bisect_left(self.pieces, start) :]
+        return killed_bytes
+
+    def keep_mark(self) -> int:
+        """Nothing is live any more but the mark of damage; how far it was is still known."""
+        killed_bytes = self._forget_runs(0, len(self.firsts))
+        killed_bytes += sum(size for kind, (_, size) in self.fixed.items() if kind != DAMAGED)
+        self.fixed = {DAMAGED: self.fixed[DAMAGED]}
         return killed_bytes
 
     # ------------------------------------------------------------------ places

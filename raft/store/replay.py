@@ -64,11 +64,6 @@ class RecoveredGroup:
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
     unknown: str | None = None
 
-    @property
-    def is_sound(self) -> bool:
-        """Nothing of it is lost, and all of it is understood."""
-        return self.damaged is None and self.unknown is None
-
 
 @dataclass(slots=True)
 class Replay:

@@ -324,16 +324,22 @@ class Wal:
         self._newest[group] = (number, term, index)
 
     def mark_damaged(self, group: int, reason: str) -> None:
-        """Never again may this replica vote or acknowledge; recovery says so from then on."""
+        """Never again may this replica vote or acknowledge; recovery says so from then on.
+
+        Nothing else of it is live.  What held it is not given up before this is durable: the batch
+        that gives it up is this one, or a later one.
+        """
         self._refuse_if_over()
         state = self._groups[group]
         state.damaged = reason = shortened(reason)
         self._record(state, records.DAMAGED, body=reason.encode())
+        self._tidier.killed(state.keep_mark())
 
     def forget_group(self, group: int, reason: str) -> None:
         """Nothing of it is needed any more, and nobody may go on as who it was; under a higher
-        generation it may be begun again.  One record stays, from the next start on."""
-        if self._groups[group].damaged is None:
+        generation it may be begun again.  One record stays of whatever there is."""
+        state = self._groups.get(group)
+        if state is not None and state.damaged is None:
             self.mark_damaged(group, reason)
 
     def _save_hard_state(self, state: GroupLog, hard_state: HardState) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
 from actors import wire as kinds
 from actors import worker as worker_module
 from actors.desired import desired_row
+from actors.group_messages import ReplicaRetired
 from raft.configuration import Configuration
 from raft.messages import SnapshotMeta
 from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
+from raft.store.records import DAMAGED
 from tests.actors.test_worker import (
     KV,
     ME,
@@ -154,3 +157,46 @@ def test_what_is_wanted_of_a_group_is_told_to_one_that_is_opened_later() -> None
     desired = actor.admin.members._desired
     assert desired is not None
     assert (desired.version, desired.learners) == (12, frozenset((N2,)))
+
+
+def test_what_a_group_left_in_a_slot_whose_worker_was_down_when_it_moved_is_let_go_of() -> None:
+    """Left, wanted again, and placed in another slot, before this one was started again."""
+    donor = Bench(KV, OTHER)
+    donor.join()
+    donor.request(*write(1), *write(2, OTHER))
+    donor.sync()
+    donor.files.kill()
+    placement = Placement.load(donor.files, "/data")
+    moved = replace(placement.groups[KV], slot=2, generation=2, life=1)
+    placement.replace({**placement.groups, KV: moved})
+    bench = Bench(files=donor.files, keep=True)
+    assert set(bench.worker._groups) == {OTHER}
+    log = bench.worker._wal._groups[KV]
+    assert log.live_bytes == log.fixed[DAMAGED][1], "one record stays"
+    bench.files.kill()
+    again = Bench(files=donor.files, keep=True)
+    assert again.worker._recovered.get(KV) is None
+    assert set(again.worker._groups) == {OTHER}
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+def test_a_log_that_the_placement_says_nothing_later_of_is_kept_wherever_it_is(
+    generation: int,
+) -> None:
+    """The placement may be an old copy, and then this is all that there is of the replica."""
+    donor = Bench(KV, OTHER)
+    donor.files.kill()
+    placement = Placement.load(donor.files, "/data")
+    elsewhere = replace(placement.groups[KV], slot=2, generation=generation)
+    placement.replace({**placement.groups, KV: elsewhere})
+    bench = Bench(files=donor.files, keep=True)
+    assert bench.worker._wal._groups[KV].damaged is None
+
+
+def test_a_group_that_stopped_and_is_left_leaves_one_record_in_the_log() -> None:
+    bench = Bench(KV, OTHER)
+    bench.join()
+    bench.worker._carry_retired(ReplicaRetired(KV, "two histories", "damaged"), "")
+    leave(bench)
+    log = bench.worker._wal._groups[KV]
+    assert log.live_bytes == log.fixed[DAMAGED][1]

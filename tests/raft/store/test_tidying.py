@@ -341,6 +341,52 @@ def a_tidied_log() -> Slot:
     return slot
 
 
+def test_of_a_group_that_is_forgotten_everything_dies_at_once_but_one_record() -> None:
+    slot = a_slot(7, 8, **SMALL)
+    writer = Writer(slot, 7, 8)
+    while len(slot.segments()) < 4:
+        writer.append(8, 4, size=40)
+        writer.write()
+    writer.save(8, mark=keeps(4, 1))
+    slot.wal.forget_group(8, "it was left")
+    assert slot.wal._groups[8].live_bytes == slot.wal._groups[8].fixed[records.DAMAGED][1]
+    slot.write()
+    check_places(slot)
+    slot.tidy()
+    check_places(slot)
+    assert len(slot.segments()) <= 2, "what held nothing but entries of the group is gone"
+    for _ in range(2):
+        groups = slot.reopen()
+        assert (groups[7].damaged, groups[8].damaged) == (None, "it was left")
+        check_places(slot)
+        slot.tidy()
+
+
+def test_a_crash_while_a_group_is_forgotten_leaves_all_of_it_or_the_mark() -> None:
+    slot = a_slot(7, 8, **SMALL)
+    writer = Writer(slot, 7, 8)
+    while len(slot.segments()) < 4:
+        writer.append(8, 4, size=40)
+        writer.write()
+    slot.wal.forget_group(8, "it was left")
+    names = slot.segments()
+    if (work := slot.wal.tidy()) is not None:
+        work()
+    batch = slot.wal.take_batch()
+    assert batch is not None
+    assert slot.segments() == names, "nothing goes before the mark is durable"
+    before = recover(slot.files, DIRECTORY, 0, INCARNATION).groups[8]
+    assert before.damaged is None
+    assert before.runs[-1].last == writer.last[8]
+    batch.run()
+    after = recover(slot.files, DIRECTORY, 0, INCARNATION).groups[8]
+    assert after.damaged == "it was left"
+    slot.wal.complete(batch)
+    slot.tidy()
+    assert len(slot.segments()) < len(names)
+    check_places(slot)
+
+
 def is_record(which: tuple[int, int], record: Record) -> bool:
     return (record.header.group, record.header.gseq) == which
 
