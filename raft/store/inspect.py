@@ -28,6 +28,7 @@ from raft.messages import HardState, SnapshotMeta
 from raft.store import records
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged
 from raft.store.files import Files, read_whole
+from raft.store.openings import read_opening
 from raft.store.reader import SegmentReader, Stop
 from raft.store.records import HEADER_BYTES, Commit, Header, Record, SegmentInfo, padded
 from raft.store.recovery import RecoveredGroup, recover
@@ -267,8 +268,7 @@ class SeenGroup:
         self.last = (found.base_index, found.base_term)
         if found.runs:
             self.last = (found.runs[-1].last, found.runs[-1].term)
-        if found.damaged is not None or found.unknown is not None:
-            self.is_whole = False
+        self.is_whole = found.damaged is None and found.unknown is None
         found.runs.clear()
         self.recovered = found
 
@@ -315,6 +315,9 @@ class Survey:
 
     def _segment(self, number: int, *, is_last: bool) -> None:
         reader = open_segment(self._files, self.directory, number)
+        opening = read_opening(self._files, reader.path, number)
+        if opening.copy:
+            reader.put_first(opening.copy)  # what recovery says of it is told below
         segment = SeenSegment(number, reader.path, len(reader.data), reader.used)
         self.segments.append(segment)
         for batch in batches_of(reader, self._batch, is_last=is_last):

@@ -1,11 +1,12 @@
 """Which files are the log of a slot, in which order, and where one is missing.
 
-Every segment says in its first record what it is: number, random id, the id of the segment that it
-follows, how much of that one is in use.  So the log is read off **backwards**: the newest segment
-names the one before it, and so on.  A file's name only counts where its first record is lost.  A
-segment under another name is found; one of another slot, and a copy of one that is there, are not
-part of the log, and what their names stood for is lost.  One of another disk stops everything:
-somebody put it there, perhaps all of them, and nobody may vote with the votes of another node.
+Every segment says in its first record, or in the copy of that (:mod:`raft.store.openings`), what it
+is: number, random id, the id of the segment that it follows, how much of that one is in use.  So
+the log is read off **backwards**: the newest segment names the one before it, and so on.  A file's
+name only counts where both are lost.  A segment under another name is found; one of another slot,
+and a copy of one that is there, are not part of the log, and what their names stood for is lost.
+One of another disk stops everything: somebody put it there, perhaps all of them, and nobody may
+vote with the votes of another node.
 
 What no later segment follows on is skipped: it was lost already when that one was opened, and was
 judged then.  So damage is judged once, and what it left is set aside (:mod:`raft.store.settling`).
@@ -16,25 +17,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from google_crc32c import value as crc32c
-
-from raft.store import records
 from raft.store.errors import ForeignWal, WalDamaged
 from raft.store.files import Files
-from raft.store.reader import SegmentReader, used_bytes
-from raft.store.records import HEADER_BYTES, SegmentInfo
+from raft.store.openings import read_opening
+from raft.store.records import SegmentInfo
 from raft.store.salvage import Loss, Sealed
 from raft.store.segments import segment_name, segment_number
 
 # No slot ever gets there; a file with a higher number in its name is no segment of ours.
 SEGMENT_NUMBER_MAX = (1 << 48) - 1
-# Far above the largest batch: what is longer is no segment of ours, and is not read.
-SEGMENT_READ_BYTES_MAX = 4 << 30
 
 
 @dataclass(slots=True)
 class Member:
-    """One segment.  ``info``: its first record, if that is whole; ``lost``: why it is not read."""
+    """One segment.  ``info``: what opens it, if that can be read; ``lost``: why it is not read."""
 
     number: int
     path: str
@@ -46,6 +42,7 @@ class Member:
     missing: Loss | None = None  # of a segment that must have been before it
     is_late: bool = False  # it is the first, and there were others before it
     is_next: bool = False  # its number is one higher than that of a file that is there
+    copy: bytes = b""  # what stands for its first record, which is damaged
 
     def loss(self, reason: str) -> Loss:
         return Loss(self.path, 0, reason)
@@ -92,7 +89,7 @@ def find_members(
         assert info is not None
         there = ours.get(info.number)
         if there is None or there.info is None:
-            ours[info.number] = Member(info.number, member.path, info)
+            ours[info.number] = Member(info.number, member.path, info, copy=member.copy)
         elif member.number not in ours:
             ours[member.number] = _without_content(member, f"it is a copy of segment {info.number}")
     for member in foreign:
@@ -119,8 +116,9 @@ def _look_at_all(
     found: list[Member] = []
     for number, name in reversed(names):
         path = os.path.join(directory, name)
-        info, is_empty, lost = _first_record(files, path, number)
-        if name == without or (is_empty and not found):
+        opening = read_opening(files, path, number)
+        info = opening.info
+        if name == without or (opening.is_empty and not found):
             # Made ahead, or made and never written to.
             result.discard.append(name)
             continue
@@ -128,48 +126,12 @@ def _look_at_all(
             result.number = max(result.number, number)
         if info is not None and info.number <= SEGMENT_NUMBER_MAX:
             result.number = max(result.number, info.number)
-        found.append(Member(number, path, info, lost))
+        found.append(Member(number, path, info, opening.lost, copy=opening.copy))
     found.reverse()
     numbers = {each.number for each in found}
     for member in found:
         member.is_next = member.number == 1 or member.number - 1 in numbers
     return found
-
-
-def _first_record(
-    files: Files, path: str, number: int
-) -> tuple[SegmentInfo | None, bool, str | None]:
-    """What opens the segment; whether nothing was ever written; why nothing in it can be read."""
-    try:
-        descriptor = files.open(path)
-        try:
-            size = files.size(descriptor)
-            if size > SEGMENT_READ_BYTES_MAX:
-                return None, False, f"it has {size} bytes"
-            head = files.pread(descriptor, HEADER_BYTES, 0)
-            if not head.strip(b"\0"):
-                is_empty = used_bytes(files.pread(descriptor, size, 0)) == 0
-                return None, is_empty, "it is empty" if is_empty else None
-            SegmentReader(path, head).record_at(0, [])  # raises for what is of a newer version
-            header = records.decode_header(head, 0)
-            if header is None:
-                return None, False, None
-            if header.kind != records.SEGMENT:
-                return None, False, "it does not begin with the record that opens a segment"
-            body = files.pread(descriptor, min(header.length, size), HEADER_BYTES)
-        finally:
-            files.close(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-    info = None
-    if len(body) == header.length and crc32c(body) == header.body_crc:
-        try:
-            info = records.decode_segment(body)
-        except ValueError as error:
-            return None, False, str(error)
-    elif header.gseq != number:
-        return None, False, f"it is segment {header.gseq}, and its first record is damaged"
-    return info, False, None
 
 
 def _without_content(member: Member, reason: str) -> Member:

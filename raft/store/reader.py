@@ -71,6 +71,10 @@ class SegmentReader:
     def __post_init__(self) -> None:
         self.used = used_bytes(self.data)
 
+    def put_first(self, copy: bytes) -> None:
+        """In the place of the first record, which is damaged (:mod:`raft.store.openings`)."""
+        self.data = copy + self.data[len(copy) :]
+
     def begin_at(self, offset: int) -> None:
         """Read on from there; nothing of what was seen counts."""
         self.offset, self.stop = offset, None

@@ -45,7 +45,7 @@ HARD_STATE = 2  # body: msgpack [term, node or nil, incarnation]
 TRUNCATE = 3  # entries from ``first`` on are gone; no body
 BOOTSTRAP = 4  # gseq 1 of every group; body: the driver's bytes
 COMMIT = 5  # ends a batch; gseq is the batch's number, count that of its records
-SEGMENT = 6  # opens a segment; gseq is the segment's number
+SEGMENT = 6  # opens a segment, and stands twice in its first batch; gseq is its number
 DAMAGED = 7  # this replica is not to vote or acknowledge again; body: UTF-8 reason
 SNAPSHOT = 8  # a snapshot stands for the log up to (term, first) of the header; body: encode_mark
 OLDEST = 9  # of no group: segments with a number below ``first`` are needed no more; no body
@@ -329,7 +329,8 @@ def decode_commit(body: bytes) -> Commit:
     return Commit(batch, segment_id, previous_crc, headers_crc, groups)
 
 
-def encode_segment(info: SegmentInfo) -> bytes:
+def encode_segment(info: SegmentInfo, multiple: int = ALIGNMENT_BYTES) -> bytes:
+    """``multiple``: of bytes that the whole record has; it is filled, and not with zeros."""
     table = [
         [
             group,
@@ -345,19 +346,21 @@ def encode_segment(info: SegmentInfo) -> bytes:
         ]
         for group, row in info.table.items()
     ]
-    body: bytes = msgpack.packb(
-        [
-            info.number,
-            info.segment_id,
-            info.previous_id,
-            info.sealed_bytes,
-            info.batch,
-            info.slot,
-            table,
-            info.incarnation,
-            info.oldest,
-        ]
-    )
+    fields = [
+        info.number,
+        info.segment_id,
+        info.previous_id,
+        info.sealed_bytes,
+        info.batch,
+        info.slot,
+        table,
+        info.incarnation,
+        info.oldest,
+    ]
+    missing = -(HEADER_BYTES + len(msgpack.packb([*fields, b""]))) % multiple
+    # The length of more than 255 bytes takes one byte more; the last one may be padding.
+    filling = b"\xff" * (missing if missing < 256 else missing - 1)
+    body: bytes = msgpack.packb([*fields, filling])
     return body
 
 

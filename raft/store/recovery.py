@@ -143,6 +143,7 @@ class _Recovery:
         """The batch that was to open the newest segment is torn."""
         if self._without is not None or not member.is_next:
             return False
+        # Without the copy of what is missing at its beginning: that may have arrived alone.
         return self._salvage(member, reader, Place(0, None, None), is_last=True).opening_is_torn()
 
     def _salvage(
@@ -172,12 +173,16 @@ class _Recovery:
             assert member.info is not None
             self._evidence.begin_late(member.info)
         reader.zero = self._zero
+        if member.copy:
+            reader.put_first(member.copy)
         found = self._salvage(member, reader, before, is_last=is_last).read()
         self._result.torn |= found.torn
         if found.torn and found.place.offset == 0 and member.is_next:
             raise _NeverWas(member)
         if not (member.follows or found.follows or member.missing):
             self._boundary(member)
+        if member.copy:
+            self._result.damage.append(member.loss("its first record is damaged, a copy is whole"))
         self._take(member, found)
         self._end(member, reader, found)
         self._result.segments.append((member.number, reader.used))
@@ -219,7 +224,7 @@ class _Recovery:
         batches = [item for item in found.items if isinstance(item, Batch)]
         is_sound = all(isinstance(it, Batch) and not it.damage for it in found.items)
         result.last_batch, result.carried = b"", []
-        if is_sound and member.info is not None:
+        if is_sound and member.info is not None and not member.copy:
             result.last_batch = reader.data[batches[-1].offset : place.offset]
         else:
             result.carried = [it for it in batches[-1].records if it.header.group]

@@ -20,6 +20,8 @@ from raft.store.files import Files
 SUFFIX = ".wal"
 SEGMENT_BYTES_FIRST = 1 << 20
 SEGMENT_BYTES_MAX = 64 << 20
+# What opens one takes a multiple of this: what a disk loses at once, it loses in such pieces.
+OPENING_BYTES_MULTIPLE = 4 << 10
 # Zeros go to disk in steps, so that a batch's own sync never waits behind a whole segment of them.
 FILL_BYTES = 1 << 20
 _ZEROS = bytes(FILL_BYTES)

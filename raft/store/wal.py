@@ -53,6 +53,7 @@ from raft.store.records import (
 )
 from raft.store.recovery import Recovered, RecoveredGroup, recover
 from raft.store.segments import (
+    OPENING_BYTES_MULTIPLE,
     SEGMENT_BYTES_FIRST,
     SEGMENT_BYTES_MAX,
     Segment,
@@ -143,6 +144,9 @@ class Wal:
         self._incarnation = incarnation
         self._random_id = random_id
         self._segment_bytes_first = segment_bytes_first
+        # Where segments are that small (in tests), nobody wants one half full of this.
+        part = segment_bytes_first // 32 & -ALIGNMENT_BYTES
+        self._opening_multiple = max(ALIGNMENT_BYTES, min(OPENING_BYTES_MULTIPLE, part))
         # The owner may lower it while room is scarce; when there is hardly any: what is copied must
         # fit into a segment that is there, and leave these bytes of it to what cannot wait.
         self.segment_bytes_max = segment_bytes_max
@@ -530,8 +534,13 @@ class Wal:
         if open_segment or segment is None or self._used + bytes_total > segment.size:
             opening, header, body = self._open(bytes_total, pieces[:saved])
             self._carried = []
+            record = (header, body, PADDING[len(body) & 7])
+            # The second time for when the sectors of the first are lost (raft.store.openings).
+            pieces[:0] = record
+            pieces += record
             crcs.insert(0, header[-4:])
-            pieces[:0] = (header, body, PADDING[len(body) & 7])
+            crcs.append(header[-4:])
+            bytes_total += sum(map(len, record))
         self._batch += 1
         crc = crc32c(b"".join(crcs))
         commit = records.encode_commit(
@@ -594,12 +603,13 @@ class Wal:
             self._incarnation,
             oldest,
         )
-        body = records.encode_segment(info)
+        body = records.encode_segment(info, self._opening_multiple)
         header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
-        bytes_min = HEADER_BYTES + records.padded(len(body)) + bytes_rest
+        size = HEADER_BYTES + records.padded(len(body))
+        bytes_min = 2 * size + bytes_rest
         job, self._job = self._job, None
         self._size = self._next_size()
-        self._tidier.opened(self._log_end - (bytes_min - bytes_rest))
+        self._tidier.opened(self._log_end - size)
         opening = _Opening(number, segment_id, bytes_min, max(self._size, bytes_min), job)
         self._number, self._segment_id, self._used = number, segment_id, 0
         return opening, header, body
@@ -728,6 +738,7 @@ class Wal:
         room = self.segment_room_bytes
         if self._job is not None and self._job.made_bytes:
             opening = HEADER_BYTES + TABLE_ROW_BYTES_MAX * (len(self._groups) + 1)
+            opening = 2 * (opening + self._opening_multiple)
             room = max(room, self._job.made_bytes - self._gathered - opening)
         return room - frame - records.COMMIT_GROUP_BYTES * len(self._touched)
 

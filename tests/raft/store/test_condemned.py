@@ -40,14 +40,8 @@ def behind(history: History, place: Place) -> set[int]:
 def hit_by_flip(history: History, place: Place, offset: int) -> set[int]:
     """Exactly those that a flipped bit costs their place."""
     is_header = offset < place.body
-    if place.kind == records.COMMIT or offset >= place.body_end:
-        return set()  # the rest says what it was; padding is nothing
-    if place.kind == records.SEGMENT:
-        if not is_header:
-            return set()
-        if place.name == list(history.disk)[-1]:
-            return history.groups  # nothing says any more what this file is
-        return behind(history, place)
+    if place.kind in (records.COMMIT, records.SEGMENT) or offset >= place.body_end:
+        return set()  # the rest, or the copy, says what it was; padding is nothing
     return behind(history, place) if is_header else {place.group}
 
 

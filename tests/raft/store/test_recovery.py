@@ -311,7 +311,7 @@ def test_a_single_segment_of_another_disk_is_never_voted_with() -> None:
     assert header is not None
     info = records.decode_segment(data[64 : 64 + header.length])
     info.incarnation = 0xBEEF
-    body = records.encode_segment(info)
+    body = records.encode_segment(info, 128)
     raw = records.encode_header(
         records.SEGMENT, 0, 0, 0, 0, header.gseq, 0, 0, len(body), crc32c(body)
     )

@@ -338,6 +338,9 @@ def a_tidied_log() -> Slot:
     writer.write()
     writer.busy(7, 120)
     assert slot.segments()[0] != segment_name(1)
+    while len(slot.segments()) < 3:
+        writer.append(7)
+        slot.write()
     return slot
 
 
