@@ -1,4 +1,4 @@
-"""What the groups of one worker say of themselves when the router asks, in one answer."""
+"""What one worker says when the router asks: its groups of themselves, and of their log and disk."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class _Question:
 
 
 class Describing:
-    """``send`` a frame to the router, in the control lane; without one it is lost.  ``disk``: what
-    is to be said of the disk that all groups share."""
+    """``send`` a frame to the router, in the control lane; without one it is lost.  ``shared``: what
+    is to be said of what all groups share."""
 
     def __init__(
         self,
         scheduler: Scheduler,
         send: Callable[..., None],
-        disk: Callable[[], dict[str, Any]],
+        shared: Callable[[], dict[str, Any]],
     ) -> None:
         self._scheduler = scheduler
         self._send = send
-        self._disk = disk
+        self._shared = shared
         self._questions: dict[int, _Question] = {}
 
     def ask(
@@ -42,7 +42,7 @@ class Describing:
     ) -> None:
         """DESCRIBE: of ``groups``, which run here, and ``broken``, which have a summary alone."""
         query, wanted = frame[3], frame[4]
-        asked = [group for group in wanted or groups if group in groups]
+        asked = [group for group in wanted if group in groups]
         rows = [[each, summary] for each, summary in broken.items() if each in wanted]
         while len(self._questions) >= QUESTIONS_MAX:
             # A machine that blocks never answered; the router stopped waiting long ago.
@@ -57,10 +57,10 @@ class Describing:
         question = self._questions.get(effect.key)
         if question is None:
             return
-        question.rows.append([effect.group, {**effect.description, "disk": self._disk()}])
+        question.rows.append([effect.group, effect.description])
         question.missing -= 1
         if question.missing == 0:
             self._finish(effect.key)
 
     def _finish(self, query: int) -> None:
-        self._send(wire.DESCRIBED, query, self._questions.pop(query).rows)
+        self._send(wire.DESCRIBED, query, self._questions.pop(query).rows, self._shared())

@@ -567,7 +567,7 @@ class Router:
     def _on_described(self, link: links.LinkProtocol, frame: list[Any]) -> None:
         worker = self._workers.get(link)
         if worker is not None:
-            self.status.on_described(worker.slot, frame[3], frame[4])
+            self.status.on_described(worker.slot, *frame[3:6])
 
     # ------------------------------------------------------------------ the node process
 

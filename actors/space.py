@@ -225,17 +225,27 @@ class DiskSpace:
         hard_bytes = self._limits.hard_bytes
         return SparingFiles(self._files, data, hard_bytes) if hard_bytes else self._files
 
-    def describe(self) -> dict[str, Any]:
-        """What ``metadata`` shows.  Ages in ms; None: nothing is waited for."""
+    def describe(self, wal: Wal) -> dict[str, dict[str, Any]]:
+        """What ``status`` and ``metadata`` show.  Ages in ms; None: nothing is waited for."""
         now = self._clock.now_ms()
         asked_ms, since_ms = self._asked_ms, self.sync_since_ms
-        return {
+        disk = {
             "path": self._directory,
             "free_bytes": self.free_bytes,
             "soft_limit_bytes": self._limits.soft_bytes,
+            "refusal": self.refusal,
             "look_ms": None if asked_ms is None else now - asked_ms,
             "sync_ms": None if since_ms is None else now - since_ms,
         }
+        told = wal.statistics()
+        log = {
+            "bytes": told["log_bytes"] + told["segment_used_bytes"],
+            "live_bytes": told["live_bytes"],
+            "segments": told["segments_kept"],
+            "segments_removed": told["segments_removed"],
+            "tidying_stopped": told["tidying_stopped"],
+        }
+        return {"disk": disk, "log": log}
 
 
 def bytes_in(items: list[Any]) -> int:

@@ -65,7 +65,7 @@ class Question:
 
 @dataclass(slots=True)
 class LastReport:
-    """What a group's worker said last, and when (ms of the router's clock)."""
+    """What a group, or a worker, said last, and when (ms of the router's clock)."""
 
     description: dict[str, Any] = field(default_factory=dict)
     at_ms: int | None = None
@@ -77,6 +77,7 @@ class Status:
     def __init__(self, router: Shown) -> None:
         self._router = router
         self._reports: dict[int, LastReport] = {}
+        self._shared: dict[int, LastReport] = {}  # by slot: of what all groups there share
         self._questions: dict[int, Question] = {}
         self._number = 0
         # What the node process told: processes, and why it is not formed yet.
@@ -130,6 +131,11 @@ class Status:
             worker = hosts.get(group)
             if worker is not None:
                 by_slot.setdefault(worker.slot, []).append(group)
+        self._ask_slots(pending, by_slot, compose)
+
+    def _ask_slots(
+        self, pending: Pending, by_slot: dict[int, list[int]], compose: Callable[[], bytes]
+    ) -> None:
         if not by_slot or len(self._questions) >= QUESTIONS_MAX:
             self._answer(pending, compose())
             return
@@ -142,8 +148,9 @@ class Status:
         for slot, wanted in by_slot.items():
             self._router.routing.workers[slot].send(wire.DESCRIBE, number, wanted, control=True)
 
-    def on_described(self, slot: int, number: int, rows: list[Any]) -> None:
+    def on_described(self, slot: int, number: int, rows: list[Any], shared: dict[str, Any]) -> None:
         now = self._router.now_ms()
+        self._shared[slot] = LastReport(shared, now)
         for group, description in rows:
             self._reports[group] = LastReport(description, now)
         question = self._questions.get(number)
@@ -209,10 +216,14 @@ class Status:
             "worker": self._worker_of(route),
             "error": summary.get("error"),
             "age_ms": None if report.at_ms is None else router.now_ms() - report.at_ms,
-            "disk": known.get("disk"),
+            **self._shared_in(route.slot),
             "digest": known.get("digest"),
             "counts": known.get("counts"),
         }
+
+    def _shared_in(self, slot: int | None) -> dict[str, Any]:
+        report = self._shared.get(-1 if slot is None else slot, LastReport())
+        return {key: report.description.get(key) for key in ("disk", "log")}
 
     def _members(self, route: Route, known: dict[str, Any]) -> list[tuple[str, bool]]:
         """As the replica has them in its log; without its word, those that it began with."""
@@ -246,7 +257,19 @@ class Status:
     # ------------------------------------------------------------------ status
 
     def _on_status(self, pending: Pending, group: str) -> None:
-        self._answer(pending, _dump(self._status()))
+        every: dict[int, list[int]] = {slot: [] for slot in self._router.routing.workers}
+        self._ask_slots(pending, every, lambda: _dump(self._status()))
+
+    def _slots(self) -> list[int]:
+        """Also those whose worker is down."""
+        routing = self._router.routing
+        placed = {it.slot for it in routing.by_group.values() if it.slot is not None}
+        return sorted(placed | routing.workers.keys())
+
+    def _slot(self, slot: int) -> dict[str, Any]:
+        at_ms = self._shared.get(slot, LastReport()).at_ms
+        age_ms = None if at_ms is None else self._router.now_ms() - at_ms
+        return {**self._shared_in(slot), "age_ms": age_ms}
 
     def _status(self) -> dict[str, Any]:
         router = self._router
@@ -267,6 +290,7 @@ class Status:
                 }
                 for route in routing.by_group.values()
             },
+            "slots": {str(slot): self._slot(slot) for slot in self._slots()},
             "catalog_current": routing.catalog_is_current,
             "under_way": routing.under_way,
             "counts": {
@@ -334,7 +358,7 @@ class Status:
 
     def _stall_of(self, route: Route) -> str:
         """Whose disk keeps the group waiting, whatever else is wrong with it."""
-        report = self._reports.get(route.group)
+        report = self._shared.get(-1 if route.slot is None else route.slot)
         disk = None if report is None else report.description.get("disk")
         if report is None or disk is None or report.at_ms is None:
             return ""

@@ -31,9 +31,9 @@ ROUND: Final = 5
 PEER_CONTROL: Final = 6
 # W -> R, control.  [[group id, summary] ...]: these have changed
 SUMMARIES: Final = 7
-# R -> W, control.  query id, group ids (empty: all)
+# R -> W, control.  query id, group ids
 DESCRIBE: Final = 8
-# W -> R, control.  query id, [[group id, description] ...]
+# W -> R, control.  query id, [[group id, description] ...], {"disk", "log"}: what they share
 DESCRIBED: Final = 9
 # R -> W, control.  node: the connection to it was reset
 LINK_CLOSED: Final = 10

@@ -175,7 +175,7 @@ class Worker:
         self._scheduler.carry(RoleChanged, self._carry_role)
         self._scheduler.carry(ReplicaRetired, self._carry_retired)
         self._describing = Describing(
-            self._scheduler, self._send_control, lambda: self._space.describe()
+            self._scheduler, self._send_control, lambda: self._space.describe(self._wal)
         )
         self._scheduler.carry(GroupDescribed, self._describing.carry_described)
         self._scheduler.carry(Emitted, self._carry_emitted)

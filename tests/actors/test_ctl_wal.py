@@ -74,7 +74,7 @@ def test_a_sound_directory_is_said_to_be_and_not_a_byte_of_it_is_changed(
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         f"node n1  cluster {'cc' * 16}",
-        "slot 1: 1 segments, 5 batches, 10 records, 2 groups",
+        "slot 1: 1 segments, 5 batches, 11 records, 2 groups",
         "snapshots: 1 sound",
         "sound",
     ]

@@ -104,8 +104,8 @@ def reply_to(bench: Bench, token: int) -> Any:
 
 def metadata(bench: Bench) -> dict[str, Any]:
     bench.frame(kinds.DESCRIBE, 5, [KV])
-    rows = bench.link.of(kinds.DESCRIBED)[-1][1]
-    return dict(rows)[KV]  # type: ignore[no-any-return]
+    _, rows, shared = bench.link.of(kinds.DESCRIBED)[-1]
+    return {**dict(rows)[KV], **shared}
 
 
 # --------------------------------------------------------------------------- the soft limit

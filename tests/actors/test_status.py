@@ -127,10 +127,13 @@ class Bench:
         batch = batch_of(wire.encode_admin(command, value))
         self.routing.on_message(CLIENT, b"alice", False, b"c", group.encode(), batch)
 
-    def describe(self, slot: int, **rows: dict[str, Any]) -> None:
-        """The worker answers the newest question."""
-        number = self.asked[-1][1]
-        self.status.on_described(slot, number, [[int(key[1:]), row] for key, row in rows.items()])
+    def describe(
+        self, slot: int, shared: dict[str, Any] | None = None, **rows: dict[str, Any]
+    ) -> None:
+        """The worker answers the newest question that it was asked."""
+        number = max(asked for at, asked, _ in self.asked if at == slot)
+        found = [[int(key[1:]), row] for key, row in rows.items()]
+        self.status.on_described(slot, number, found, shared or {})
 
     @property
     def outcome(self) -> wire.Outcome:
@@ -239,10 +242,18 @@ def test_too_many_questions_are_answered_from_last_reports(
 # --------------------------------------------------------------------------- status
 
 
-def test_status_asks_nobody_and_shows_every_group(bench: Bench) -> None:
+def test_status_shows_every_group_and_what_each_worker_says_of_its_log(bench: Bench) -> None:
     bench.send("status")
-    assert not bench.asked
+    assert [(slot, groups) for slot, _, groups in bench.asked] == [(0, []), (1, [])]
+    logs = {slot: {"disk": {"free_bytes": slot}, "log": {"bytes": 10 + slot}} for slot in (0, 1)}
+    bench.describe(0, logs[0])
+    assert bench.replies == []
+    bench.describe(1, logs[1])
     told = bench.answer()
+    assert told["slots"] == {
+        "0": {**logs[0], "age_ms": 0},
+        "1": {**logs[1], "age_ms": 0},
+    }
     assert (told["node"], told["incarnation"]) == ("n1", "0" * 14 + "11")
     assert told["cluster"] == (b"c" * 16).hex()
     assert told["groups"]["kv"] == {
@@ -255,6 +266,23 @@ def test_status_asks_nobody_and_shows_every_group(bench: Bench) -> None:
     assert told["counts"]["replies_dropped_gone"] == 2
     assert told["connections"] == {"client": {"ACCEPTED": 3}}
     assert told["under_way"] == 1, "the question itself"
+
+
+def test_status_says_what_was_heard_last_of_the_log_of_a_worker_that_is_down_or_stuck(
+    bench: Bench,
+) -> None:
+    bench.send("status")
+    bench.describe(0, {"log": {"bytes": 7}})
+    bench.loop.ring()
+    told = bench.answer()["slots"]
+    assert told["0"] == {"disk": None, "log": {"bytes": 7}, "age_ms": 0}
+    assert told["1"] == {"disk": None, "log": None, "age_ms": None}
+    bench.clock.advance(2_000)
+    bench.routing.on_worker_lost(bench.workers[0])
+    bench.routing.on_worker_lost(bench.workers[1])
+    bench.send("status")
+    told = bench.answer()["slots"]
+    assert told["0"] == {"disk": None, "log": {"bytes": 7}, "age_ms": 2_000}
 
 
 # --------------------------------------------------------------------------- what is for whom
@@ -392,10 +420,10 @@ def test_a_disk_that_keeps_everybody_waiting_is_named(
 ) -> None:
     disk = {"sync_ms": sync_ms, "look_ms": look_ms}
     bench.send("metadata", group="kv")
-    bench.describe(1, g7={"disk": disk})
+    bench.describe(1, {"disk": disk}, g7={})
     assert bench.answer()["disk"] == disk
     bench.send("why", group="kv")
-    bench.describe(1, g7={"disk": disk})
+    bench.describe(1, {"disk": disk}, g7={})
     told = bench.answer()
     assert told["ok"]
     assert told["text"] == "n2 leads in term 4" + text
@@ -405,7 +433,7 @@ def test_a_disk_that_hangs_and_takes_its_worker_along_is_named_with_the_time_sin
     bench: Bench,
 ) -> None:
     bench.send("metadata", group="kv")
-    bench.describe(1, g7={"disk": {"sync_ms": 3_100, "look_ms": None}})
+    bench.describe(1, {"disk": {"sync_ms": 3_100, "look_ms": None}})
     bench.answer()
     bench.clock.advance(2_000)
     assert bench.why()["text"].endswith("; the disk of n1 has not finished a sync for 5 s")

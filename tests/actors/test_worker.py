@@ -427,11 +427,12 @@ def test_a_group_that_this_node_has_left_is_let_go_of_and_may_come_back_as_anoth
     bench.worker._turn()
     bench.sync()
     assert set(bench.worker._groups) == {OTHER}
+    gseq = bench.worker._wal._groups[KV].gseq
     bench.files.kill()
     again = Bench(KV, OTHER, files=bench.files, keep=True)
     assert set(again.worker._groups) == {OTHER}
-    assert again.worker._wal.statistics()["records"] < 5, "it is not said twice"
     log = again.worker._wal._groups[KV]
+    assert log.gseq == gseq, "it is not said twice"
     assert (log.live_bytes, log.damaged) == (log.fixed[DAMAGED][1], WHY_LEFT)
     placement = Placement.load(again.files, "/data")
     back = PlacedGroup(1, 2, name_of(KV), "kv", (ME,), {}, 1)
@@ -618,12 +619,17 @@ def test_a_question_is_answered_with_a_row_per_group() -> None:
     bench = Bench(KV, OTHER)
     link = bench.join()
     bench.frame(kinds.DESCRIBE, 5, [KV, 99])
-    bench.frame(kinds.DESCRIBE, 6, [])
+    bench.frame(kinds.DESCRIBE, 6, [])  # what they share alone
     bench.frame(kinds.DESCRIBE, 7, [99])
-    answers = {query: [group for group, _ in rows] for query, rows in link.of(kinds.DESCRIBED)}
+    answers = {}
+    for query, rows, shared in link.of(kinds.DESCRIBED):
+        answers[query] = [group for group, _ in rows]
+        assert shared["disk"]["path"] == "/data/wal/1"
+        assert (shared["log"]["segments"], shared["log"]["tidying_stopped"]) == (1, None)
+        assert 0 < shared["log"]["live_bytes"] < shared["log"]["bytes"]
     assert {query: sorted(groups) for query, groups in answers.items()} == {
         5: [KV],
-        6: [KV, OTHER],
+        6: [],
         7: [],
     }
     assert bench.worker._describing._questions == {}

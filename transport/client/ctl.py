@@ -137,11 +137,28 @@ def show_status(answer: dict[str, Any]) -> None:
     if processes:
         columns = ("kind", "slot", "pid", "restarts")
         show_table(columns, [[it.get(column) for column in columns] for it in processes])
+    slots = answer.get("slots") or {}
+    if slots:
+        columns = ("slot", "segments", "log_bytes", "live_bytes", "free_bytes", "trouble")
+        show_table(columns, [_slot_row(slot, it) for slot, it in slots.items()])
     groups = answer.get("groups") or {}
     if groups:
         columns = ("role", "term", "leader", "state")
         rows = [[name, *(it.get(column) for column in columns)] for name, it in groups.items()]
         show_table(("group", *columns), rows)
+
+
+def _slot_row(slot: str, shown: dict[str, Any]) -> list[Any]:
+    """The log of one worker, and what keeps it from writing or from getting smaller."""
+    log, disk = shown.get("log") or {}, shown.get("disk") or {}
+    stopped = log.get("tidying_stopped")
+    troubles = [disk.get("refusal"), stopped and f"nothing of the log is given up: {stopped}"]
+    return [
+        slot,
+        *(log.get(key) for key in ("segments", "bytes", "live_bytes")),
+        disk.get("free_bytes"),
+        "; ".join(filter(None, troubles)) or None,
+    ]
 
 
 def do_nodes(client: Client, options: Options) -> int:

@@ -23,6 +23,17 @@ ADMIN = {
         "version": "0.1",
         "addresses": {"client": "tcp://127.0.0.1:7001"},
         "processes": [{"kind": "worker", "pid": 12, "restarts": 0, "slot": 3}],
+        "slots": {
+            "3": {
+                "log": {"segments": 2, "bytes": 4096, "live_bytes": 99, "tidying_stopped": None},
+                "disk": {"free_bytes": 7, "refusal": "the disk is full"},
+            },
+            "4": {
+                "log": {"segments": 1, "bytes": 64, "live_bytes": 0, "tidying_stopped": "1.wal"},
+                "disk": {"free_bytes": 7, "refusal": None},
+            },
+            "5": {"log": None, "disk": None, "age_ms": None},
+        },
         "groups": {"kv": {"role": "leader", "term": 4, "leader": "n1", "state": "running"}},
     },
     "nodes": {"nodes": [{"id": "n1", "incarnation": "aa", "client": "c", "peer": "p"}]},
@@ -77,6 +88,10 @@ def test_status_for_people_and_for_programs(run: Run) -> None:
         "node n1  cluster cc  version 0.1  client tcp://127.0.0.1:7001",
         "KIND    SLOT  PID  RESTARTS",
         "worker  3     12   0",
+        "SLOT  SEGMENTS  LOG_BYTES  LIVE_BYTES  FREE_BYTES  TROUBLE",
+        "3     2         4096       99          7           the disk is full",
+        "4     1         64         0           7           nothing of the log is given up: 1.wal",
+        "5     -         -          -           -           -",
         "GROUP  ROLE    TERM  LEADER  STATE",
         "kv     leader  4     n1      running",
     ]
