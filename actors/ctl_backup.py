@@ -208,7 +208,6 @@ def do_verify(options: Options) -> int:
         "cluster": head.cluster,
         "made": made,
         "version": head.version,
-        "digest": head.digest,
         "size_bytes": head.snapshot.size_bytes,
         "sound": True,
     }

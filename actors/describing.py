@@ -1,4 +1,4 @@
-"""What one worker says when the router asks: its groups of themselves, and of their log and disk."""
+"""What one worker says when the router asks: of its groups, of their log and disk."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class _Question:
 
 
 class Describing:
-    """``send`` a frame to the router, in the control lane; without one it is lost.  ``shared``: what
-    is to be said of what all groups share."""
+    """``send`` a frame to the router, in the control lane; without one it is lost.  ``shared``:
+    what is said of what all groups share."""
 
     def __init__(
         self,

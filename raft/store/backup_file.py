@@ -12,6 +12,11 @@ the place is named.
 It is written as ``FILE.writing``; only a file that is whole, held against its own checksums and
 synced gets its name, and a file that is there is never replaced.
 
+A digest of the machine is not in it. Many a snapshot that is backed up was written by an earlier
+process, or received: nobody knows the digest at its index any more, unless each snapshot's own head
+had it. Beyond the checksums it would find faults in a machine's ``restore``, and it would refuse
+all backups of a machine that computes its digest otherwise by now.
+
 **For another cluster** the frames need other members: :func:`with_members` gives the same snapshot
 with another head, and what it is then called by.
 """
@@ -73,7 +78,6 @@ class BackupHead:
     snapshot: SnapshotMeta
     made_ms: int
     version: str  # of the program
-    digest: str | None = None  # of the machine at the snapshot's index, where it is known
 
     def values(self) -> dict[str, Any]:
         """As JSON."""
@@ -85,7 +89,6 @@ class BackupHead:
             "snapshot": meta_values(self.snapshot),
             "made_ms": self.made_ms,
             "version": self.version,
-            "digest": self.digest,
         }
 
 
@@ -323,7 +326,6 @@ def _head_of(values: Mapping[str, Any]) -> BackupHead:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("something else stands where a text belongs")
     group, machine, cluster, node, version = texts
-    digest = values.get("digest")
     return BackupHead(
         group=group,
         machine=machine,
@@ -332,7 +334,6 @@ def _head_of(values: Mapping[str, Any]) -> BackupHead:
         snapshot=meta_of(values["snapshot"]),
         made_ms=int(values["made_ms"]),
         version=version,
-        digest=None if digest is None else str(digest),
     )
 
 

@@ -139,8 +139,8 @@ def show_status(answer: dict[str, Any]) -> None:
         show_table(columns, [[it.get(column) for column in columns] for it in processes])
     slots = answer.get("slots") or {}
     if slots:
-        columns = ("slot", "segments", "log_bytes", "live_bytes", "free_bytes", "trouble")
-        show_table(columns, [_slot_row(slot, it) for slot, it in slots.items()])
+        shown = ("slot", "segments", "log_bytes", "live_bytes", "free_bytes", "trouble")
+        show_table(shown, [_slot_row(slot, it) for slot, it in slots.items()])
     groups = answer.get("groups") or {}
     if groups:
         columns = ("role", "term", "leader", "state")

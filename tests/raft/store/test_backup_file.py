@@ -43,7 +43,7 @@ def a_snapshot(files: MemoryFiles) -> tuple[SnapshotMeta, bytes]:
 
 
 def head_of(meta: SnapshotMeta) -> BackupHead:
-    return BackupHead("kv", "kv", "cc", "n1", meta, 1_700_000_000_000, "0.1", "ab12")
+    return BackupHead("kv", "kv", "cc", "n1", meta, 1_700_000_000_000, "0.1")
 
 
 def a_backup() -> tuple[MemoryFiles, SnapshotMeta]:
