@@ -21,8 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from actors.catalog_members import Row, node_row
-from raft.store.documents import read_document, write_document
-from raft.store.errors import DamagedDocument
+from raft.store.documents import read_table, write_document
 from raft.store.files import Files
 from raft.store.space import is_full_error
 
@@ -47,14 +46,7 @@ class KnownNodes:
     def load(cls, files: Files, data_dir: str) -> KnownNodes:
         """Raises DamagedDocument and UnknownFormat; a missing file knows nobody."""
         path = os.path.join(data_dir, FILE)
-        body = read_document(files, path, WHAT, FORMAT)
-        if body is None:
-            return cls(files, path, {})
-        try:
-            rows = {str(node): _decode(row) for node, row in body["nodes"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamagedDocument(path, f"a node has the wrong shape ({error})") from error
-        return cls(files, path, rows)
+        return cls(files, path, read_table(files, path, WHAT, FORMAT, "nodes", str, _decode))
 
     def seed(self, founders: Iterable[tuple[str, int]]) -> None:
         """Those of whom nothing else is known are what they were when the cluster formed."""

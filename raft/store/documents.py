@@ -9,12 +9,16 @@ People can read them; the checksum tells an edit or a decayed disk from what we 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from google_crc32c import value as crc32c
 
 from raft.store.errors import DamagedDocument, UnknownFormat
 from raft.store.files import Files, read_whole, replace_whole
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def write_document(files: Files, path: str, what: str, format_: int, body: dict[str, Any]) -> None:
@@ -49,3 +53,25 @@ def read_document(files: Files, path: str, what: str, format_: int) -> dict[str,
     if not isinstance(body, dict):
         raise DamagedDocument(path, "its second line is no object")
     return body
+
+
+def read_table(
+    files: Files,
+    path: str,
+    what: str,
+    format_: int,
+    name: str,
+    key_of: Callable[[str], Key],
+    value_of: Callable[[Any], Value],
+) -> dict[Key, Value]:
+    """What the body has under ``name``, decoded; nothing when there is no such file.
+
+    Raises DamagedDocument, also for what ``key_of`` and ``value_of`` cannot decode; UnknownFormat.
+    """
+    body = read_document(files, path, what, format_)
+    if body is None:
+        return {}
+    try:
+        return {key_of(key): value_of(value) for key, value in body[name].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedDocument(path, f"one of the {name} has the wrong shape ({error})") from error

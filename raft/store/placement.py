@@ -18,8 +18,7 @@ from typing import Any
 
 from raft.lives import LIVES_MAX
 from raft.messages import Replica
-from raft.store.documents import read_document, write_document
-from raft.store.errors import DamagedDocument
+from raft.store.documents import read_table, write_document
 from raft.store.files import Files
 
 FILE = "placement"
@@ -69,14 +68,7 @@ class Placement:
     def load(cls, files: Files, data_dir: str) -> Placement:
         """Raises DamagedDocument and UnknownFormat; a missing file is an empty placement."""
         path = os.path.join(data_dir, FILE)
-        body = read_document(files, path, WHAT, FORMAT)
-        if body is None:
-            return cls(files, path, {})
-        try:
-            groups = {int(group): _decode(value) for group, value in body["groups"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamagedDocument(path, f"a group has the wrong shape ({error})") from error
-        return cls(files, path, groups)
+        return cls(files, path, read_table(files, path, WHAT, FORMAT, "groups", int, _decode))
 
     @property
     def groups(self) -> Mapping[int, PlacedGroup]:

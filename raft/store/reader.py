@@ -81,19 +81,24 @@ class SegmentReader:
 
     def next_batch(self) -> tuple[list[Record], Record] | None:
         """Records and commit frame; None at the end, with ``stop`` set if something is there."""
-        position = self.offset
-        if position >= self.used:
+        if self.offset >= self.used:
             return None
         found: list[Record] = []
-        while True:
-            record = self.record_at(position, found)
-            if record is None:
-                return None
-            position += HEADER_BYTES + padded(record.header.length)
+        frame = self.read_to_frame(self.offset, found)
+        if frame is None:
+            return None
+        self.batch_offset, self.offset = self.offset, frame.offset + frame.size
+        return found, frame
+
+    def read_to_frame(self, offset: int, found: list[Record]) -> Record | None:
+        """Add the records from ``offset`` on to ``found``.  The commit frame behind them; None,
+        with ``stop`` set, at one that is not whole."""
+        while (record := self.record_at(offset, found)) is not None:
             if record.header.kind == records.COMMIT:
-                self.batch_offset, self.offset = self.offset, position
-                return found, record
+                return record
             found.append(record)
+            offset += record.size
+        return None
 
     def record_at(self, offset: int, before: list[Record]) -> Record | None:
         """The record that begins at ``offset``; None, with ``stop`` set, if it is not whole."""

@@ -39,6 +39,8 @@ from raft.store.records import HEADER_BYTES, Commit, Header, Record, padded
 
 Groups = dict[int, int]  # group -> its last gseq
 
+_OF_ANOTHER = "the commit frame is of another batch"
+
 
 @dataclass(slots=True, frozen=True)
 class Loss:
@@ -164,7 +166,7 @@ class Salvage:
             if whole is not None:
                 found, frame = whole
                 step = self._sound(place, found, frame)
-                stop = Stop(frame.offset, None, "the commit frame is of another batch", found)
+                stop = Stop(frame.offset, None, _OF_ANOTHER, found)
             elif reader.stop is not None:
                 stop, step = reader.stop, None
             else:
@@ -214,18 +216,7 @@ class Salvage:
         self, place: Place, found: list[Record], frame: Record
     ) -> tuple[Batch, Place] | None:
         """A batch that is whole, if it is the one that belongs here."""
-        try:
-            commit = records.decode_commit(frame.body)
-        except ValueError:
-            return None
-        raws = [record.raw for record in found]
-        if not self._belongs(place, commit, frame.header, raws, _reached(found, ())):
-            return None
-        if frame.header.entries != len(raws) or commit.headers_crc != records.crc_of_headers(raws):
-            return None
-        end = frame.offset + HEADER_BYTES + padded(frame.header.length)
-        batch = Batch(found, place.offset, end, commit.groups)
-        return batch, Place(end, commit.batch, frame.header.header_crc)
+        return self._closed(place, found, [record.raw for record in found], [], frame)
 
     def _belongs(
         self, place: Place, commit: Commit, header: Header, raws: Sequence[bytes], reached: Groups
@@ -289,18 +280,13 @@ class Salvage:
         self, position: int, found: list[Record], raws: list[bytes]
     ) -> tuple[Stop, Record | None]:
         """Behind a record that was skipped: up to the commit frame, or what is not whole."""
-        reader = self._reader
-        while True:
-            record = reader.record_at(position, found)
-            if record is None:
-                assert reader.stop is not None
-                return reader.stop, None
-            if record.header.kind == records.COMMIT:
-                reason = "the commit frame is of another batch"
-                return Stop(record.offset, None, reason, found), record
-            found.append(record)
-            raws.append(record.raw)
-            position += HEADER_BYTES + padded(record.header.length)
+        reader, known = self._reader, len(found)
+        frame = reader.read_to_frame(position, found)
+        raws += [record.raw for record in found[known:]]
+        if frame is None:
+            assert reader.stop is not None
+            return reader.stop, None
+        return Stop(frame.offset, None, _OF_ANOTHER, found), frame
 
     def _closed(
         self,
@@ -319,7 +305,7 @@ class Salvage:
             return None
         if frame.header.entries != len(raws) or commit.headers_crc != records.crc_of_headers(raws):
             return None
-        end = frame.offset + HEADER_BYTES + padded(frame.header.length)
+        end = frame.offset + frame.size
         batch = Batch(found, place.offset, end, commit.groups, losses)
         return batch, Place(end, commit.batch, frame.header.header_crc)
 
