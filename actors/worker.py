@@ -281,12 +281,9 @@ class Worker:
 
     def _forget_moved(self, placement: Placement) -> None:
         """Left-overs of groups that this node left, and has again in another slot, while this one
-        was down.  Of the same generation, or a later one, they are none: see ``find_log``."""
+        was down."""
         for group, recovered in list(self._recovered.items()):
-            placed = placement.groups.get(group)
-            if placed is None or placed.slot == self._arguments.slot:
-                continue
-            if recovered.generation < placed.generation:
+            if placement.has_elsewhere(group, self._arguments.slot, recovered.generation):
                 del self._recovered[group]
                 self._wal.forget_group(group, WHY_MOVED)
 

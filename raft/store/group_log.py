@@ -101,6 +101,19 @@ class GroupLog:
             log.set_fixed(DAMAGED, *found.places[DAMAGED])
         return log
 
+    def row(self, floor: int) -> TableRow:
+        """What the table of a segment says of it."""
+        return TableRow(
+            self.generation,
+            self.gseq,
+            self.term,
+            self.vote,
+            self.snapshot_index,
+            self.last_index,
+            self.damaged,
+            floor,
+        )
+
     # ------------------------------------------------------------------ entries
 
     @property

@@ -77,6 +77,12 @@ class Placement:
     def in_slot(self, slot: int) -> dict[int, PlacedGroup]:
         return {group: placed for group, placed in self._groups.items() if placed.slot == slot}
 
+    def has_elsewhere(self, group: int, slot: int, generation: int) -> bool:
+        """Whether the group is in another slot, and what the log of this one has of it, under this
+        generation, is a left-over.  It is none if this file may be an old copy."""
+        placed = self._groups.get(group)
+        return placed is not None and placed.slot != slot and generation < placed.generation
+
     def replace(self, groups: Mapping[int, PlacedGroup]) -> None:
         """Durable when this returns; after an OSError the file holds old or new content."""
         body = {"groups": {str(group): _encode(placed) for group, placed in groups.items()}}

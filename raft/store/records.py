@@ -364,6 +364,13 @@ def encode_segment(info: SegmentInfo, multiple: int = ALIGNMENT_BYTES) -> bytes:
     return body
 
 
+def encode_opening(info: SegmentInfo, multiple: int) -> tuple[bytes, bytes, bytes]:
+    """The record that opens a segment: header, body, padding."""
+    body = encode_segment(info, multiple)
+    header = encode_header(SEGMENT, 0, 0, 0, 0, info.number, 0, 0, len(body), crc32c(body))
+    return header, body, PADDING[len(body) & 7]
+
+
 def decode_segment(body: bytes) -> SegmentInfo:
     """Raises ValueError on anything else."""
     *numbers, rows, disk, oldest = _unpacked(body, 9)

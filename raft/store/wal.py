@@ -47,7 +47,6 @@ from raft.store.records import (
     Commit,
     Record,
     SegmentInfo,
-    TableRow,
     encode_header,
     pack_unsigned,
 )
@@ -532,14 +531,13 @@ class Wal:
         opening = None
         segment = self._segment
         if open_segment or segment is None or self._used + bytes_total > segment.size:
-            opening, header, body = self._open(bytes_total, pieces[:saved])
+            opening, record = self._open(bytes_total, pieces[:saved])
             self._carried = []
-            record = (header, body, PADDING[len(body) & 7])
             # The second time for when the sectors of the first are lost (raft.store.openings).
             pieces[:0] = record
             pieces += record
-            crcs.insert(0, header[-4:])
-            crcs.append(header[-4:])
+            crcs.insert(0, record[0][-4:])
+            crcs.append(record[0][-4:])
             bytes_total += sum(map(len, record))
         self._batch += 1
         crc = crc32c(b"".join(crcs))
@@ -568,23 +566,16 @@ class Wal:
             touched[record.header.group] = self._groups[record.header.group].gseq
         return sum(record.size for record in self._carried)
 
-    def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, bytes, bytes]:
-        """Plan the next segment: what makes it, and its first record (header, body).
+    def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, tuple[bytes, ...]]:
+        """Plan the next segment: what makes it, and its first record (header, body, padding).
 
         ``saved``: the pieces of the batch, without copies.
         """
         began = records.first_gseqs(saved)
         floors = floors_of(self._carried, self._groups)
         table = {
-            group: TableRow(
-                state.generation,
-                state.gseq,
-                state.term,
-                state.vote,
-                state.snapshot_index,
-                state.last_index,
-                state.damaged,
-                floors.get(group, began.get((group, state.generation), state.gseq + 1) - 1),
+            group: state.row(
+                floors.get(group, began.get((group, state.generation), state.gseq + 1) - 1)
             )
             for group, state in self._groups.items()
         }
@@ -603,16 +594,15 @@ class Wal:
             self._incarnation,
             oldest,
         )
-        body = records.encode_segment(info, self._opening_multiple)
-        header = encode_header(records.SEGMENT, 0, 0, 0, 0, number, 0, 0, len(body), crc32c(body))
-        size = HEADER_BYTES + records.padded(len(body))
+        record = records.encode_opening(info, self._opening_multiple)
+        size = sum(map(len, record))
         bytes_min = 2 * size + bytes_rest
         job, self._job = self._job, None
         self._size = self._next_size()
         self._tidier.opened(self._log_end - size)
         opening = _Opening(number, segment_id, bytes_min, max(self._size, bytes_min), job)
         self._number, self._segment_id, self._used = number, segment_id, 0
-        return opening, header, body
+        return opening, record
 
     def _write(self, batch: Batch) -> None:
         """On the batch's thread: everything that touches the disk."""
@@ -737,9 +727,9 @@ class Wal:
         frame = 2 * HEADER_BYTES + records.COMMIT_BODY_BYTES_MIN
         room = self.segment_room_bytes
         if self._job is not None and self._job.made_bytes:
-            opening = HEADER_BYTES + TABLE_ROW_BYTES_MAX * (len(self._groups) + 1)
-            opening = 2 * (opening + self._opening_multiple)
-            room = max(room, self._job.made_bytes - self._gathered - opening)
+            # Of the record: one row more than there are is for its header and all else in it.
+            opening = TABLE_ROW_BYTES_MAX * (len(self._groups) + 1) + self._opening_multiple
+            room = max(room, self._job.made_bytes - self._gathered - 2 * opening)
         return room - frame - records.COMMIT_GROUP_BYTES * len(self._touched)
 
     def statistics(self) -> dict[str, Any]:
