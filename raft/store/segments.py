@@ -16,6 +16,7 @@ import threading
 from dataclasses import dataclass
 
 from raft.store.files import Files
+from raft.store.records import ALIGNMENT_BYTES
 
 SUFFIX = ".wal"
 SEGMENT_BYTES_FIRST = 1 << 20
@@ -37,6 +38,12 @@ class Segment:
     size: int
     segment_id: int = 0
     used: int = 0
+
+
+def opening_multiple(segment_bytes_first: int) -> int:
+    """Where segments are small, as in tests, nobody wants one half full of what opens it."""
+    part = segment_bytes_first // 32 & -ALIGNMENT_BYTES
+    return max(ALIGNMENT_BYTES, min(OPENING_BYTES_MULTIPLE, part))
 
 
 def segment_name(number: int) -> str:

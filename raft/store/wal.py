@@ -52,12 +52,12 @@ from raft.store.records import (
 )
 from raft.store.recovery import Recovered, RecoveredGroup, recover
 from raft.store.segments import (
-    OPENING_BYTES_MULTIPLE,
     SEGMENT_BYTES_FIRST,
     SEGMENT_BYTES_MAX,
     Segment,
     SegmentJob,
     create_segment,
+    opening_multiple,
 )
 from raft.store.settling import floors_of, set_aside, settle
 from raft.store.tidying import COPY_BYTES_MAX, Tidier
@@ -143,9 +143,7 @@ class Wal:
         self._incarnation = incarnation
         self._random_id = random_id
         self._segment_bytes_first = segment_bytes_first
-        # Where segments are that small (in tests), nobody wants one half full of this.
-        part = segment_bytes_first // 32 & -ALIGNMENT_BYTES
-        self._opening_multiple = max(ALIGNMENT_BYTES, min(OPENING_BYTES_MULTIPLE, part))
+        self._opening_multiple = opening_multiple(segment_bytes_first)
         # The owner may lower it while room is scarce; when there is hardly any: what is copied must
         # fit into a segment that is there, and leave these bytes of it to what cannot wait.
         self.segment_bytes_max = segment_bytes_max
