@@ -87,11 +87,11 @@ def leave_free(bench: Bench, free_bytes: int) -> None:
 
 
 def write(token: int, key: str = "a", value: bytes = b"value") -> list[Any]:
-    return [token, KV, 500, protocol.RIGHTS_ALL, batch_of(put(key, value))]
+    return [token, KV, 10_000, protocol.RIGHTS_ALL, batch_of(put(key, value))]
 
 
 def read(token: int) -> list[Any]:
-    return [token, KV, 500, protocol.RIGHTS_ALL, batch_of(SIZE)]
+    return [token, KV, 10_000, protocol.RIGHTS_ALL, batch_of(SIZE)]
 
 
 def reply_to(bench: Bench, token: int) -> Any:
