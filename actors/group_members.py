@@ -236,16 +236,13 @@ class GroupMembers:
         self._set(voters, learners, self._on_order_taken)
 
     def _silent_among(self, voters: frozenset[str]) -> list[str]:
-        """Members that are to vote and are not heard.  Newcomers have to show themselves anyway."""
+        """Nodes that are to vote and are not heard, as any life of theirs.  Newcomers have to show
+        themselves anyway."""
         core, now = self._group.core, self._group.now_ms()
         silence_ms = core.settings.election_timeout_ms
-        return sorted(
-            peer.replica.node
-            for peer in core.progress()
-            if peer.replica in core.configuration
-            and peer.replica.node in voters
-            and now - peer.active_ms >= silence_ms
-        )
+        members = [peer for peer in core.progress() if peer.replica in core.configuration]
+        heard = {it.replica.node for it in members if now - it.active_ms < silence_ms}
+        return sorted(voters & {it.replica.node for it in members} - heard)
 
     def _lacks_majority(self, voters: frozenset[Replica]) -> bool:
         """Members that are to vote, and are silent, or have not answered this leader yet, would be
@@ -260,9 +257,11 @@ class GroupMembers:
         return 2 * len(silent) >= len(voters)
 
     def _present(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Names of voters and learners, as the log has them."""
+        """Names of voters and learners, as the log has them; of a rebirth under way it counts what
+        votes."""
         configuration = self._group.core.configuration
-        return _names(configuration.voters), _names(configuration.learners)
+        voters = _names(configuration.voters)
+        return voters, _names(configuration.learners) - voters
 
     @property
     def _is_settled(self) -> bool:

@@ -10,11 +10,13 @@ import pytest
 
 from actors import group_members as module
 from actors.group_messages import DesiredMembers
+from actors.replacing import encode_question
 from actors.settings import SnapshotSettings
 from raft import membership
+from raft.lives import replica_of
 from raft.messages import Append, Replica
 from raft.settings import RaftSettings
-from tests.actors.cluster import Cluster, Node, Sent, put
+from tests.actors.cluster import GROUP, Cluster, Node, Sent, put
 from transport import protocol
 from transport.client import wire
 
@@ -211,6 +213,38 @@ def test_a_majority_of_the_new_voters_must_be_alive() -> None:
     sent = admin(cluster, leader, "removePeer", one.name)
     cluster.run(100)
     assert done(sent)["changed"], "but the dead one can be removed"
+
+
+def rebirth(cluster: Cluster, leader: Node, lost: Node) -> Replica:
+    """The lost one is to come back as its next life, which has not begun yet."""
+    new = replica_of(lost.core.me, GROUP, 1)
+    lost.crash()
+    cluster.run(2 * TIMEOUT_MS)
+    batch = encode_question(lost.core.me, 1, placed=False, timeout_ms=1_000)
+    cluster.request_raw(leader, batch, rights=protocol.RIGHTS_ALL | protocol.RIGHT_NODE)
+    cluster.settle()
+    assert leader.core.configuration.learners == {new}
+    return new
+
+
+def test_two_silent_lives_of_one_disk_are_one_node_that_is_silent() -> None:
+    cluster, leader, (_, lost) = three()
+    new = rebirth(cluster, leader, lost)
+    cluster.add_node("n4")
+    sent = admin(cluster, leader, "addLearner", "n4")
+    cluster.run(500)
+    assert done(sent)["learners"] == ["n4"]
+    assert members(leader) == (["n1", "n2", "n3"], sorted((new.node, "n4")))
+
+
+def test_a_node_of_which_one_life_votes_and_another_does_not_yet_votes() -> None:
+    """It would be named twice otherwise, which the catalog refuses."""
+    cluster, leader, (one, lost) = three()
+    rebirth(cluster, leader, lost)
+    sent = admin(cluster, leader, "removePeer", one.name)
+    cluster.settle()
+    assert sent.outcomes is None, "it waits until the lost one votes again"
+    assert wanted(cluster) == (sorted((leader.name, lost.name)), [])
 
 
 def test_one_change_at_a_time() -> None:
