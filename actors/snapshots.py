@@ -378,13 +378,17 @@ class GroupSnapshots:
         self._not_before_ms = now + PAUSE_FACTOR * message.elapsed_ms
         self._counted_bytes = self._view_bytes
         compact_to = self._compact_to(message.meta.index)
-        self._is_lost = False
+        # A newer one may have been installed meanwhile, and be what is lost.
+        self._is_lost = self._is_lost and message.meta.index < self.index
         if self._interval_due_ms is not None:
             self._interval_due_ms = now + self._interval_ms
         self.counts["taken"] += 1
         self._core.step(SnapshotTaken(message.meta, compact_to), now)
         self._want_keep()
-        self._finish_waiting()
+        if self._is_lost:
+            self.want_one()
+        else:
+            self._finish_waiting()
 
     def on_failed(self, message: SnapshotFailed) -> list[object]:
         assert self._state == _WRITING

@@ -29,6 +29,7 @@ from raft.messages import (
     Replica,
     SendChunk,
     SnapshotChunk,
+    SnapshotLost,
     SnapshotMeta,
     SnapshotReply,
 )
@@ -764,6 +765,35 @@ def test_a_view_of_what_a_snapshot_of_the_leader_has_overtaken_is_thrown_away() 
     assert follower.core.snapshot == newest
     assert json.loads(asked.outcome.data)["index"] == newest.index
     assert len(digests(cluster)) == 1
+
+
+def test_a_snapshot_that_was_overtaken_does_not_stand_in_for_a_newer_one_that_is_lost() -> None:
+    cluster, leader, (follower, _) = three(settings=SMALL_CHUNKS)
+    fill(cluster, leader, 5)
+    follower.works_at_once = False
+    asked = ask(cluster, follower)
+    cluster.settle()
+    (_, effect) = follower.jobs.pop()
+    cluster.isolate(follower.name)
+    fill(cluster, leader, 25)
+    written = write(follower, effect)
+    cluster.heal()
+    follower.works_at_once = True
+    cluster.run(3_000)
+    snapshots, newest = follower.group.snapshots, follower.core.snapshot
+    assert newest is not None
+    snapshots.on_lost(SnapshotLost(newest))
+    follower.works_at_once = False
+    follower.traffic.note_done(effect, None)
+    follower.tell(SnapshotWritten(written, 1), control=True)
+    cluster.settle()
+    assert snapshots.is_lost
+    assert asked.outcomes is None
+    follower.works_at_once = True
+    cluster.run(1_000)
+    assert not snapshots.is_lost
+    assert json.loads(asked.outcome.data)["index"] >= newest.index
+    assert snapshots.counts["taken"] == 2
 
 
 def test_a_failure_that_is_told_late_frees_the_place_for_the_next() -> None:
