@@ -47,7 +47,7 @@ _NEVER: Final = 1 << 64  # above every version
 PAUSE_MS_MIN: Final = 200  # between two questions to the leader; doubled each time
 PAUSE_MS_MAX: Final = 10_000
 ASK_TIMEOUT_MS: Final = 3_000
-JOINS_MAX: Final = 16  # questions to leaders at the same time
+QUESTIONS_MAX: Final = 16  # to leaders at the same time, however many groups come or go
 
 
 class Host(Protocol):
@@ -99,7 +99,7 @@ class LocalGroups:
             int, int
         ] = {}  # group -> version at which the leader called it a member
         self._is_current = False
-        self._turns = asyncio.Semaphore(JOINS_MAX)
+        self._turns = asyncio.Semaphore(QUESTIONS_MAX)
         self.groups: dict[int, Row] = {}  # as the catalog has them
 
     # ------------------------------------------------------------------ the catalog
@@ -258,8 +258,9 @@ class LocalGroups:
         pause_ms, attempt = PAUSE_MS_MIN, 1
         try:
             while not self._is_wanted(group) and not self._host.is_stopping:
-                placed = self._placement.groups[group]
-                code, text, _ = await self._ask("mayLeave", placed, attempt)
+                async with self._turns:
+                    placed = self._placement.groups[group]
+                    code, text, _ = await self._ask("mayLeave", placed, attempt)
                 attempt += 1
                 if self._is_wanted(group):
                     break

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors import wire
+from actors import local_groups, wire
 from actors.catalog import SYSTEM_GROUP_ID
 from actors.catalog_members import group_row, node_row
 from actors.known_nodes import KnownNodes
@@ -24,6 +24,7 @@ ME = Replica("n1", 11)
 OTHERS: list[list[Any]] = [["n2", 22], ["n3", 33]]
 GROUP = 5
 Answer = tuple[int, str, bytes]
+sleep = asyncio.sleep
 MEMBER: Answer = (protocol.OK, "", b'{"member": true}')
 NOT_YET: Answer = (protocol.OK, "", b'{"member": false}')
 GO: Answer = (protocol.OK, "", b"{}")
@@ -187,6 +188,32 @@ def test_on_a_full_disk_a_replica_leaves_when_that_can_be_written_down() -> None
     bench.want(12, *OTHERS)
     bench.run()
     assert (len(bench.host.asked), "left" in bench.placed.options) == (3, True)
+
+
+def test_of_many_groups_that_are_left_at_a_time_few_ask_their_leaders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_groups, "QUESTIONS_MAX", 2)
+    bench = Bench(GO)
+    groups = range(GROUP, GROUP + 6)
+    rows = [group_row(group, f"g{group}", "kv", [list(ME)]) for group in groups]
+    bench.groups.learn(rows)
+    asking: list[int] = []
+    at_once: list[int] = []
+
+    async def ask(group: str, batch: bytes, *, elsewhere: bool = False) -> Answer:
+        asking.append(1)
+        at_once.append(len(asking))
+        for _ in range(10):
+            await sleep(0)
+        asking.pop()
+        return GO
+
+    bench.host.ask = ask  # type: ignore[method-assign]
+    bench.groups.learn([{**row, "members": OTHERS, "version": 90} for row in rows])
+    bench.run()
+    assert all(LEFT in bench.placement.groups[group].options for group in groups)
+    assert (len(at_once), max(at_once)) == (6, 2)
 
 
 def test_who_is_wanted_again_before_it_has_left_stays_what_it_is() -> None:
