@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from actors.catalog_members import Row, node_row
@@ -34,19 +34,25 @@ ADDRESSES: Final = ("client", "peer", "events")
 NUMBER: Final = "incarnation"  # of 64 bits: as hexadecimal text in JSON
 
 
-class KnownNodes:
-    """The file's content at the last load or merge."""
+OnFull = Callable[[Callable[[], None]], None]  # have it tried again when there may be room
 
-    def __init__(self, files: Files, path: str, rows: dict[str, Row]) -> None:
+
+class KnownNodes:
+    """The file's content at the last load or merge, unless the disk has no room for it now."""
+
+    def __init__(self, files: Files, path: str, rows: dict[str, Row], on_full: OnFull) -> None:
         self._files = files
         self._path = path
+        self._on_full = on_full
+        self._is_behind = False  # the file
         self.rows = rows
 
     @classmethod
-    def load(cls, files: Files, data_dir: str) -> KnownNodes:
+    def load(cls, files: Files, data_dir: str, on_full: OnFull) -> KnownNodes:
         """Raises DamagedDocument and UnknownFormat; a missing file knows nobody."""
         path = os.path.join(data_dir, FILE)
-        return cls(files, path, read_table(files, path, WHAT, FORMAT, "nodes", str, _decode))
+        rows = read_table(files, path, WHAT, FORMAT, "nodes", str, _decode)
+        return cls(files, path, rows, on_full)
 
     def seed(self, founders: Iterable[tuple[str, int]]) -> None:
         """Those of whom nothing else is known are what they were when the cluster formed."""
@@ -55,7 +61,7 @@ class KnownNodes:
 
     def merge(self, rows: Iterable[Row]) -> list[str]:
         """Take what is newer; durable when this returns, unless the disk is too full for it: then
-        the catalog tells it once more to the next life of this process.  The nodes of which it was.
+        when there is room again.  The nodes of which it was.
 
         Without a version (0) a row is of the cluster's beginning, and nothing that needs keeping.
         """
@@ -63,14 +69,24 @@ class KnownNodes:
         if changed:
             self.rows = {**self.rows, **changed}
             if any(row["version"] for row in changed.values()):
-                body = {"nodes": {node: _encode(row) for node, row in self.rows.items()}}
-                try:
-                    write_document(self._files, self._path, WHAT, FORMAT, body)
-                except OSError as error:
-                    if not is_full_error(error):
-                        raise
-                    log.warning("what is known of the nodes is not written down: %s", error)
+                self._write()
         return sorted(changed)
+
+    def _write(self) -> None:
+        body = {"nodes": {node: _encode(row) for node, row in self.rows.items()}}
+        try:
+            write_document(self._files, self._path, WHAT, FORMAT, body)
+        except OSError as error:
+            if not is_full_error(error):
+                raise
+            if not self._is_behind:
+                log.warning("what is known of the nodes is not written down: %s", error)
+            self._is_behind = True
+            self._on_full(self._write)
+            return
+        if self._is_behind:
+            log.info("what is known of the nodes is written down")
+        self._is_behind = False
 
     def frame_rows(self) -> list[list[Any]]:
         """As :data:`actors.wire.NODES` has it."""

@@ -111,7 +111,7 @@ class Node:
         self._forming: str | None = None
         self._told: dict[str, Any] = {}  # rows of nodes, as HELLOs said, while blank
         self._refused = False  # by everybody who was heard; soon that is final
-        self._nodes = KnownNodes.load(files, self._data)
+        self._nodes = KnownNodes.load(files, self._data, self._placing.wait)
         self._nodes.seed(self._founders())
         me = Replica(config.id, identity.incarnation)
         declared = frozenset(config.groups.values())

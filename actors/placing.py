@@ -20,7 +20,7 @@ PLACE_RETRY_MS: Final = 500  # until there is room for a new placement
 
 
 class Placing:
-    """``again`` is called once more when there may be room."""
+    """``again``: what was to be placed is worked out anew, and placed, when there may be room."""
 
     def __init__(
         self, placement: Placement, loop: asyncio.AbstractEventLoop, again: Callable[[], None]
@@ -28,7 +28,7 @@ class Placing:
         self._placement = placement
         self._loop = loop
         self._again = again
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[Callable[[], None], None] = {}  # in order, each once
 
     def place(self, groups: Mapping[int, PlacedGroup]) -> bool:
         """Whether this is the placement on disk.  Raises OSError; of a full disk it is False."""
@@ -38,11 +38,18 @@ class Placing:
             if not is_full_error(error):
                 raise
             log.error("%s; trying again", error)
-            if self._timer is None:
-                self._timer = self._loop.call_later(PLACE_RETRY_MS / 1_000, self._place_again)
+            self.wait(self._again)
             return False
         return True
 
-    def _place_again(self) -> None:
-        self._timer = None
-        self._again()
+    def wait(self, what: Callable[[], None]) -> None:
+        """Have something else tried again, too, when there may be room."""
+        is_first = not self._waiting
+        self._waiting[what] = None
+        if is_first:
+            self._loop.call_later(PLACE_RETRY_MS / 1_000, self._try_again)
+
+    def _try_again(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for what in waiting:
+            what()

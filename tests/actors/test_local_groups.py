@@ -88,7 +88,7 @@ class Bench:
         founders = (Replica("n2", 22), Replica("n3", 33))
         system = PlacedGroup(0, 1, "_system", "_", founders, {BORN: True})
         self.placement.replace({SYSTEM_GROUP_ID: system})
-        self.nodes = KnownNodes.load(files, "/data")
+        self.nodes = KnownNodes.load(files, "/data", lambda again: None)
         self.host = Host(*answers)
         self.host.placement = self.placement
         self.groups = LocalGroups(ME, self.placement, self.nodes, 1, frozenset(), self.host)

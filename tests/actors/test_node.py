@@ -22,6 +22,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.catalog_members import group_row, node_row
 from actors.config import NodeConfig
 from actors.formation import Formation, cluster_id, members_hash
+from actors.known_nodes import KnownNodes
 from actors.local_groups import SYSTEM_SLOT, free_slot
 from actors.machines.registry import DECLARED
 from actors.node import Node, _shown
@@ -620,6 +621,32 @@ def test_what_is_known_of_nodes_outlives_the_process() -> None:
     again.nodes(node_row("n2", 22, 3))
     rows = {row[0]: (row[1], row[3]) for row in again.link.of(kinds.NODES)[-1][0]}
     assert rows["n2"] == (222, 9), "an older word is no news"
+
+
+def test_what_is_known_of_nodes_is_written_down_when_a_full_disk_has_room_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No later news of them may ever come."""
+    bench = formed()
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(bench.node._loop, "call_later", lambda _, what, *__: later.append(what))
+    bench.files.fail("pwrite", errno.ENOSPC, path="nodes.new", times=3)
+    bench.nodes(node_row("n2", 222, 9))
+    bench.nodes(node_row("n3", 333, 10))
+    reloads = len(bench.link.of(kinds.RELOAD))
+
+    def on_disk() -> dict[str, int]:
+        known = KnownNodes.load(bench.files, "/data", lambda again: None)
+        return {node: row["incarnation"] for node, row in known.rows.items()}
+
+    for _ in range(2):
+        assert on_disk() == {}
+        (retry,) = later
+        later.clear()
+        retry()
+    assert on_disk() == {"n1": 11, "n2": 222, "n3": 333}
+    assert later == []
+    assert len(bench.link.of(kinds.RELOAD)) == reloads, "which is no matter of the workers"
 
 
 # --------------------------------------------------------------------------- members
