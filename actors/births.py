@@ -49,10 +49,6 @@ class Births:
     def lose(self, group: int, life: int, reason: str) -> None:
         self._lost[group] = life, reason
 
-    def is_over(self, group: int, life: int) -> bool:
-        """Whether what was lost here was a life before this one."""
-        return group in self._lost and self._lost[group][0] < life
-
     def settle(self, group: int) -> None:
         """It is opened, or begins another life."""
         self._begun.pop(group, None)

@@ -1,7 +1,8 @@
 """Between a group and the catalog: what is wanted of it, and what it asks.
 
 The worker of a group and the catalog's leader are far apart: the node process tells workers what
-the catalog wants, and asks it in their name.
+the catalog wants, and asks it in their name.  What the catalog has, the worker of this node's
+replica of it tells the node process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from actors import wire
-from actors.group_messages import AskCatalog, CatalogAnswered, DesiredMembers, actor_name
+from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
+from actors.group_messages import (
+    AskCatalog,
+    CatalogAnswered,
+    DesiredMembers,
+    actor_name,
+    machine_name,
+)
+from actors.machine import Emitted, MachineActor
 from actors.runtime import Scheduler
 from raft.messages import Replica
 
@@ -66,3 +75,19 @@ class CatalogTalk:
         self._send(
             wire.ASK_CATALOG, self._slot, it.group, it.token, it.command, it.value, it.options
         )
+
+    def tell_catalog(self) -> None:
+        """All of it, if it is here."""
+        actor = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
+        if isinstance(actor, MachineActor):
+            assert isinstance(actor.machine, CatalogMachine)
+            self._send(wire.CATALOG, actor.machine.table())
+
+    def carry_emitted(self, effect: Emitted, address: object) -> None:
+        """Events of machines; nobody but the catalog's has listeners."""
+        if effect.group != SYSTEM_GROUP_ID:
+            return
+        table: dict[str, list[Any]] = {"nodes": [], "groups": []}
+        for _, _, kind, values in effect.events:
+            table[f"{kind}s"].append(values)
+        self._send(wire.CATALOG, table)

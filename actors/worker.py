@@ -38,7 +38,7 @@ import uvloop
 
 from actors import snapshot_files, snapshot_traffic, wire
 from actors.births import Births
-from actors.catalog import SYSTEM_GROUP_ID, CatalogMachine
+from actors.catalog import SYSTEM_GROUP_ID
 from actors.clock_watch import ClockWatch, boot_ms
 from actors.describing import Describing
 from actors.desired import CatalogTalk
@@ -62,7 +62,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.loop_timer import LoopTimer
-from actors.machine import Emitted, MachineActor, RunRestore
+from actors.machine import Emitted, RunRestore
 from actors.opening import when_unlocked
 from actors.peer_messages import sort_messages
 from actors.process import (
@@ -95,7 +95,6 @@ from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
-from raft.lives import replica_of
 from raft.messages import (
     ClockAnomaly,
     LinkClosed,
@@ -120,6 +119,7 @@ ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an ite
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
 WHY_LEFT = "this node is no member of the group any more"
 WHY_MOVED = "this node has the group in another slot"
+WHY_OVER = "this node begins anew in the group, as another replica"
 TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off in steps
 DRAIN_MS_MAX = 2_000
 
@@ -144,6 +144,7 @@ class Worker:
         self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
         self._stores: dict[int, SnapshotStore] = {}
         self._closed: set[int] = set()  # groups that this node has left
+        self._lives: dict[int, int] = {}  # of all others that were placed here
         self._threads = SnapshotThreads(self._post)
         self._collections = ShortCollections()
         self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
@@ -178,9 +179,9 @@ class Worker:
             self._scheduler, self._send_control, lambda: self._space.describe(self._wal)
         )
         self._scheduler.carry(GroupDescribed, self._describing.carry_described)
-        self._scheduler.carry(Emitted, self._carry_emitted)
         self._talk = CatalogTalk(arguments.slot, self._scheduler, self._send_control)
         self._scheduler.carry(AskCatalog, self._talk.carry_question)
+        self._scheduler.carry(Emitted, self._talk.carry_emitted)
         self._traffic = SnapshotTraffic(
             arguments.snapshots,
             arguments.raft,
@@ -203,7 +204,7 @@ class Worker:
             wire.LINK_CLOSED: self._on_link_closed,
             wire.RELOAD: self._on_reload,
             wire.DRAIN: self._on_drain,
-            wire.CATALOG_WANTED: self._on_catalog_wanted,
+            wire.CATALOG_WANTED: lambda frame: self._talk.tell_catalog(),
             wire.DESIRED: self._talk.on_desired,
             wire.CATALOG_ANSWER: self._talk.on_answer,
         }
@@ -261,21 +262,16 @@ class Worker:
         placement = Placement.load(self._files, self._arguments.data)
         here = placement.in_slot(self._arguments.slot)
         self._forget_moved(placement)
-        for group, actor in list(self._groups.items()):
-            # It was left, and wanted again before this was read: as another life, or elsewhere.
+        for group, life in list(self._lives.items()):
             placed = placement.groups.get(group)
-            if placed is not None and (
-                group not in here or actor.core.me != replica_of(self._me, group, placed.life)
-            ):
-                self._close_group(group)
+            if placed is not None and (group not in here or placed.life != life):
+                # Its log was lost; or it was left, and wanted again before this was read.
+                self._close_group(group, WHY_OVER)
         for group, placed in here.items():
             if LEFT in placed.options:
-                self._close_group(group)
+                self._close_group(group, WHY_LEFT)
                 continue
             self._closed.discard(group)
-            if self._births.is_over(group, placed.life):
-                self._births.settle(group)
-                self._broken.pop(group, None)
             if group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
 
@@ -288,6 +284,7 @@ class Worker:
                 self._wal.forget_group(group, WHY_MOVED)
 
     def _open_group(self, group: int, placed: PlacedGroup) -> None:
+        self._lives[group] = placed.life
         recovered = self._recovered.pop(group, None)
         try:
             recovered = find_log(placed, recovered)
@@ -525,33 +522,26 @@ class Worker:
         self._traffic.forget(group)
         self._collections.thaw()
 
-    def _close_group(self, group: int) -> None:
-        """This node is no member of it any more: nothing of the replica is needed."""
+    def _close_group(self, group: int, why: str) -> None:
+        """Nothing of the replica is needed any more, nor will it be."""
         if group in self._closed:
             return
         self._closed.add(group)
+        self._lives.pop(group, None)
         self._births.settle(group)
         self._recovered.pop(group, None)
-        self._wal.forget_group(group, WHY_LEFT)
+        store = self._stores.pop(group, None)
+        self._wal.forget_group(group, why)
         if self._broken.pop(group, None) or self._groups.pop(group, None):
-            self._summaries_out[group] = broken_summary(CannotOpen(WHY_LEFT, "down"))
-            self._scheduler.stop_actor(actor_name(group), WHY_LEFT)
-            self._scheduler.stop_actor(machine_name(group), WHY_LEFT)
+            self._summaries_out[group] = broken_summary(CannotOpen(why, "down"))
+            self._scheduler.stop_actor(actor_name(group), why)
+            self._scheduler.stop_actor(machine_name(group), why)
             self._traffic.forget(group)
             self._collections.thaw()
-        around, before = self._around, self._stores.get(group)
+        around = self._around
         self._threads.submit(
-            lambda: forget_snapshots(around, group, before), lambda _: None, long=True
+            lambda: forget_snapshots(around, group, store), lambda _: None, long=True
         )
-
-    def _carry_emitted(self, effect: Emitted, address: object) -> None:
-        """Events of machines; those of the catalog go to the node process."""
-        if effect.group != SYSTEM_GROUP_ID or self._link is None:
-            return
-        table: dict[str, list[Any]] = {"nodes": [], "groups": []}
-        for _, _, kind, values in effect.events:
-            table[f"{kind}s"].append(values)
-        self._link.send(self._pack(wire.CATALOG, table), control=True)
 
     # ------------------------------------------------------------------ snapshots
 
@@ -585,9 +575,9 @@ class Worker:
             if self._is_over(effect.group, store):
                 return
             self._scheduler.tell(machine_name(effect.group), result, control=True)
-            if effect.group == SYSTEM_GROUP_ID and self._router_epoch:
+            if effect.group == SYSTEM_GROUP_ID:
                 # What it has brought, no entry has told of.
-                self._send_catalog()
+                self._talk.tell_catalog()
 
         self._threads.submit(work, on_done, long=True)
 
@@ -626,21 +616,12 @@ class Worker:
         self._router_epoch = frame[1]
         self._ask_for_turn()
         self._tell_replicas()
-        self._send_catalog()
+        self._talk.tell_catalog()
 
     def _tell_replicas(self) -> None:
         rows = self._births.rows()
         if rows and self._link is not None and self._router_epoch:
             self._link.send(self._pack(wire.REPLICAS, rows), control=True)
-
-    def _on_catalog_wanted(self, frame: list[Any]) -> None:
-        self._send_catalog()
-
-    def _send_catalog(self) -> None:
-        catalog = self._scheduler.actor(machine_name(SYSTEM_GROUP_ID))
-        if isinstance(catalog, MachineActor) and self._link is not None:
-            assert isinstance(catalog.machine, CatalogMachine)
-            self._link.send(self._pack(wire.CATALOG, catalog.machine.table()), control=True)
 
     def _on_requests(self, frame: list[Any]) -> None:
         items = frame[3]

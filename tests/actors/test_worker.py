@@ -17,7 +17,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.group_messages import SendPeers, actor_name
 from actors.runtime import VirtualClock
 from actors.settings import DiskSettings
-from actors.worker import WHY_LEFT, Worker
+from actors.worker import WHY_LEFT, WHY_OVER, Worker
 from actors.worker_arguments import WorkerArguments
 from raft.configuration import Configuration
 from raft.lives import replica_of
@@ -509,7 +509,7 @@ def test_a_group_that_was_left_and_wanted_again_before_the_worker_heard_is_anoth
     assert set(bench.worker._groups) == {KV}
     core = bench.worker._groups[KV].core
     assert (core.me, core.last_index) == (replica_of(ME, KV, 1), 0)
-    assert bench.worker._wal._groups[OTHER].damaged == WHY_LEFT
+    assert bench.worker._wal._groups[OTHER].damaged == WHY_OVER
 
 
 # --------------------------------------------------------------------------- lives

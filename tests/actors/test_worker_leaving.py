@@ -11,8 +11,10 @@ from actors import wire as kinds
 from actors import worker as worker_module
 from actors.desired import desired_row
 from actors.group_messages import ReplicaRetired
+from actors.worker import WHY_LEFT
 from raft.configuration import Configuration
-from raft.messages import SnapshotMeta
+from raft.lives import replica_of
+from raft.messages import Heartbeat, SnapshotMeta
 from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
 from raft.store.records import DAMAGED
@@ -141,6 +143,47 @@ def test_a_group_that_was_left_and_is_back_before_its_worker_looks_begins_the_ne
     core = bench.worker._groups[KV].core
     assert core.me != ME
     assert core.last_index == 0
+
+
+def retire(bench: Bench) -> None:
+    """KV is told that it has what it never had."""
+    bench.peer(N2, Heartbeat(N2, ME, 99, 99, 1))
+    bench.worker._turn()
+    assert bench.worker._broken[KV]["state"] == "damaged"
+
+
+def test_the_next_life_of_a_replica_that_stopped_begins_though_its_leaving_was_not_read() -> None:
+    bench = Bench(KV, OTHER, members=(ME, N2))
+    bench.join()
+    bench.sync()
+    retire(bench)
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    come_back(bench)
+    assert bench.worker._groups[KV].core.me == replica_of(ME, KV, 1)
+    assert KV not in bench.worker._broken
+
+
+def test_so_does_that_of_one_that_could_not_be_opened() -> None:
+    bench = Bench(KV)
+    placement = Placement.load(bench.files, "/data")
+    strange = PlacedGroup(1, 1, name_of(OTHER), "nobody.knows:It", (ME,), {})
+    placement.replace({**placement.groups, OTHER: strange})
+    bench.join()
+    bench.frame(kinds.RELOAD)
+    assert bench.worker._broken[OTHER]["state"] == "down"
+    come_back(bench, OTHER)
+    assert bench.worker._groups[OTHER].core.me == replica_of(ME, OTHER, 1)
+
+
+def test_the_log_of_a_replica_that_stopped_is_forgotten_when_its_group_is_left() -> None:
+    bench = Bench(KV, OTHER, members=(ME, N2))
+    bench.join()
+    bench.sync()
+    retire(bench)
+    leave(bench)
+    assert bench.worker._wal._groups[KV].damaged == WHY_LEFT
+    summaries = [row for (rows,) in bench.link.of(kinds.SUMMARIES) for row in rows]
+    assert [summary["error"] for group, summary in summaries if group == KV][-1] == WHY_LEFT
 
 
 def test_what_is_wanted_of_a_group_is_told_to_one_that_is_opened_later() -> None:
