@@ -134,7 +134,7 @@ class CatalogMachine(Machine):
         return rules.admit_node(self.nodes, self.groups, request.key, wanted, ADDRESSES, context)
 
     def _replace_node(self, request: WriteRequest, context: Context) -> Response:
-        return rules.replace_node(self.nodes, request.key, context)
+        return rules.replace_node(self.nodes, request.key, _unpack_map(request.data), context)
 
     def _remove_node(self, request: WriteRequest, context: Context) -> Response:
         return rules.remove_node(self.nodes, self.groups, request.key, context)
@@ -235,6 +235,7 @@ def _shown_node(node: dict[str, Any]) -> dict[str, Any]:
     """Numbers of 64 bits as ``status`` shows them: not every reader of JSON can take them."""
     shown = {**node, "incarnation": f"{node['incarnation']:016x}"}
     shown["past"] = [f"{number:016x}" for number in node["past"]]
+    shown["awaited"] = f"{node['awaited']:016x}" if node["awaited"] else None
     return shown
 
 

@@ -4,8 +4,9 @@ Part of the machine of ``_system`` (:mod:`actors.catalog`); pure functions of it
 command each, so that every replica makes the same of it.
 
 **A node's row**: ``id``, ``incarnation`` (of the disk that counts at present), where it is reached
-(``client``, ``peer``, ``events``), ``awaits`` (its disk may be taken over by a new one, once),
-``past`` (incarnations of disks that have had this name: never again), ``removed``, and ``version``,
+(``client``, ``peer``, ``events``), ``awaits`` (its disk may be taken over by a new one, once:
+``awaited``, or whichever comes first if that is 0), ``past`` (incarnations of disks that have had
+this name: never again), ``removed``, and ``version``,
 the index of the entry that changed it last.  Rows travel between nodes, and the higher version
 counts; so a row is never deleted, for an old one could come back.
 
@@ -16,9 +17,6 @@ the members *are* says the group's own log, and its leader makes the one follow 
 
 A member is wanted as a *disk*, ``[node, incarnation]``.  Which of its lives (:mod:`raft.lives`) is
 the replica is the business of that disk and of the group's log.
-
-A member is wanted as a *disk*, ``[node, incarnation]``.  Which of its lives (:mod:`raft.lives`) is
-the replica is the business of the disk and of the group's log.
 
 Everything is idempotent: a command that finds what it asks for changes nothing.
 """
@@ -49,6 +47,7 @@ def node_row(node: str, incarnation: int, version: int = 0) -> Row:
         "peer": None,
         "events": None,
         "awaits": False,
+        "awaited": 0,
         "past": [],
         "removed": False,
         "version": version,
@@ -93,13 +92,18 @@ def system_version(nodes: Mapping[str, Row]) -> int:
 # ------------------------------------------------------------------------------------------- nodes
 
 
-def replace_node(nodes: dict[str, Row], node: str, context: Context) -> Response:
-    """``{}``: the next new disk that calls itself ``node`` is the node's disk."""
+def replace_node(nodes: dict[str, Row], node: str, wanted: Row, context: Context) -> Response:
+    """``{"incarnation"}``: the new disk that is the node's disk; 0: the next one that says so."""
+    incarnation = wanted.get("incarnation", 0)
+    if type(incarnation) is not int or incarnation < 0:
+        return Response.refuse("the incarnation is no number")
     row = nodes.get(node)
     if row is None or row["removed"]:
         return Response.refuse(f"{node[:64]!r} is no node of this cluster")
-    if not row["awaits"]:
-        row.update(awaits=True, version=context.index)
+    if incarnation in (row["incarnation"], *row["past"]):
+        return Response.refuse(f"that disk of {node} is not a new one")
+    if (row["awaits"], row["awaited"]) != (True, incarnation):
+        row.update(awaits=True, awaited=incarnation, version=context.index)
         context.emit("node", row)
     return Response(msgpack.packb({"node": node}))
 
@@ -121,7 +125,7 @@ def remove_node(
     if len(living(nodes)) == 1:
         return Response.refuse(f"{node} is the only node of this cluster")
     _retire(row)
-    row.update(removed=True, awaits=False, version=context.index)
+    row.update(removed=True, awaits=False, awaited=0, version=context.index)
     context.emit("node", row)
     return Response(msgpack.packb({"node": node}))
 
@@ -148,6 +152,8 @@ def admit_node(
     if row is not None and not row["removed"] and incarnation != row["incarnation"]:
         if not row["awaits"]:
             return Response.refuse(f"the disk of {node} is new; replace the node")
+        if row["awaited"] not in (0, incarnation):
+            return Response.refuse(f"another disk of {node} is awaited, {row['awaited']:016x}")
         _exchange(groups, node, incarnation, context)
         _retire(row)
     elif row is None or row["removed"]:
@@ -159,6 +165,7 @@ def admit_node(
     changes = {
         "incarnation": incarnation,
         "awaits": False,
+        "awaited": 0,
         "removed": False,
         **{name: wanted[name] for name in addresses},
     }

@@ -158,7 +158,8 @@ class GroupAdmin:
             text = f"{admin.value} is alive: stop it first, or force it"
             self._refuse(pending, protocol.REJECTED, text)
             return
-        self._write_catalog(pending, "REPLACE_NODE", admin.value, {})
+        values = {"incarnation": _decimal(admin.options.get("incarnation", "0"))}
+        self._write_catalog(pending, "REPLACE_NODE", admin.value, values)
 
     def _remove_node(self, pending: Pending, admin: AdminOperation) -> None:
         self._write_catalog(pending, "REMOVE_NODE", admin.value, {})

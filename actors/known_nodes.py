@@ -131,7 +131,7 @@ def rows_of_hello(nodes: Iterable[Iterable[Any]]) -> list[Row]:
 
 
 def _encode(row: Row) -> dict[str, Any]:
-    encoded = {key: value for key, value in row.items() if key != "past"}
+    encoded = {key: value for key, value in row.items() if key not in ("past", "awaited")}
     encoded[NUMBER] = f"{row[NUMBER]:016x}"
     return encoded
 

@@ -125,7 +125,7 @@ def test_there_is_a_most_of_groups(replica: Replica, monkeypatch: pytest.MonkeyP
 
 def test_nodes_are_there_from_the_beginning_without_addresses(replica: Replica) -> None:
     nothing = dict.fromkeys(catalog.ADDRESSES)
-    nothing |= {"awaits": False, "past": [], "removed": False, "version": 0}
+    nothing |= {"awaits": False, "awaited": None, "past": [], "removed": False, "version": 0}
     assert replica.read("nodes") == [
         {"id": "n1", "incarnation": f"{11:016x}", **nothing},
         {"id": "n2", "incarnation": f"{22:016x}", **nothing},

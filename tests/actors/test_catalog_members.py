@@ -133,6 +133,28 @@ def test_a_new_disk_takes_the_place_of_the_old_one_in_all_that_is_wanted_at_once
     assert module.system_version(replica.machine.nodes) == index
 
 
+def test_of_several_new_disks_under_one_name_the_one_that_was_named_is_taken_in(
+    replica: Replica,
+) -> None:
+    def named(incarnation: object) -> Response:
+        return replica.write("REPLACE_NODE", "n2", {"incarnation": incarnation})
+
+    assert "no number" in refused(named("222"))
+    assert "no number" in refused(named(-1))
+    assert "not a new one" in refused(named(22))
+    assert named(222).success
+    assert replica.read("nodes")[1]["awaited"] == f"{222:016x}"
+    assert refused(admit(replica, "n2", 333)) == f"another disk of n2 is awaited, {222:016x}"
+    assert named(333).success, "on second thoughts"
+    assert "another disk" in refused(admit(replica, "n2", 222))
+    assert admit(replica, "n2", 333).success
+    row = replica.machine.nodes["n2"]
+    assert (row["incarnation"], row["awaits"], row["awaited"]) == (333, False, 0)
+    replace(replica, "n2")
+    assert "not a new one" in refused(named(22)), "it was replaced"
+    assert admit(replica, "n2", 444).success, "whichever comes first"
+
+
 def test_a_disk_is_taken_in_once_and_the_old_one_never_again(replica: Replica) -> None:
     """Pitfall 20."""
     assert "replace the node" in refused(admit(replica, "n2", 222))

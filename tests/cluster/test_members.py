@@ -15,7 +15,7 @@ import pytest
 from actors.ports import PORTS_PER_NODE, free_loopback_ports
 from tests.cluster.harness import Cluster, Node, wait_until
 from tests.cluster.test_failures import under_load
-from transport.client import ctl
+from transport.client import Client, ctl
 
 pytestmark = pytest.mark.cluster
 
@@ -95,6 +95,62 @@ def test_a_lost_disk_is_replaced_under_load(cluster: Cluster) -> None:
         lost.start()
         wait_for_votes(cluster, lost.name)
         workload.wait_acknowledged()
+
+
+def test_all_replicas_of_a_lost_disk_come_back_as_others_by_one_command(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """Those of the catalog and of several groups, in shared workers; and nothing of it before."""
+    names = ["kv", "a", "b", "c"]
+    cluster = make_cluster(groups=dict.fromkeys(names, "kv"), groups_per_worker=2)
+    lost = cluster.leader("_system")
+    with Client(cluster.addresses) as client:
+        for name in names:
+            client.kv(name).put("before", b"1")
+    status = lost.status()
+    assert status is not None
+    old = status["incarnation"]
+    lost.kill_all()
+    wipe(lost)
+    cluster.wait_serving()
+    lost.start(wait=False)
+    assert lost.wait_end() == 1
+    assert f"the disk of {lost.name} is new; use `bin/ctl node replace {lost.name}`" in (
+        lost.log_tail()
+    )
+    code, shown = run_ctl(cluster, "status")
+    assert code == 0
+    assert f"refused {lost.name}: {lost.name} at {lost.peer} has a new disk; replace the" in shown
+    for name in ("_system", *names):
+        leader = cluster.leader(name)
+        (row,) = (it for it in replicas(leader, name) if it["node"] == lost.name)
+        assert row["incarnation"] == old, "nobody has taken the wiped disk for the old one"
+    replace_node(cluster, lost.name)
+    lost.start()
+    for name in ("_system", *names):
+        wait_until(
+            lambda name=name: is_voter(cluster, lost.name, name),  # type: ignore[misc]
+            f"{lost.name} votes in {name}",
+            CATCH_UP_S_MAX,
+        )
+    (row,) = (it for it in done(cluster, "nodes")["nodes"] if it["id"] == lost.name)
+    assert (row["past"], row["awaits"]) == ([old], False)
+    assert row["incarnation"] != old
+    said = "".join(node.log.read_text() for node in cluster.others(lost))
+    assert f"{lost.name} has a new disk, which takes the place of the old one" in said
+    gone = cluster.others(lost)[0]
+    gone.kill_all()
+    with Client([node.client for node in cluster.running]) as client:
+        for name in names:
+            client.kv(name).put("after", b"its vote is needed")
+            assert client.kv(name).get("before") is not None
+    gone.start()
+    cluster.wait_serving()
+
+
+def replicas(node: Node, group: str) -> list[dict[str, Any]]:
+    metadata = node.metadata(group)
+    return [] if metadata is None else list(metadata["replicas"])
 
 
 def test_the_old_disk_is_refused_for_ever(make_cluster: Callable[..., Cluster]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -146,6 +147,8 @@ def show_status(answer: dict[str, Any]) -> None:
         columns = ("role", "term", "leader", "state")
         rows = [[name, *(it.get(column) for column in columns)] for name, it in groups.items()]
         show_table(("group", *columns), rows)
+    for node, reason in (answer.get("refused") or {}).items():
+        print(f"refused {node}: {text_of(reason)}")
 
 
 def _slot_row(slot: str, shown: dict[str, Any]) -> list[Any]:
@@ -213,7 +216,9 @@ def do_group_delete(client: Client, options: Options) -> int:
 
 def do_node_replace(client: Client, options: Options) -> int:
     """Let the next blank disk that calls itself NODE take the place of its lost one."""
-    more = {"force": "true"} if options.force else None
+    more = {"force": "true"} if options.force else {}
+    if options.incarnation is not None:
+        more["incarnation"] = str(options.incarnation)
     answer = client.admin(SYSTEM_GROUP, "replaceNode", options.name, more)
     stuck = _stuck_groups(client, options.name)
     if options.json:
@@ -465,10 +470,23 @@ def make_parser(extend: Extend | None = None) -> argparse.ArgumentParser:
     changes = node.add_subparsers(dest="change", required=True, metavar="replace|remove")
     replace = _add(changes, "replace", do_node_replace, "name")
     replace.add_argument("--force", action="store_true", help="though it is alive")
+    replace.add_argument(
+        "--incarnation",
+        type=_incarnation,
+        metavar="HEX",
+        help="this new disk and no other, by what its node.json says",
+    )
     _add(changes, "remove", do_node_remove, "name")
     if extend is not None:
         extend(commands)
     return parser
+
+
+def _incarnation(text: str) -> int:
+    """As ``status``, ``nodes`` and node.json show it."""
+    if not re.fullmatch("[0-9a-fA-F]{1,16}", text) or not int(text, 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 16 hexadecimal digits")
+    return int(text, 16)
 
 
 def _add_json(parser: argparse.ArgumentParser, default: object) -> None:

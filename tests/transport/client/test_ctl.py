@@ -98,6 +98,11 @@ def test_status_for_people_and_for_programs(run: Run) -> None:
     assert json.loads(run("status", "--json")[1]) == ADMIN["status"]
 
 
+def test_status_says_whom_a_node_refuses_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    ctl.show_status({"node": "n2", "refused": {"n1": "n1 has a new disk; replace the node"}})
+    assert capsys.readouterr().out.endswith("refused n1: n1 has a new disk; replace the node\n")
+
+
 def test_status_asks_every_given_node_and_tells_of_the_one_that_is_gone(
     run: Run, node: FakeNode
 ) -> None:
@@ -208,6 +213,18 @@ def test_a_lost_disk_is_replaced_and_the_operator_hears_what_to_do(
     ]
     assert asked[3] == ("_system", "replaceNode", "n1", {"force": "true"})
     assert "blank disk" in capfd.readouterr().out
+
+
+def test_of_several_new_disks_the_operator_may_name_one(capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeNode(of_a_cluster({"ok": True})) as node:
+        command = ["--connect", node.address, "node", "replace", "n1", "--incarnation"]
+        assert ctl.main([*command, "00000000000000fe"]) == 0
+        admin = node.messages[0][1].requests[0].admin
+    assert dict(admin.options) == {"incarnation": "254"}
+    for wrong in ("0", "n1", "10000000000000000", "-1"):
+        with pytest.raises(SystemExit) as error:
+            ctl.main([*command, wrong])
+        assert error.value.code == 2
 
 
 def test_groups_that_cannot_take_the_new_disk_in_are_named(
