@@ -12,8 +12,9 @@ What it does, in this order:
 
 The new configuration is an entry of the log, with its time; `ctl wal dump` shows it. Nobody can
 find out what the lost disks had: all that was acknowledged is on *some* majority, and that may have
-been one without those who are left. Where the lost nodes come back after all, there are two
-histories of one group (docs/raft.md): they must never be started again with what they have on disk.
+been one without those who are left. Where a majority of the lost nodes comes back after all, there
+are two histories of one group (docs/raft.md). One that comes back alone becomes a new replica
+(docs/operations.md).
 """
 
 from __future__ import annotations

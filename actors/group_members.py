@@ -144,7 +144,10 @@ class GroupMembers:
             self._begin(pending, voters, learners | named)
 
     def offer(self, pending: Pending, admin: AdminOperation) -> None:
-        """A node that is to have a replica has made one, and waits to become a member."""
+        """A node that is to have a replica has made one, and waits to become a member.
+
+        Or it was one (``was_member``): then it may have been given up meanwhile (``resetPeers``).
+        """
         disk, replica = self._read_replica(admin)
         core, desired = self._group.core, self._desired
         if disk is None or replica is None:
@@ -154,6 +157,10 @@ class GroupMembers:
             self._refuse(pending, protocol.REJECTED, f"{disk} is not wanted, as far as is known")
         elif not core.is_changing and replica in core.configuration:
             self._answer_at_once(pending, {"member": True})
+        elif admin.options.get("was_member") == "true" and not self.lives_of(disk):
+            # Never as who it was: what its log has may be of another history.
+            given_up = core.can_serve and not core.is_changing
+            self._answer_at_once(pending, {"member": False, "given_up": given_up})
         else:
             self._offers[disk] = replica
             self._answer_at_once(pending, {"member": False})
@@ -172,7 +179,7 @@ class GroupMembers:
         elif not core.can_serve or core.is_changing or desired is None:
             text = "the members are changing, or not settled yet"
             self._refuse(pending, protocol.REJECTED, text)
-        elif disk in desired.voters | desired.learners or self._lives_of(disk):
+        elif disk in desired.voters | desired.learners or self.lives_of(disk):
             text = f"{disk} is a member of group {self._group.group_name}"
             self._refuse(pending, protocol.REJECTED, text)
         else:
@@ -186,7 +193,11 @@ class GroupMembers:
         disk = Replica(admin.value, incarnation)
         return disk, replica_of(disk, self._group.group, life)
 
-    def _lives_of(self, disk: Replica) -> list[Replica]:
+    def is_to_vote(self, disk: Replica) -> bool:
+        """As the catalog wants it."""
+        return self._desired is not None and disk in self._desired.voters
+
+    def lives_of(self, disk: Replica) -> list[Replica]:
         """Members that are lives of it."""
         group, members = self._group.group, self._group.core.configuration.members
         return [each for each in members if _is_life(disk, each, group)]
@@ -256,6 +267,13 @@ class GroupMembers:
         ]
         return 2 * len(silent) >= len(voters)
 
+    def _has_unheard(self, voters: frozenset[Replica]) -> bool:
+        """A learner that is to vote has never answered: it may be a life that has not begun."""
+        newcomers = voters - self._group.core.configuration.voters
+        return any(
+            each.replica in newcomers and not each.match for each in self._group.core.progress()
+        )
+
     def _present(self) -> tuple[frozenset[str], frozenset[str]]:
         """Names of voters and learners, as the log has them; of a rebirth under way it counts what
         votes."""
@@ -281,7 +299,7 @@ class GroupMembers:
         learners: set[Replica] = set()
         for disks, part in ((desired.voters, voters), (desired.learners, learners)):
             for disk in disks:
-                lives = self._lives_of(disk)
+                lives = self.lives_of(disk)
                 if len(lives) > 1:  # somebody else's change: each stays what it is
                     voters |= configuration.voters.intersection(lives)
                     learners |= configuration.learners.intersection(lives)
@@ -390,9 +408,9 @@ class GroupMembers:
             self._on_done(desired)
         elif group.now_ms() < self._not_before_ms:
             self._look_at(self._not_before_ms)
-        elif self._lacks_majority(target[0]):
+        elif self._lacks_majority(target[0]) or (order is None and self._has_unheard(target[0])):
             # Those that are lost may come back as others first; behind a joint configuration that
-            # nobody can leave they could not.
+            # nobody can leave they could not, nor while one of them is waited for to catch up.
             self._look_at(group.now_ms() + LOOK_AGAIN_MS)
         else:
             self._change = desired
@@ -410,7 +428,7 @@ class GroupMembers:
         missing = sorted(
             disk.node
             for disk in desired.voters | desired.learners
-            if disk not in self._offers and not self._lives_of(disk)
+            if disk not in self._offers and not self.lives_of(disk)
         )
         self._give_up(order, f"{', '.join(missing)} has not shown its replica: does the node run?")
 

@@ -14,6 +14,12 @@ no member any more (Admin ``mayLeave``); only then is it stopped and forgotten. 
 itself has in its log may be behind, and a member that vanishes can cost the group its majority.
 A node that was removed from the cluster leaves ``_system`` last, in the same way, and ends.
 
+**Given up.**  Where a majority of ``_system`` was lost and whoever was left was told to go on alone
+(``resetPeers``), a node that comes back after all is no member any more, though every node is to be
+one.  So each asks at its start, and now and then.  A leader without it says so; then its log, which
+is of a history that is over, counts as lost, and it comes back as a new replica
+(:mod:`actors.rebirths`).  What it has of other groups is not concerned.
+
 What is left is one line in the placement: that this disk has been there, up to which life and
 generation.  Should it come back, it comes as the next life (:mod:`raft.lives`), for what the last
 one has promised is forgotten.
@@ -35,7 +41,7 @@ from actors.desired import desired_row
 from actors.known_nodes import KnownNodes
 from actors.machines.registry import DECLARED
 from raft.messages import Replica
-from raft.store.placement import LEFT, PlacedGroup, Placement
+from raft.store.placement import LEFT, MEMBER, PlacedGroup, Placement
 from raft.store.uploads import RESTORE
 from transport import protocol
 
@@ -48,6 +54,8 @@ PAUSE_MS_MIN: Final = 200  # between two questions to the leader; doubled each t
 PAUSE_MS_MAX: Final = 10_000
 ASK_TIMEOUT_MS: Final = 3_000
 QUESTIONS_MAX: Final = 16  # to leaders at the same time, however many groups come or go
+
+GIVEN_UP: Final = "those who were left have gone on without it; what it has is of another history"
 
 
 class Host(Protocol):
@@ -70,6 +78,8 @@ class Host(Protocol):
     ) -> tuple[int, str, bytes]: ...
 
     def leave_cluster(self) -> None: ...
+
+    def lose(self, group: int, life: int, reason: str) -> None: ...
 
     @property
     def is_stopping(self) -> bool: ...
@@ -202,6 +212,15 @@ class LocalGroups:
         elif not self._is_founder(placed):
             self._maybe_join(SYSTEM_GROUP_ID)
 
+    def check_system(self) -> None:
+        """Whether this node is a member still; now and then, for nothing tells it."""
+        self._settled.pop(SYSTEM_GROUP_ID, None)
+        if not self._host.is_stopping:
+            self._maybe_join(SYSTEM_GROUP_ID)
+
+    def _was_member(self, placed: PlacedGroup) -> bool:
+        return self._is_founder(placed) or bool(placed.options.get(MEMBER))
+
     def _maybe_join(self, group: int) -> None:
         placed, version = self._placement.groups.get(group), self._version(group)
         if (
@@ -210,7 +229,8 @@ class LocalGroups:
             or group in self._joining
             or self._settled.get(group) == version
             or not self._is_wanted(group)
-            or (version == group and self._is_founder(placed))  # nothing was ever changed
+            # Nothing was ever changed; of _system that is version 0.
+            or (version in (0, group) and self._is_founder(placed))
         ):
             return
         self._joining.add(group)
@@ -230,9 +250,13 @@ class LocalGroups:
                 async with self._turns:
                     code, text, data = await self._ask("offerReplica", placed, attempt)
                 attempt += 1
-                is_member = code == protocol.OK and json.loads(data)["member"]
-                if is_member and version == self._version(group):
+                answer = json.loads(data) if code == protocol.OK else {}
+                if answer.get("given_up"):
+                    self._host.lose(group, placed.life, GIVEN_UP)
+                    return
+                if answer.get("member") and version == self._version(group):
                     self._settled[group] = version
+                    self._note_member(group)
                     return
                 log.debug("group %s: not a member yet: %s", placed.name, text)
                 await asyncio.sleep(pause_ms / 1_000)
@@ -240,10 +264,19 @@ class LocalGroups:
         finally:
             self._joining.discard(group)
 
+    def _note_member(self, group: int) -> None:
+        """Founders need it not.  If the disk is full, it is noted another time."""
+        placed = self._placement.groups[group]
+        if group == SYSTEM_GROUP_ID and not self._was_member(placed):
+            noted = replace(placed, options={**placed.options, MEMBER: True})
+            self._host.place({**self._placement.groups, group: noted})
+
     async def _ask(self, command: str, placed: PlacedGroup, attempt: int) -> tuple[int, str, bytes]:
         """The group's leader, wherever it is: by way of the replica that it is about, which may
         lead, and in turn by way of others, for it may know nobody who does."""
         options = {"incarnation": str(self._me.incarnation), "life": str(placed.life)}
+        if placed.name == SYSTEM_GROUP and self._was_member(placed):
+            options["was_member"] = "true"
         batch = protocol.encode_admin(command, self._me.node, options, ASK_TIMEOUT_MS)
         return await self._host.ask(placed.name, batch, elsewhere=attempt % 2 == 1)
 

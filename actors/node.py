@@ -66,6 +66,7 @@ from transport.addresses import AddressError, runtime_socket_path
 
 log = logging.getLogger("polyraft.node")
 
+CHECK_SYSTEM_MS: Final = 30_000  # whether this node is a member of the catalog's group still
 DECLARE_RETRY_MS: Final = 300
 DECLARE_TIMEOUT_MS: Final = 3_000
 DRAIN_WAIT_MS: Final = 3_000
@@ -180,6 +181,7 @@ class Node:
             )
         )
         self._watch_memory()
+        self._check_system()
         try:
             code: int = await self._ended
             return code
@@ -553,15 +555,22 @@ class Node:
     def has_worker(self, slot: int) -> bool:
         return slot in self._workers
 
-    def _ask(self, group: str, batch: bytes, answered: Answered) -> None:
+    def lose(self, group: int, life: int, reason: str) -> None:
+        self._rebirths.on_replicas([[group, life, wire.LOST, reason]])
+
+    def _ask(self, group: str, batch: bytes, elsewhere: bool, answered: Answered) -> None:
         async def ask() -> None:
-            answered(*await self.ask(group, batch))
+            answered(*await self.ask(group, batch, elsewhere=elsewhere))
 
         if not self._stopping:
             self.spawn(ask())
 
     def _reload(self, slot: int) -> None:
         self._send(wire.RELOAD, slot)
+
+    def _check_system(self) -> None:
+        self._groups.check_system()
+        self._later(CHECK_SYSTEM_MS, self._check_system)
 
     def _later(self, ms: int, what: Callable[[], None]) -> None:
         self._loop.call_later(ms / 1_000, what)

@@ -23,6 +23,9 @@ it, so a life speaks only when the one before it never can again.
 has just committed something.  Until then the remains of the log stay what they are: where no such
 majority is left, somebody may want them.
 
+A log can also be *given up*, by those who went on without it (:mod:`actors.local_groups`): what it
+has is of another history, and it goes the same way.
+
 At most :data:`REBIRTHS_MAX` catch up at once, since each may get the whole state of its group.
 Nothing here does I/O but the placement: whoever has a loop hands in the ways out.
 """
@@ -40,7 +43,7 @@ from actors.replacing import DONE, LEARNER, USED, WAITING, encode_question
 from actors.wire import BEGUN
 from raft.lives import LIVES_MAX
 from raft.messages import Replica
-from raft.store.placement import BORN, LEFT, REJOINING, PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, MEMBER, REJOINING, PlacedGroup, Placement
 from transport import protocol
 
 log = logging.getLogger("polyraft.node")
@@ -62,12 +65,12 @@ Answered = Callable[[int, str, bytes], None]  # code, reason, data
 @dataclass(slots=True, frozen=True)
 class Ways:
     """The ways out.  ``place``: all groups of the node, durably; False if the disk is too full for
-    it now; ``ask``: (group name, RequestBatch, who hears of the answer), as this node's own
-    process; ``later``: (ms, what); ``reload``: the worker of a slot reads the placement again;
-    ``changed``: :meth:`Rebirths.state` says something else."""
+    it now; ``ask``: (group name, RequestBatch, not by way of the own replica?, who hears of the
+    answer), as this node's own process; ``later``: (ms, what); ``reload``: the worker of a slot
+    reads the placement again; ``changed``: :meth:`Rebirths.state` says something else."""
 
     place: Callable[[Mapping[int, PlacedGroup]], bool]
-    ask: Callable[[str, bytes, Answered], None]
+    ask: Callable[[str, bytes, bool, Answered], None]
     later: Callable[[int, Callable[[], None]], None]
     reload: Callable[[int], None]
     changed: Callable[[], None]
@@ -194,7 +197,8 @@ class Rebirths:
                 pause_ms = POLL_MS if rebirth.moves else rebirth.pause_ms
                 self._ways.later(pause_ms, lambda: self._ask_now(rebirth))
 
-        self._ways.ask(placed.name, batch, answered)
+        # The one that is over may run, and know of another leader, or of none.
+        self._ways.ask(placed.name, batch, not rebirth.placed, answered)
 
     @property
     def _moving(self) -> int:
@@ -225,7 +229,8 @@ class Rebirths:
         group = rebirth.group
         placed = self._placement.groups[group]
         assert placed.life < rebirth.life, (group, placed.life, rebirth.life)
-        options = {key: each for key, each in placed.options.items() if key != BORN}
+        over = (BORN, MEMBER)
+        options = {key: each for key, each in placed.options.items() if key not in over}
         begins = replace(
             placed,
             generation=placed.generation + 1,

@@ -15,6 +15,10 @@ nothing else is under way::
 replica that is lost: only then its node lets go of what is left of the log.  Where there is none,
 people may still want those remains.
 
+**Given up.**  Of the catalog's own group every node is to be a member.  If no life of its disk is
+one, those who are left were told to go on without it (``resetPeers``), and what its log has is of a
+history that is over.  It comes back in the same way, only that it takes nobody's place.
+
 **"used"**: the life is a member, and its node does not know that it has begun it: the placement was
 put back from an old copy.  What that life has promised is not known there any more; the next one is
 asked for.
@@ -54,8 +58,9 @@ USED: Final = "used"
 
 @dataclass(slots=True, frozen=True)
 class Wanted:
-    """``new`` is to be what one of ``old`` is; ``placed``: its node has begun it."""
+    """``new``, of ``disk``, is to be what one of ``old`` is; ``placed``: its node has begun it."""
 
+    disk: Replica
     new: Replica
     old: frozenset[Replica]
     placed: bool
@@ -87,24 +92,24 @@ def read_question(group: int, node: str, options: Mapping[str, str]) -> Wanted |
         return None
     disk = Replica(node, incarnation)
     placed = options.get("placed") == "true"
-    return Wanted(replica_of(disk, group, life), earlier_lives(disk, group, life), placed)
+    return Wanted(disk, replica_of(disk, group, life), earlier_lives(disk, group, life), placed)
 
 
-def stand(core: Core, wanted: Wanted, now_ms: int) -> Standing:
-    """``core`` leads."""
+def stand(core: Core, wanted: Wanted, now_ms: int, *, is_to_vote: bool = False) -> Standing:
+    """``core`` leads; ``is_to_vote``: the disk, whether or not anything of it is a member."""
     configuration = core.configuration
     new, old = wanted.new, wanted.old.intersection(configuration.members)
-    if not old and new not in configuration:
+    if not old and new not in configuration and not is_to_vote:
         return Standing(error=f"no replica of {new.node} that was lost is a member")
     if core.is_changing:
         return Standing()
     if not wanted.placed:
         return _stand_before(core, wanted, now_ms)
-    if not old:
-        return Standing(DONE)
     voters, learners = configuration.voters, configuration.learners
+    if not old and (new in voters or not is_to_vote):
+        return Standing(DONE)
     place = frozenset((new,))
-    if old & voters:
+    if is_to_vote or old & voters:
         return Standing(change=((voters - old) | place, learners - old - place))
     return Standing(change=(voters, (learners - old) | (place - voters)))
 
@@ -156,7 +161,7 @@ class Replacing:
             text = f"{REPLACE} names a node, the incarnation of its disk, and a life of it"
             group.clients.refuse(pending.token, protocol.BAD_REQUEST, text)
             return
-        standing = stand(core, wanted, now_ms)
+        standing = stand(core, wanted, now_ms, is_to_vote=self._is_to_vote(wanted))
         if standing.error:
             group.clients.refuse(pending.token, protocol.REJECTED, standing.error)
             return
@@ -164,6 +169,15 @@ class Replacing:
             self._begin(wanted, *standing.change)
         group.clients.admit(pending)
         group.clients.finish_json(pending, {"state": standing.state, **self._progress(wanted.new)})
+
+    def _is_to_vote(self, wanted: Wanted) -> bool:
+        """Not as a life that is over, nor in a group of which whoever is left is all that is wanted
+        (:mod:`actors.group_members`)."""
+        members = self._group.admin.members
+        is_wanted = self._group.is_system and members.is_to_vote(wanted.disk)
+        return is_wanted and wanted.old.union((wanted.new,)).issuperset(
+            members.lives_of(wanted.disk)
+        )
 
     def _begin(
         self, wanted: Wanted, voters: frozenset[Replica], learners: frozenset[Replica]

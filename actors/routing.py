@@ -379,6 +379,9 @@ class Routing:
             self.counts["late_replies"] += 1
         elif reply.accepted:
             self._finish(pending, reply.payload)
+        elif reply.leader is None and pending.origin == OWN and pending.group in self.by_group:
+            # About a replica that is none of theirs yet: that one knows no leader means little.
+            self._forward_anywhere(pending, self.by_group[pending.group])
         else:
             self._forward_to(pending, reply.leader)
 
@@ -399,8 +402,8 @@ class Routing:
             # It asks again and again, and the first of them may have no replica any more, either.
             at = pending.token % len(members)
             members = members[at:] + members[:at]
-        for node in members:
-            if node != self._me and self._try_forward(pending, node):
+        for node in members if len(pending.tried) < FORWARD_NODES_MAX else ():
+            if node not in (self._me, *pending.tried) and self._try_forward(pending, node):
                 return
         self._no_leader(pending, None, "no worker of the group is reached right now")
 

@@ -29,6 +29,7 @@ FORMAT_WITHOUT_LIVES = 1
 # Names of options.
 BORN = "born"  # its log was durable once, and may never be missing again
 REJOINING = "rejoining"  # it has yet to take the place of the life before
+MEMBER = "member"  # of _system: it was one, though it did not found the cluster
 # This node has no part in the group any more, since this version of its row in the catalog. Rows
 # are heard again, from the first one on, whenever the catalog's log is applied anew.
 LEFT = "left"

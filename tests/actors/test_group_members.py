@@ -10,7 +10,7 @@ import pytest
 
 from actors import group_members as module
 from actors.group_messages import DesiredMembers
-from actors.replacing import encode_question
+from actors.replacing import LEARNER, REPLACE, WAITING, encode_question
 from actors.settings import SnapshotSettings
 from raft import membership
 from raft.lives import replica_of
@@ -373,9 +373,9 @@ def ask_to_leave(cluster: Cluster, leader: Node, node: Node) -> Sent:
     return ask_as_node(cluster, leader, node, "mayLeave")
 
 
-def ask_as_node(cluster: Cluster, leader: Node, node: Node, command: str) -> Sent:
+def ask_as_node(cluster: Cluster, leader: Node, node: Node, command: str, **options: str) -> Sent:
     request = wire.encode_admin(
-        command, node.name, {"incarnation": str(node.me.incarnation), "life": "0"}
+        command, node.name, {"incarnation": str(node.me.incarnation), "life": "0", **options}
     )
     batch = wire.join_batch([request], 10_000)
     rights = protocol.RIGHTS_ALL | protocol.RIGHT_NODE
@@ -428,6 +428,74 @@ def test_after_a_reset_who_is_left_is_what_is_wanted() -> None:
     cluster.run(5 * module.PAUSE_MS_MAX)
     assert members(one) == ([one.name], [])
     assert one.core.last_index == last, "nobody tries to get the lost ones back"
+
+
+def reset_of_the_catalog() -> tuple[Cluster, Node, Node]:
+    """Of the three nodes one is left, and was told to go on alone; all are wanted."""
+    cluster, leader, (one, two) = three()
+    for node in cluster.up():
+        node.group.is_system = True
+    cluster.catalog.say()
+    cluster.settle()
+    leader.crash()
+    two.crash()
+    cluster.run(4_000)
+    sent = admin(cluster, one, "resetPeers", one.name)
+    cluster.run(3_000)
+    done(sent)
+    assert members(one) == ([one.name], [])
+    return cluster, one, two
+
+
+def test_who_was_given_up_of_the_catalog_s_group_is_told_so_and_comes_back_as_another() -> None:
+    cluster, one, two = reset_of_the_catalog()
+    offer = ask_as_node(cluster, one, two, "offerReplica", was_member="true")
+    assert done(offer) == {"member": False, "given_up": True}
+    cluster.run(5 * module.PAUSE_MS_MAX)
+    assert members(one) == ([one.name], []), "never as who it was"
+    states = []
+    for placed in (False, False, True):
+        sent = ask_as_node(cluster, one, two, REPLACE, life="1", placed=str(placed).lower())
+        states.append(done(sent)["state"])
+    assert states == [WAITING, LEARNER, WAITING]
+    assert one.core.is_changing, "it catches up, to vote"
+    assert one.core.configuration.learners == {replica_of(two.me, GROUP, 1)}
+
+
+def test_a_life_that_has_not_begun_is_not_waited_for_to_catch_up() -> None:
+    """Its node begins it when it is a learner and nothing else is changing."""
+    cluster, leader, (one, two) = three()
+    for node in cluster.up():
+        node.group.is_system = True
+    cluster.catalog.say()
+    cluster.settle()
+    leader.crash()
+    reset = admin(cluster, one, "resetPeers", f"{one.name},{two.name}", force="true")
+    cluster.run(6_000)
+    done(reset)
+    left = cluster.leader()
+    for state in (WAITING, LEARNER):
+        sent = ask_as_node(cluster, left, leader, REPLACE, life="1")
+        assert done(sent)["state"] == state
+        left.group.admin.members.look()
+        cluster.run(3 * module.LOOK_AGAIN_MS)
+
+
+def test_of_those_who_were_given_up_no_life_that_is_over_comes_back() -> None:
+    cluster, one, two = reset_of_the_catalog()
+    done(ask_as_node(cluster, one, two, REPLACE, life="2"))
+    assert one.core.configuration.learners == {replica_of(two.me, GROUP, 2)}
+    late = ask_as_node(cluster, one, two, REPLACE, life="1")
+    assert "no replica of" in refused(late)
+
+
+def test_a_member_is_not_given_up() -> None:
+    cluster, leader, (_, two) = three()
+    cluster.catalog.say()
+    cluster.settle()
+    for who in ("true", "false"):
+        sent = ask_as_node(cluster, leader, two, "offerReplica", was_member=who)
+        assert done(sent) == {"member": True}
 
 
 def test_a_reset_is_not_undone_while_the_catalog_does_not_answer() -> None:

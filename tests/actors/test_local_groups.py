@@ -18,6 +18,7 @@ from actors.local_groups import LocalGroups
 from raft.messages import Replica
 from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
+from raft.store.placement import MEMBER as MEMBER_OPTION
 from transport import protocol
 
 ME = Replica("n1", 11)
@@ -28,6 +29,7 @@ sleep = asyncio.sleep
 MEMBER: Answer = (protocol.OK, "", b'{"member": true}')
 NOT_YET: Answer = (protocol.OK, "", b'{"member": false}')
 GO: Answer = (protocol.OK, "", b"{}")
+GIVEN_UP: Answer = (protocol.OK, "", b'{"member": false, "given_up": true}')
 NO_LEADER: Answer = (protocol.NO_LEADER, "nobody leads", b"")
 STILL: Answer = (protocol.REJECTED, "is a member", b"")
 
@@ -43,6 +45,7 @@ class Host:
         self.started: list[int] = []
         self.is_stopping = False
         self.has_left = False
+        self.lost: list[tuple[int, int]] = []
         self.is_full = False  # the disk
         self.routes_told = 0
         self.placement: Placement | None = None
@@ -72,6 +75,9 @@ class Host:
     def leave_cluster(self) -> None:
         self.has_left = True
 
+    def lose(self, group: int, life: int, reason: str) -> None:
+        self.lost.append((group, life))
+
     async def ask(self, group: str, batch: bytes, *, elsewhere: bool = False) -> Answer:
         decoded = protocol.decode_batch(group, batch)
         assert isinstance(decoded, protocol.AdminOperation)
@@ -81,11 +87,14 @@ class Host:
 
 
 class Bench:
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(
+        self,
+        *answers: Answer,
+        founders: tuple[Replica, ...] = (Replica("n2", 22), Replica("n3", 33)),
+    ) -> None:
         files = MemoryFiles()
         files.mkdir("/data")
         self.placement = Placement.load(files, "/data")
-        founders = (Replica("n2", 22), Replica("n3", 33))
         system = PlacedGroup(0, 1, "_system", "_", founders, {BORN: True})
         self.placement.replace({SYSTEM_GROUP_ID: system})
         self.nodes = KnownNodes.load(files, "/data", lambda again: None)
@@ -258,6 +267,48 @@ def test_a_node_that_did_not_found_the_cluster_offers_itself_to_the_catalog() ->
     bench.run()
     assert {it[:2] for it in bench.host.asked} == {("_system", "offerReplica")}
     assert not bench.host.has_left
+
+
+def system_options(bench: Bench) -> dict[str, Any]:
+    return dict(bench.placement.groups[SYSTEM_GROUP_ID].options)
+
+
+def test_a_founder_asks_now_and_then_whether_it_is_a_member_still() -> None:
+    bench = Bench(MEMBER, founders=(ME, Replica("n2", 22)))
+    bench.groups.check_system()
+    assert bench.host.coroutines == [], "nothing was ever changed"
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22)])
+    bench.groups.on_nodes()
+    assert bench.host.coroutines == []
+    for _ in range(2):
+        bench.groups.check_system()
+        bench.run()
+    asked = [("_system", "offerReplica", {"incarnation": "11", "life": "0", "was_member": "true"})]
+    assert [it[:3] for it in bench.host.asked] == 2 * asked
+    assert system_options(bench) == {BORN: True}
+
+
+def test_a_founder_that_was_given_up_has_lost_its_log() -> None:
+    bench = Bench(NO_LEADER, GIVEN_UP, founders=(ME, Replica("n2", 22)))
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22)])
+    bench.groups.check_system()
+    bench.run()
+    assert bench.host.lost == [(SYSTEM_GROUP_ID, 0)]
+    assert [it[3] for it in bench.host.asked] == [False, True]
+
+
+def test_so_has_a_node_that_joined_when_it_has_been_a_member_and_not_before() -> None:
+    bench = Bench(NOT_YET, MEMBER)
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22), node_row("n3", 33)])
+    bench.groups.on_nodes()
+    bench.run()
+    assert ["was_member" in it[2] for it in bench.host.asked] == [False, False]
+    assert system_options(bench) == {BORN: True, MEMBER_OPTION: True}
+    bench.host.answers = [GIVEN_UP]
+    bench.groups.check_system()
+    bench.run()
+    assert bench.host.asked[-1][2]["was_member"] == "true"
+    assert bench.host.lost == [(SYSTEM_GROUP_ID, 0)]
 
 
 def test_a_node_that_was_removed_ends_when_the_catalog_s_group_lets_it_go() -> None:

@@ -63,10 +63,13 @@ class Bench:
             self.placement.replace(groups)
         return not self.is_full
 
-    def _ask(self, group: str, batch: bytes, answered: Callable[..., None]) -> None:
+    def _ask(
+        self, group: str, batch: bytes, elsewhere: bool, answered: Callable[..., None]
+    ) -> None:
         decoded = protocol.decode_batch(group, batch)
         assert isinstance(decoded, protocol.AdminOperation)
         assert (decoded.command, decoded.value) == (REPLACE, ME.node)
+        assert elsewhere == (decoded.options["placed"] == "false"), "the lost one is not asked"
         self.asked.append(({"group": group, **decoded.options}, answered))
 
     def _later(self, ms: int, what: Callable[[], None]) -> None:

@@ -60,9 +60,11 @@ class Leader:
         ]
 
 
-def ask(leader: Leader, life: int = 1, *, placed: bool = False) -> Standing:
-    wanted = Wanted(replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
-    return stand(cast(Core, leader), wanted, NOW_MS)
+def ask(
+    leader: Leader, life: int = 1, *, placed: bool = False, is_to_vote: bool = False
+) -> Standing:
+    wanted = Wanted(C, replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
+    return stand(cast(Core, leader), wanted, NOW_MS, is_to_vote=is_to_vote)
 
 
 def of(*voters: Replica, learners: tuple[Replica, ...] = ()) -> Configuration:
@@ -123,6 +125,18 @@ def test_a_question_that_comes_late_brings_nobody_back() -> None:
         assert ask(Leader(of(A, B)), 1, placed=placed).error
 
 
+def test_who_was_given_up_and_is_to_vote_comes_back_in_nobody_s_place() -> None:
+    alone = Leader(of(A))
+    assert ask(alone).error == "no replica of n3 that was lost is a member"
+    assert ask(alone, is_to_vote=True).change == (frozenset((A,)), frozenset((C1,)))
+    added = Leader(of(A, learners=(C1,)))
+    assert ask(added, is_to_vote=True) == Standing(LEARNER)
+    assert ask(added, placed=True).state == DONE, "it is not to vote"
+    assert ask(added, placed=True, is_to_vote=True).change == (frozenset((A, C1)), frozenset())
+    assert ask(Leader(of(A, C1)), placed=True, is_to_vote=True) == Standing(DONE)
+    assert ask(Leader(of(A, C1)), is_to_vote=True) == Standing(USED)
+
+
 def test_a_life_that_has_spoken_is_not_begun_again() -> None:
     assert ask(Leader(of(A, B, C1))) == Standing(USED)
     heard = Leader(of(A, B, C, learners=(C1,)), matches={C1: 4})
@@ -134,7 +148,7 @@ def test_a_question_says_which_disk_which_life_and_whether_it_has_begun() -> Non
         batch = encode_question(C, life, placed=placed, timeout_ms=100)
         decoded = protocol.decode_batch("kv", batch)
         assert isinstance(decoded, protocol.AdminOperation)
-        wanted = Wanted(replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
+        wanted = Wanted(C, replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
         assert read_question(GROUP, decoded.value, decoded.options) == wanted
 
 

@@ -316,6 +316,18 @@ def test_the_node_itself_asks_another_member_each_time() -> None:
     assert [node for node, _ in bench.forwards[3:]] == ["n2", "n2", "n2"]
 
 
+def test_the_node_itself_asks_another_member_when_the_first_one_knows_no_leader() -> None:
+    """Where two of three are new to the group, one of them knows as little as the other."""
+    bench = Bench()
+    bench.send(origin=OWN, source=1)
+    ((first, _),) = bench.forwards
+    bench.forward_reply(first, leader=None)
+    assert {node for node, _ in bench.forwards} == {"n2", "n3"}
+    bench.forward_reply(bench.forwards[1][0], leader=None)
+    assert len(bench.forwards) == 2
+    assert bench.outcome.code == protocol.NO_LEADER
+
+
 def test_a_forwarded_message_goes_no_further() -> None:
     """Pitfall 54: not accepted here is told to the origin, which alone may try another node."""
     bench = Bench()

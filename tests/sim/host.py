@@ -149,7 +149,7 @@ class Host:
         self.rebirths = Rebirths(
             self.me,
             self.placement,
-            Ways(self._place_all, self.ask, self._later, self._reload, _nothing),
+            Ways(self._place_all, self._ask, self._later, self._reload, _nothing),
         )
         self.rebirths.begin()
         for slot in self.slots:
@@ -175,10 +175,14 @@ class Host:
         self.on_replicas(rows, 1 + self._lives_rng.randrange(NOTICE_US_MAX))
 
     def ask(self, group: str, batch: bytes, answered: Answered) -> None:
+        self._ask(group, batch, False, answered)
+
+    def _ask(self, group: str, batch: bytes, elsewhere: bool, answered: Answered) -> None:
         self._asked_count += 1
         number = self._asked_count
         self._asked[number] = answered
-        self.routing.on_message(OWN, number, False, b"", group.encode(), batch)
+        name = group.encode()
+        self.routing.on_message(OWN, number, False, b"", name, batch, elsewhere=elsewhere)
         self._flush()
 
     def _later(self, ms: int, what: Callable[[], None]) -> None:
