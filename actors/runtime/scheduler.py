@@ -260,9 +260,10 @@ class Scheduler(Life):
         return count
 
     def _serve_bulk(self, cell: Cell, slice_max: int) -> int:
-        """At least one message, so that control cannot starve it; none if there is no actor now."""
+        """At least one message, so that control cannot starve it; none if there is no actor now, or
+        one that is to end: its turn to do so may come later, when time is up."""
         bulk = cell.mailbox.bulk
-        if cell.state != RUNNING or not bulk:
+        if cell.state != RUNNING or not bulk or cell.stop_reason is not None:
             return 0
         if cell.thread is not None:
             return self._serve_thread(cell)

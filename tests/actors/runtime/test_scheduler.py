@@ -132,6 +132,19 @@ def test_a_turn_ends_when_its_time_is_up_so_that_slow_slices_do_not_keep_sockets
     assert turns == ["aa", "bb", "cc", "ab", "c"]
 
 
+def test_who_is_to_end_handles_nothing_more_though_the_time_is_up_before_its_end() -> None:
+    stopwatch = Slow()
+    world = World(stopwatch_ns=stopwatch, turn_ms_max=10)
+    world.script["busy", "slow"] = stopwatch.work(20)
+    world.probe("busy")
+    world.probe("left")
+    world.tell("left", "read")
+    world.tell("busy", "slow", control=True)
+    world.scheduler.stop_actor("left")
+    world.run()
+    assert world.take_log() == ["busy:slow", "left:on_stop"]
+
+
 def test_an_actor_that_goes_on_by_telling_itself_does_not_keep_the_turn() -> None:
     stopwatch = Slow()
     world = World(stopwatch_ns=stopwatch, turn_ms_max=10)
