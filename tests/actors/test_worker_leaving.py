@@ -107,7 +107,7 @@ def test_a_part_of_a_snapshot_that_was_coming_is_closed_when_its_group_is_left()
     bench.work()
     idle = bench.files.open_count
     meta = SnapshotMeta(9, 1, Configuration.of(ME, N2), 5, 1, 100, 7)
-    bench.worker._stores[KV].receive(meta, 0, b"x" * 10)
+    bench.worker._hosting.stores[KV].receive(meta, 0, b"x" * 10)
     assert bench.files.open_count == idle + 1
     leave(bench)
     bench.work()
@@ -175,7 +175,7 @@ def test_what_a_group_left_in_a_slot_whose_worker_was_down_when_it_moved_is_let_
     assert log.live_bytes == log.fixed[DAMAGED][1], "one record stays"
     bench.files.kill()
     again = Bench(files=donor.files, keep=True)
-    assert again.worker._recovered.get(KV) is None
+    assert again.worker._hosting._recovered.get(KV) is None
     assert set(again.worker._groups) == {OTHER}
 
 
@@ -196,7 +196,7 @@ def test_a_log_that_the_placement_says_nothing_later_of_is_kept_wherever_it_is(
 def test_a_group_that_stopped_and_is_left_leaves_one_record_in_the_log() -> None:
     bench = Bench(KV, OTHER)
     bench.join()
-    bench.worker._carry_retired(ReplicaRetired(KV, "two histories", "damaged"), "")
+    bench.worker._hosting.retire(ReplicaRetired(KV, "two histories", "damaged"))
     leave(bench)
     log = bench.worker._wal._groups[KV]
     assert log.live_bytes == log.fixed[DAMAGED][1]
