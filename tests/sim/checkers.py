@@ -262,6 +262,7 @@ class GroupChecker:
         self._committed_in: list[int] = []  # the term in which each became committed
         self.disks: defaultdict[Replica, Disk] = defaultdict(Disk)
         self.promised: defaultdict[Replica, Promised] = defaultdict(Promised)
+        self._forgotten: set[Replica] = set()  # that were left, and know nothing any more
         self._digests: dict[int, bytes] = {}
         self._applied_index = 0  # of the machine that has ever come furthest
         self.counts = dict.fromkeys(
@@ -636,6 +637,27 @@ class GroupChecker:
             f"{core.me.node} takes {core.durable_index} of term {run.term} to be durable, its disk "
             f"holds {self.disks[core.me].last_index}"
         )
+
+    def note_sent(self, message: PeerMessage) -> None:
+        """It leaves, and whatever it promises counts."""
+        assert message.sender not in self._forgotten, f"{message.sender} was left, and speaks"
+        self.promised[message.sender].note(message)
+
+    def note_left(self, replica: Replica) -> None:
+        """Its node takes it for no member, and will let go of what it has promised."""
+        assert replica not in self.configuration.members, (
+            f"{replica} is left, and is a member: {shown(self.configuration)}"
+        )
+
+    def note_forgotten(self, replica: Replica) -> None:
+        """Its process has let go of it."""
+        self._forgotten.add(replica)
+        self.disks.pop(replica, None)
+
+    def note_begun(self, replica: Replica, disk: Disk) -> None:
+        """It begins with this, as soon as that is durable, and promises nothing before."""
+        assert replica not in self._forgotten, f"{replica} was left, and begins anew"
+        self.disks[replica] = disk
 
     def note_durable(self, replica: Replica, save: Save) -> None:
         self.disks[replica].fold(save)

@@ -485,7 +485,7 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
         else:
             for other in simulation.hosts.values():
                 if other is not host:
-                    other.slots[leader.number].die("killed")
+                    other.slot(leader.number).die("killed")
         simulation.note("net", f"{host.name} is alone")
         simulation.network.wall(pairs, thick=False)
         simulation.later(rng, lasts_ms, end)
@@ -520,9 +520,18 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
     disaster = simulation.disaster
     if leader is None or (disaster is not None and not disaster.is_over):
         return
-    wanted = _draw_members(simulation, rng, group)
-    if wanted is None:
+    if simulation.desire.has_wanted(group):
         return
+    voters, learners = _draw_members(simulation, rng, group)
+    if not voters:
+        return
+    for slot in (*voters, *learners):
+        if slot.host.placed(group) is None:
+            slot.host.host_group(simulation.plan.group(group))
+    wanted = Configuration(
+        frozenset(slot.host.replica(group) for slot in voters),
+        frozenset(slot.host.replica(group) for slot in learners),
+    )
     undecided = simulation.wanted[group]
     undecided.append(wanted)
 
@@ -536,30 +545,24 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
 
 
 def _desire(simulation: Simulation, rng: random.Random) -> None:
-    """The same by way of the catalog, which says what is wanted, and sees to it for good."""
+    """The same by way of the catalog, which says what is wanted, and sees to it for good: who is
+    not wanted any more leaves, and may have to come back."""
     group = rng.choice(list(simulation.checkers))
     if simulation.disaster is not None or not simulation.desire.may_want(group):
         return
-    wanted = _draw_members(simulation, rng, group)
-    if wanted is not None:
-        simulation.desire.want(group, wanted)
+    voters, learners = _draw_members(simulation, rng, group)
+    if voters:
+        simulation.desire.want(group, [it.host for it in voters], [it.host for it in learners])
 
 
-def _draw_members(simulation: Simulation, rng: random.Random, group: int) -> Configuration | None:
+def _draw_members(
+    simulation: Simulation, rng: random.Random, group: int
+) -> tuple[list[Slot], list[Slot]]:
     slots = simulation.slots_for(group)
     count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
     voters = rng.sample(slots, count)
     others = [slot for slot in slots if slot not in voters]
-    learners = rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
-    for slot in (*voters, *learners):
-        if group not in slot.plans:
-            slot.host_group(simulation.plan.group(group))
-    if not voters:
-        return None
-    return Configuration(
-        frozenset(slot.host.replica(group) for slot in voters),
-        frozenset(slot.host.replica(group) for slot in learners),
-    )
+    return voters, rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
 
 
 def _said(decision: Decision) -> str:

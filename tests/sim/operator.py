@@ -118,7 +118,7 @@ class Reader:
         leading = [
             host
             for host in self._hosts.values()
-            if host.is_up and host.slots[plan.slot].leads(group)
+            if host.is_up and (slot := host.placed(group)) is not None and slot.leads(group)
         ]
         if len(leading) < 2:
             return

@@ -159,7 +159,7 @@ def _draw_groups(world: World, names: tuple[str, ...], slots: int) -> list[Group
             GroupPlan(
                 group=GROUP_FIRST + at,
                 name=f"g{at}",
-                slot=rng.randrange(slots),
+                slot=1 + rng.randrange(slots),
                 members=tuple(sorted(rng.sample(names, size))),
                 clients=rng.choice((1, 2, 4)),
                 think_max_us=rng.choices(THINK_MS, THINK_WEIGHTS)[0] * MS,

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.local_groups import ASK_TIMEOUT_MS
+from actors.local_groups import PAUSE_MS_MAX as LOCAL_PAUSE_MS_MAX
 from actors.rebirths import PAUSE_MAX_MS
 from actors.rebuild import PAUSE_MS_MAX
 from actors.snapshots import FAILED_PAUSE_MS
@@ -49,6 +51,8 @@ CLIENTS_STOP_US: Final = 1 * SECOND  # they go on for so long in the calm
 SETTLE_ELECTIONS_MAX: Final = 12  # election timeouts until all must be well, beside
 SETTLE_US_MAX: Final = 8 * SECOND  # what clients and routers may wait for answers that are lost
 RESET_ELECTIONS_MAX: Final = 60  # until a group without its majority goes on
+# Until a node that is wanted, or not, has asked the leader once more.
+SETTLED_MS_MAX: Final = 2 * LOCAL_PAUSE_MS_MAX + ASK_TIMEOUT_MS
 REBIRTH_MS_MAX: Final = 4 * PAUSE_MAX_MS  # until a replica that is lost has come back
 SETTLE_LOOK_US: Final = 20 * MS
 
@@ -223,6 +227,7 @@ class Simulation:
             for configuration in (
                 *self.checkers[group].configurations_possible(),
                 *self.wanted[group],
+                *self.desire.possible(group),
             )
             for half in halves_of(configuration)
         )
@@ -235,13 +240,13 @@ class Simulation:
     def slot_of(self, group: int, replica: Replica) -> Slot | None:
         """Where it is, up or not; None: it is gone."""
         host = self.hosts[replica.node]
-        slot = host.slots[self.plan.group(group).slot]
-        return slot if host.replica(group) == replica and group in slot.plans else None
+        return host.placed(group) if host.replica(group) == replica else None
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
         number = self.plan.group(group).slot
-        slots = [host.slots[number] for host in self.hosts.values() if host.is_up]
+        hosts = [host for host in self.hosts.values() if host.is_up]
+        slots = [host.placed(group) or host.slot(number) for host in hosts]
         return [slot for slot in slots if slot.is_sound(group)]
 
     def leader_of(self, group: int) -> Slot | None:
@@ -336,8 +341,10 @@ class Simulation:
         if any(slot.is_quarantined for slot in slots):
             return (HAND_OVER_AGAIN_MS + 2 * PAUSE_MS_MAX) * MS
         actors = [actor for slot in slots for actor in slot.groups.values()]
-        if any(not host.rebirths.is_idle for host in self.hosts.values()):
+        if any(not host.node.rebirths.is_idle for host in self.hosts.values()):
             return REBIRTH_MS_MAX * MS
+        if any(self.desire.unsettled(group) for group in self.checkers):
+            return SETTLED_MS_MAX * MS
         has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
         return FAILED_PAUSE_MS * MS if has_failed else 0
 
@@ -358,18 +365,19 @@ class Simulation:
             for host in self.hosts.values():
                 if self._comes_back(host, group):
                     return f"{host.name} has not come back in {group}"
-            why = self._unsettled_group(group, checker)
+            why = self._unsettled_group(group, checker) or self.desire.unsettled(group)
             if why is not None:
                 return f"group {group}: {why}"
         return None
 
     def _comes_back(self, host: Host, group: int) -> bool:
         """It is a member, and another life of it than the one that there is."""
-        if host.slots[self.plan.group(group).slot].is_lost:
+        slot = host.placed(group)
+        if slot is None or slot.is_lost:
             return False
         members = self.checkers[group].configuration.members
         is_member = any(life_of(each, host.me, group) is not None for each in members)
-        return is_member and str(group) in host.rebirths.state()
+        return is_member and str(group) in host.node.rebirths.state()
 
     def _unsettled_group(self, group: int, checker: GroupChecker) -> str | None:
         slots = [slot for slot in self._slots_up() if group in slot.groups]
@@ -438,11 +446,11 @@ class Simulation:
             for slot in host.slots:
                 found.update(slot.counts)
                 found["lost"] += slot.is_lost
+            found.update(host.node.counts)
             found["messages misdirected"] += host.misdirected
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
-        found["offers"] += self.desire.offers
         found["reads of two leaders"] += self.reader.count
         found["undecided"] += self._undecided
         return found

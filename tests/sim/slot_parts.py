@@ -14,10 +14,12 @@ from actors.space import DiskSpace
 from raft.messages import (
     Append,
     PeerMessage,
+    Replica,
+    Save,
     SnapshotChunk,
 )
 from raft.store.memory import MemoryFiles
-from raft.store.snapshots import SUFFIX
+from raft.store.snapshots import SUFFIX, SnapshotStore
 from tests.sim.world import MS
 
 COUNTS: Final = (
@@ -37,11 +39,11 @@ COUNTS: Final = (
 )
 RESTART_MS: Final = (1, 400)  # until a process that ended is started again
 RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
-MACHINE_MAILBOX_MESSAGES_MAX: Final = 1_000_000
 DRAIN_MS_MAX: Final = 2_000
 DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
+DATA: Final = "/"
 DIRECTORY: Final = "/wal"
 BY_HAND: Final = "its records are lost"
 # Of a disk, in segments of the least size.
@@ -65,9 +67,19 @@ class SlotSpace(DiskSpace):
 class Work:
     group: int
     run: Callable[[], object]
+    store: SnapshotStore | None  # of the replica that it is for; None: nobody hears of it
     actor: str  # which hears of the result
     effect: Any = None  # of a group actor, if it is
     takes_us: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Saved:
+    """Handed to the log, by whoever lived there then."""
+
+    group: int
+    replica: Replica
+    save: Save
 
 
 class Thread:
