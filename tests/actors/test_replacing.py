@@ -47,6 +47,7 @@ class Leader:
     configuration: Configuration
     me: Replica = A
     is_changing: bool = False
+    can_serve: bool = True
     matches: dict[Replica, int] = field(default_factory=dict)
     silent: tuple[Replica, ...] = ()
     settings: RaftSettings = field(default_factory=RaftSettings)
@@ -60,9 +61,11 @@ class Leader:
         ]
 
 
-def ask(leader: Leader, life: int = 1, *, placed: bool = False) -> Standing:
-    wanted = Wanted(replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
-    return stand(cast(Core, leader), wanted, NOW_MS)
+def ask(
+    leader: Leader, life: int = 1, *, placed: bool = False, is_desired: bool = False
+) -> Standing:
+    wanted = Wanted(C, replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
+    return stand(cast(Core, leader), wanted, NOW_MS, is_desired=is_desired)
 
 
 def of(*voters: Replica, learners: tuple[Replica, ...] = ()) -> Configuration:
@@ -123,6 +126,17 @@ def test_a_question_that_comes_late_brings_nobody_back() -> None:
         assert ask(Leader(of(A, B)), 1, placed=placed).error
 
 
+def test_who_lost_its_log_before_it_was_a_member_begins_again_where_it_is_wanted() -> None:
+    leader = Leader(of(A, B, D))
+    assert ask(leader, is_desired=True) == Standing(LEARNER)
+    assert ask(leader, is_desired=True, placed=True) == Standing(WAITING), "it offers itself"
+    assert ask(leader).error
+    leader = Leader(of(A, B, D), is_changing=True)
+    assert ask(leader, is_desired=True) == Standing(WAITING), "it may be about to become one"
+    leader = Leader(of(A, B, D), can_serve=False)
+    assert ask(leader, is_desired=True).error, "it may be one, as far as this leader knows"
+
+
 def test_a_life_that_has_spoken_is_not_begun_again() -> None:
     assert ask(Leader(of(A, B, C1))) == Standing(USED)
     heard = Leader(of(A, B, C, learners=(C1,)), matches={C1: 4})
@@ -134,7 +148,7 @@ def test_a_question_says_which_disk_which_life_and_whether_it_has_begun() -> Non
         batch = encode_question(C, life, placed=placed, timeout_ms=100)
         decoded = protocol.decode_batch("kv", batch)
         assert isinstance(decoded, protocol.AdminOperation)
-        wanted = Wanted(replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
+        wanted = Wanted(C, replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
         assert read_question(GROUP, decoded.value, decoded.options) == wanted
 
 

@@ -34,6 +34,7 @@ FORWARD_REPLY: Final = "forward reply"
 
 EXPIRE_EVERY_US: Final = 200 * MS
 WIPE_STEP: Final = 100  # between two incarnations of a host
+RECONNECT_MS: Final = (20, 1_000)  # until a link that was closed is there again
 RESTART_MS: Final = (5, 3_000)  # until a host that is down comes back
 WALL_START_MS: Final = 1_800_000_000_000
 
@@ -276,10 +277,21 @@ class Host:
             return
         self.world.note(self.name, f"link to {peer} closed")
         self._reached.discard(peer)
+        self.world.after(
+            draw_us(self.rng, RECONNECT_MS[0] * MS, RECONNECT_MS[1] * MS),
+            self._reconnect,
+            self.life,
+            peer,
+        )
         self.routing.on_peer_lost(peer)
         for slot in self.slots:
             slot.on_link_closed(peer)
         self._flush()
+
+    def _reconnect(self, life: int, peer: str) -> None:
+        """Whether anything arrives there is another question."""
+        if life == self.life:
+            self._reached.add(peer)
 
     def _send(self, to: str, lane: int, kind: str, body: Any) -> None:
         frame = (kind, self.me, self.peers[to], body)

@@ -285,8 +285,7 @@ class Slot:
         assert not self.is_up
         placed = self.host.node.placement.groups
         for group in groups:
-            if placed[group].is_born:
-                self.condemned[group] = placed[group].life, BY_HAND
+            self.condemned[group] = placed[group].life, BY_HAND
         self.unproven = [each for each in self.unproven if each.group not in groups]
         if whole and self.files.exists(DIRECTORY):
             # Where the disk fails at this moment, some of it is left, and condemned all the same.
