@@ -29,6 +29,7 @@ from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
+from tests.sim.node import NOTICE_US_MAX
 from tests.sim.slot import Slot
 from tests.sim.slot_parts import DIRECTORY, SOFT_LIMIT_SEGMENTS
 from tests.sim.watched import ChangeMembers
@@ -56,6 +57,7 @@ FAILING_CALLS: Final = (
     (RESTORE,),
     (APPLY, READ, SNAPSHOT, WRITE, RESTORE, HOOKS),
 )
+PLACING_OPERATIONS: Final = 6  # of a placement that is written
 FOREVER_TIMES: Final = 1 << 30  # as good as always
 
 Apply = Callable[["Simulation", random.Random], None]
@@ -384,6 +386,35 @@ def _transfer_break(simulation: Simulation, rng: random.Random) -> None:
                 slot.dies_at_chunk = rng.randrange(CHUNKS_MAX)
 
 
+def _placing_break(simulation: Simulation, rng: random.Random) -> None:
+    """When a host next writes down that it has a group, begins another life, or has left one: the
+    power goes in the middle of that, or a moment later, or the process that is to hear of it dies
+    about then."""
+    for host in simulation.hosts.values():
+        if rng.random() < 0.5:
+            continue
+        if rng.random() < 0.4:
+            host.node.files.lose_power_after(rng.randrange(PLACING_OPERATIONS))
+        else:
+            host.node.at_next_placing = _dies_soon(simulation, host, rng)
+
+
+def _dies_soon(simulation: Simulation, host: Host, rng: random.Random) -> Callable[[int], None]:
+    power, whole = rng.random() < 0.5, rng.random() < 0.3
+    after_us = draw_us(rng, 1, 2 * NOTICE_US_MAX)
+
+    def die(number: int) -> None:
+        if whole:
+            simulation.crash(host, "no power", power=power, closes=False)
+        else:
+            host.slot(number).die("killed", power=power)
+
+    def hears(number: int) -> None:
+        simulation.world.after(after_us, simulation.unless_healed, lambda: die(number))
+
+    return hears
+
+
 def _wipe(simulation: Simulation, rng: random.Random) -> None:
     """A host comes back with blank disks: under its old name it is somebody else."""
     host = _any_host(simulation, rng)
@@ -624,6 +655,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "log-decay": Fault((1_000, 8_000), _log_decay),
     "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "transfer-break": Fault((100, 2_000), _transfer_break),
+    "placing-break": Fault((200, 2_000), _placing_break),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),

@@ -4,8 +4,8 @@ Real are the placement and its file, :class:`actors.rebirths.Rebirths` and
 :class:`actors.local_groups.LocalGroups`; calls to workers and to the router stand in for frames,
 and arrive some time later, if at all.
 
-It can die in the middle of writing the placement (:meth:`NodeProcess.fail_placing`): then the host
-has no power, and comes back with what is on its disks.
+It can die in the middle of writing the placement: then the host has no power, and comes back with
+what is on its disks.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class NodeProcess:
         self.placement = Placement.load(self.files, DATA)
         self.placement.replace(placed)
         self.heard: dict[int, Row] = {}  # what the catalog wants, as far as this host was told
+        self.at_next_placing: Callable[[int], None] | None = None  # hears of the slot
         self.counts = {"left": 0, "returned": 0, "placed": 0, "died placing": 0}
 
     def start(self) -> None:
@@ -86,6 +87,10 @@ class NodeProcess:
         if self.host.is_up:
             self._run(lambda: self.local.learn([row]))
 
+    def heal(self) -> None:
+        self.at_next_placing = None
+        self.files.kill()  # nothing of it is open, and no power is about to go
+
     def add(self, group: int, placed: PlacedGroup) -> None:
         """Without the catalog's word."""
 
@@ -118,7 +123,8 @@ class NodeProcess:
             self.host.life += 1  # nothing more is done by this life
             raise NodeDied from error
         for group, placed in groups.items():
-            self._note_placed(group, before.get(group), placed)
+            if placed != before.get(group):
+                self._note_placed(group, before.get(group), placed)
         return True
 
     def _note_placed(self, group: int, before: PlacedGroup | None, placed: PlacedGroup) -> None:
@@ -133,6 +139,9 @@ class NodeProcess:
         elif was_left and LEFT not in placed.options:
             self.counts["returned"] += 1
             world.note(me.name, f"is back in {group}, life {placed.life}")
+        hears, self.at_next_placing = self.at_next_placing, None
+        if hears is not None:
+            hears(placed.slot)
 
     # ------------------------------------------------------------------ what workers tell
 

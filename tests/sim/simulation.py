@@ -282,6 +282,7 @@ class Simulation:
         for host in self.hosts.values():
             host.clock.run_at(RATE_EXACT)
             host.on_clock_changed()
+            host.node.heal()
             for slot in host.slots:
                 slot.dies_after = None
                 slot.troubles.end()
