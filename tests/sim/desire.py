@@ -110,4 +110,9 @@ class Desire:
                 return f"{host.name} has not left {group}"
             if is_wanted and host.node.has(group) is None:
                 return f"{host.name} has no replica of {group}"
+            left = None if is_wanted else host.node.placement.groups.get(group)
+            if left is not None and not (slot := host.slot(left.slot)).is_lost:
+                remains = slot.remains_of(group)
+                if remains is not None:
+                    return f"{slot.where} has left {group}, and has {remains}"
         return None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from actors import snapshot_files, snapshot_traffic
@@ -326,6 +326,18 @@ class Slot:
             self.condemned.pop(group, None)
         self.host.checkers[group].note_forgotten(replica)
 
+    def remains_of(self, group: int) -> str | None:
+        """Of a group that was left, what should have gone by the time that all is calm."""
+        log = self._wal._groups.get(group)
+        if group in self.groups:
+            return "its actors"
+        if log is not None and log.damaged is None:
+            return "its log"
+        paths = [*self.snapshot_paths(group), *self.parts_of_snapshots([group])]
+        # Where the disk refuses to remove a file, the next start of the process does it.
+        is_refused = "disk-error" in self.host.plan.faults
+        return paths[0] if paths and not is_refused else None
+
     def die(self, why: str, *, power: bool = False) -> None:
         """The process ends; with ``power``, what was not synced may go, too."""
         if self.is_up:
@@ -396,10 +408,10 @@ class Slot:
         names = self.files.listdir(directory)
         return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
 
-    def parts_of_snapshots(self) -> list[str]:
+    def parts_of_snapshots(self, groups: Iterable[int]) -> list[str]:
         """Files of what is being received."""
         found = []
-        for group in self.plans:
+        for group in groups:
             directory = snapshots_of(group)
             if self.files.exists(directory):
                 names = self.files.listdir(directory)
@@ -762,7 +774,7 @@ class Slot:
             return False
         self.dies_at_chunk = None
         self.die("killed while a snapshot travels", power=self.rng.random() < 0.4)
-        paths = self.parts_of_snapshots()
+        paths = self.parts_of_snapshots(self.plans)
         if paths and self.rng.random() < 0.2:
             path = self.rng.choice(paths)
             offset = self.files.decay(self.rng, path)
