@@ -12,17 +12,22 @@ a group must be able to do without.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from actors.catalog_members import group_row
+import msgpack
+
+from actors.catalog_members import Row, group_row, node_row, set_members
 from actors.desired import read_desired
 from actors.group_messages import DesiredMembers
+from actors.machines import Context
 from raft.configuration import Configuration
 from raft.messages import Replica
 from tests.sim.world import MS
+from transport import protocol
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -36,6 +41,7 @@ class Desire:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._rng: random.Random = simulation.world.stream("desire")
+        self._rows: dict[int, Row] = {}
         self._words: defaultdict[int, list[DesiredMembers]] = defaultdict(list)
 
     def may_want(self, group: int) -> bool:
@@ -53,18 +59,48 @@ class Desire:
 
     def want(self, group: int, voters: list[Host], learners: list[Host]) -> None:
         plan = self._simulation.plan.group(group)
-        words = self._words[group]
         founders = self._simulation.checkers[group].founders.voters
         row = {
             **group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)]),
             "members": [list(host.me) for host in voters],
             "learners": [list(host.me) for host in learners],
-            "version": group + len(words) + 1,
+            "version": self._version(group),
         }
+        self._say(group, row)
+
+    def set_members(self, name: str, options: Mapping[str, str]) -> tuple[int, str, bytes]:
+        """A leader orders it; the answer, as the real catalog gives it."""
+        group = next(each.group for each in self._simulation.plan.groups if each.name == name)
+        known = self._rows.get(group)
+        nodes = {
+            host.name: {**node_row(host.name, host.me.incarnation), "peer": f"tcp://{host.name}"}
+            for host in self._simulation.hosts.values()
+        }
+        values: dict[str, Any] = {
+            part: [each for each in options[part].split(",") if each]
+            for part in ("voters", "learners")
+        }
+        if "if_version" in options:
+            values["if_version"] = int(options["if_version"])
+        row = None if known is None else dict(known)
+        context = Context(self._version(group), 0, 0, _emit_nothing)
+        response = set_members(nodes, row, name, values, context)
+        if not response.success:
+            return protocol.REJECTED, response.error, b""
+        if row is not None and row != known:
+            self._say(group, row)
+        return protocol.OK, "", json.dumps(msgpack.unpackb(response.data)).encode()
+
+    def _version(self, group: int) -> int:
+        return group + len(self._words[group]) + 1
+
+    def _say(self, group: int, row: Row) -> None:
+        self._rows[group] = row
+        words = self._words[group]
         _, word = read_desired([group, row["version"], row["members"], row["learners"]])
         words.append(word)
-        names = " ".join(host.name for host in voters), " ".join(host.name for host in learners)
-        self._simulation.note("ops", f"wanted of {group}: {names[0]} | {names[1]}")
+        names = [" ".join(node for node, _ in row[part]) for part in ("members", "learners")]
+        self._simulation.note("ops", f"wanted of {group}: {' | '.join(names)}")
         for host in self._simulation.hosts.values():
             delay_us = self._rng.randrange(HEARD_US_MAX)
             self._simulation.world.after(delay_us, host.node_learns, row)
@@ -116,3 +152,7 @@ class Desire:
                 if remains is not None:
                     return f"{slot.where} has left {group}, and has {remains}"
         return None
+
+
+def _emit_nothing(kind: str, values: Mapping[str, Any]) -> None:
+    """Hosts hear of it otherwise."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -534,14 +533,8 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
 
 def _reset_peers(simulation: Simulation, rng: random.Random) -> None:
     """A majority of one group is lost for good; of a group that has its processes for itself."""
-    numbers = Counter(plan.slot for plan in simulation.plan.groups)
-    groups = [
-        plan.group
-        for plan in simulation.plan.groups
-        if numbers[plan.slot] == 1 and not simulation.desire.has_wanted(plan.group)
-    ]
-    if groups and simulation.disaster is None:
-        simulation.disaster = maybe_strike(simulation, rng.choice(groups), rng)
+    if simulation.disaster is None:
+        maybe_strike(simulation, rng.choice(list(simulation.checkers)), rng)
 
 
 def _members(simulation: Simulation, rng: random.Random) -> None:
@@ -582,7 +575,10 @@ def _desire(simulation: Simulation, rng: random.Random) -> None:
     if simulation.disaster is not None or not simulation.desire.may_want(group):
         return
     voters, learners = _draw_members(simulation, rng, group)
-    if voters:
+    if voters and simulation.desire.has_wanted(group) and rng.random() < 0.4:
+        names = ",".join(slot.host.name for slot in voters)
+        simulation.operator.ask(rng, simulation.plan.group(group).name, "changePeers", names)
+    elif voters:
         simulation.desire.want(group, [it.host for it in voters], [it.host for it in learners])
 
 
@@ -662,7 +658,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "one-way": Fault((500, 5_000), _one_way),
     "lone-leader": Fault((500, 5_000), _lone_leader),
     "flap": Fault((100, 3_000), _flap),
-    "reset-peers": Fault((4_000, 20_000), _reset_peers),
+    "reset-peers": Fault((1_000, 8_000), _reset_peers),
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.catalog_members import Row
 from actors.rebirths import Answered
@@ -38,6 +38,9 @@ RECONNECT_MS: Final = (20, 1_000)  # until a link that was closed is there again
 RESTART_MS: Final = (5, 3_000)  # until a host that is down comes back
 WALL_START_MS: Final = 1_800_000_000_000
 
+if TYPE_CHECKING:
+    from tests.sim.desire import Desire
+
 # (kind, sender, receiver, body)
 Frame = tuple[str, Replica, Replica, Any]
 ReplyTo = Callable[[bytes, bytes, bytes], None]  # identity, correlation, payload
@@ -62,6 +65,7 @@ class Host:
         self.name = me.node
         self.checkers = checkers
         self.peers: dict[str, Replica] = {}  # of all hosts, by name
+        self.catalog: Desire  # as soon as there is one
         self.rng: random.Random = world.stream(f"host/{self.name}")
         self.clock = HostClock(world, self.rng.randrange(1_000 * SECOND))
         self.wall_skew_ms = self.rng.randrange(-10_000, 10_000)

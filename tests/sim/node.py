@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from actors import wire
+from actors.catalog import SYSTEM_GROUP
 from actors.catalog_members import Row
 from actors.known_nodes import KnownNodes
 from actors.local_groups import LocalGroups
@@ -28,6 +29,8 @@ from raft.store.placement import LEFT, PlacedGroup, Placement
 from tests.sim.loop import SimLoop
 from tests.sim.slot_files import SlotFiles
 from tests.sim.world import MS
+from transport import protocol
+from transport.protocol import AdminOperation
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -187,9 +190,37 @@ class NodeProcess:
         def answered(code: int, reason: str, data: bytes) -> None:
             future.set_result((code, reason, data))
 
-        self.host.ask(group, batch, answered, elsewhere=elsewhere)
+        if group == SYSTEM_GROUP:
+            self._ask_catalog(batch, future)
+        else:
+            self.host.ask(group, batch, answered, elsewhere=elsewhere)
         answer: tuple[int, str, bytes] = await future
         return answer
+
+    def _ask_catalog(self, batch: bytes, future: Any) -> None:
+        """It may take what it is asked for, and its answer may be lost."""
+        decoded = protocol.decode_batch(SYSTEM_GROUP, batch)
+        assert isinstance(decoded, AdminOperation)
+        assert decoded.command == "setMembers", decoded
+        lost = protocol.TIMEOUT, "the catalog does not answer", b""
+
+        def ask() -> None:
+            answer = self.host.catalog.set_members(decoded.value, decoded.options)
+            if self._rng.random() < 0.1:
+                answer = lost
+            self._soon(lambda: future.set_result(answer))
+
+        if self._rng.random() < 0.1:
+            self._soon(lambda: future.set_result(lost))
+        else:
+            self.later_us(self._rng.randrange(CATALOG_US_MAX), ask)
+
+    def take_question(self, frame: list[Any]) -> None:
+        """Of a leader, to the catalog."""
+        self._soon(lambda: self.spawn(self.local.carry_question(frame)))
+
+    def _send_answer(self, slot: int, *answer: Any) -> None:
+        self._soon(lambda: self.host.slot(slot).take_answer(list(answer)))
 
     def _ask_of_rebirths(self, group: str, batch: bytes, answered: Answered) -> None:
         self.host.ask(group, batch, answered)
@@ -234,4 +265,5 @@ def _nothing() -> None:
 _FRAMES: Final[dict[int, Callable[..., None]]] = {
     wire.RELOAD: NodeProcess._reload,
     wire.DESIRED: NodeProcess._send_desired,
+    wire.CATALOG_ANSWER: NodeProcess._send_answer,
 }

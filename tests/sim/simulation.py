@@ -116,6 +116,8 @@ class Simulation:
             self.hosts[host.name] = host
         self.operator = Operator(self.world, self.hosts)
         self.desire = Desire(self)
+        for host in self.hosts.values():
+            host.catalog = self.desire
         for each in plan.groups:
             for _ in range(each.clients):
                 number = len(self.clients) + 1

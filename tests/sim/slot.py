@@ -156,7 +156,7 @@ class Slot:
             (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
-            (AskCatalog, self._carry_nothing),
+            (AskCatalog, self._carry_question),
             (RunRestore, self._carry_restore),
             *(
                 (effect, self._carry_work)
@@ -204,7 +204,7 @@ class Slot:
         self._digested = {}
         self.making = SlotGroups(self)
         self.hosting = Hosting(self.host.me, self.scheduler, self.traffic, self.making)
-        self._talk = CatalogTalk(self.number, self.scheduler, _nobody_answers)
+        self._talk = CatalogTalk(self.number, self.scheduler, self._ask_catalog)
         for group in self.plans:
             self._condemn(group, found)
         self.hosting.start(self._wal, found)
@@ -636,7 +636,9 @@ class Slot:
     def _carry_save(self, effect: SaveLog, _: object) -> None:
         self._live_on()
         self._wal.save(effect.group, effect.save)
-        me = self.groups[effect.group].core.me
+        actor = self.scheduler.actor(actor_name(effect.group))
+        assert isinstance(actor, WatchedGroup)
+        me = actor.core.me
         self._gathered.append(Saved(effect.group, me, effect.save))
 
     def _carry_replies(self, effect: Replies, _: object) -> None:
@@ -662,6 +664,17 @@ class Slot:
     def _carry_role(self, effect: RoleChanged, _: object) -> None:
         self._live_on()
         self._summaries_out[effect.group] = effect.summary
+
+    def _carry_question(self, effect: AskCatalog, address: object) -> None:
+        self._live_on()
+        self._talk.carry_question(effect, address)
+
+    def _ask_catalog(self, kind: int, *fields: Any) -> None:
+        self.host.node.take_question(list(fields))
+
+    def take_answer(self, answer: list[Any]) -> None:
+        if self.is_up:
+            self._talk.on_answer([None, None, None, *answer])
 
     def _carry_nothing(self, effect: object, _: object) -> None:
         self._live_on()
@@ -896,7 +909,3 @@ class Slot:
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()
-
-
-def _nobody_answers(kind: int, *fields: Any) -> None:
-    """What leaders ask the catalog, whose words come unasked."""

@@ -12,10 +12,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from unittest.mock import patch
 
-from tests.sim.mutants import clients, disk, lives, log, members, reads, snapshots, votes
+from tests.sim.mutants import (
+    clients,
+    disk,
+    leaving,
+    lives,
+    log,
+    members,
+    reads,
+    snapshots,
+    votes,
+)
 from tests.sim.mutants.mutant import Mutant
 
-TOPICS: Final = (votes, log, disk, reads, members, lives, snapshots, clients)
+TOPICS: Final = (votes, log, disk, reads, members, lives, leaving, snapshots, clients)
 MUTANTS: Final[dict[str, Mutant]] = {
     name: mutant for topic in TOPICS for name, mutant in topic.MUTANTS.items()
 }
