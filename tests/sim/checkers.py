@@ -224,6 +224,16 @@ class Reset:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class Beginning:
+    """What a group begins with that is made of another one's backup: that one's committed runs,
+    in which terms they were committed, and the state that they lead to."""
+
+    runs: list[Run]
+    terms: list[int]
+    digest: bytes | None
+
+
 class GroupChecker:
     """``founders``: the configuration that the group begins with.
 
@@ -607,6 +617,24 @@ class GroupChecker:
         known = self._snapshots.setdefault(meta.index, meta)
         assert known == meta, f"{node} has another snapshot at {meta.index}: {meta}, not {known}"
         self.counts["snapshots"] += 1
+
+    def beginning_at(self, meta: SnapshotMeta) -> Beginning | None:
+        """None: this is committed no more, since the group has begun anew."""
+        if self.term_at(meta.index) != meta.term:
+            return None
+        count = bisect_right(self._committed_firsts, meta.index)
+        digest = self._digests.get(meta.index)
+        return Beginning(self.committed[:count], self._committed_in[:count], digest)
+
+    def begin_with(self, beginning: Beginning, meta: SnapshotMeta, data: bytes) -> None:
+        """``meta``: what the snapshot is called by in this group, ``data``: its file there."""
+        self.committed = list(beginning.runs)
+        self._committed_firsts = [run.first for run in beginning.runs]
+        self._committed_in = list(beginning.terms)
+        if beginning.digest is not None:
+            self._digests[meta.index] = beginning.digest
+        self._snapshots[meta.index] = meta
+        self.note_written(meta, data)
 
     def note_written(self, meta: SnapshotMeta, data: bytes) -> None:
         """A file is there under its name: it may decay, and these are its bytes."""

@@ -57,11 +57,22 @@ class Desire:
     def has_wanted(self, group: int) -> bool:
         return bool(self._words[group])
 
+    def make(self, row: Row) -> None:
+        """A new group."""
+        self._rows[row["id"]] = row
+        self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        for host in self._simulation.hosts.values():
+            delay_us = self._rng.randrange(HEARD_US_MAX)
+            self._simulation.world.after(delay_us, host.node_learns, row)
+
     def want(self, group: int, voters: list[Host], learners: list[Host]) -> None:
         plan = self._simulation.plan.group(group)
         founders = self._simulation.checkers[group].founders.voters
+        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
         row = {
-            **group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)]),
+            **self._rows.get(group, first),
             "members": [list(host.me) for host in voters],
             "learners": [list(host.me) for host in learners],
             "version": self._version(group),
@@ -101,9 +112,7 @@ class Desire:
         words.append(word)
         names = [" ".join(node for node, _ in row[part]) for part in ("members", "learners")]
         self._simulation.note("ops", f"wanted of {group}: {' | '.join(names)}")
-        for host in self._simulation.hosts.values():
-            delay_us = self._rng.randrange(HEARD_US_MAX)
-            self._simulation.world.after(delay_us, host.node_learns, row)
+        self._tell(row)
 
     def possible(self, group: int) -> Iterator[Configuration]:
         """What may yet come to be by a word that somebody goes by: with the replicas that the

@@ -155,7 +155,9 @@ def _may_survive(simulation: Simulation, group: int, survivors: list[Slot]) -> b
     left; and no other group loses anything with the others."""
     checker = simulation.checkers[group]
     voters = checker.configuration.voters
-    if simulation.disaster is not None or checker.configuration.is_joint:
+    if simulation.disaster is not None or simulation.is_restoring:
+        return False
+    if checker.configuration.is_joint:
         return False
     if checker.configurations_possible() != [checker.configuration]:
         return False

@@ -29,6 +29,7 @@ from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
 from tests.sim.node import NOTICE_US_MAX
+from tests.sim.restoring import Restoring
 from tests.sim.slot import Slot
 from tests.sim.slot_parts import DIRECTORY, SOFT_LIMIT_SEGMENTS
 from tests.sim.watched import ChangeMembers
@@ -610,6 +611,14 @@ def _snapshot(simulation: Simulation, rng: random.Random) -> None:
     simulation.operator.ask(rng, group.name, "doSnapshot", node)
 
 
+def _restore(simulation: Simulation, rng: random.Random) -> None:
+    """A backup of a group, and later a new group of it; once in a history."""
+    if simulation.restoring is None:
+        source = rng.choice(simulation.plan.groups)
+        simulation.restoring = Restoring(simulation, source, rng)
+        simulation.restoring.begin()
+
+
 # --------------------------------------------------------------------------- choosing
 
 
@@ -662,6 +671,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),
+    "restore": Fault((200, 4_000), _restore),
     "desire": Fault((300, 3_000), _desire),
 }
 # Parts of the weather that the command line can switch off like faults.

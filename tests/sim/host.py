@@ -164,6 +164,12 @@ class Host:
         else:
             self.node.learn(row)
 
+    def add_group(self, plan: GroupPlan) -> None:
+        """There is one more, wherever it is."""
+        self._groups[plan.group] = plan
+        if self.is_up:
+            self.set_routes()
+
     def set_routes(self) -> None:
         self.routing.set_routes([self._route(each) for each in self._groups.values()])
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tests.sim.host import Host
 
 DATA: Final = "/data"
+GROUPS_PER_WORKER: Final = 8  # more than there are: all new ones come into the first slot
 NOTICE_US_MAX: Final = 5 * MS  # until a process hears what another one says
 CATALOG_US_MAX: Final = 200 * MS  # until a process that has started knows what is wanted
 
@@ -70,7 +71,7 @@ class NodeProcess:
             self.host.me,
             self.placement,
             KnownNodes(self.files, DATA, {}),
-            len(self.host.plan.groups),
+            GROUPS_PER_WORKER,
             frozenset(),
             self,
         )

@@ -40,7 +40,8 @@ from tests.sim.faults import FAULTS
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.operator import IDENTITY, READER, Operator, Reader
-from tests.sim.plan import Plan, draw_plan
+from tests.sim.plan import GroupPlan, Plan, draw_plan
+from tests.sim.restoring import Restoring
 from tests.sim.slot import Slot
 from tests.sim.world import MS, SECOND, World, draw_us
 
@@ -90,7 +91,7 @@ class Simulation:
         self.checkers: dict[int, GroupChecker] = {}
         self.hosts: dict[str, Host] = {}
         self.clients: dict[bytes, Client] = {}
-        self.ledgers = {each.group: Ledger() for each in plan.groups}
+        self.ledgers: defaultdict[int, Ledger] = defaultdict(Ledger)
         self.events = 0
         self._is_healed = False
         self._faults_seen: Counter[str] = Counter()
@@ -104,10 +105,7 @@ class Simulation:
         self.wanted: defaultdict[int, list[Configuration]] = defaultdict(list)
         self.reader = Reader(self.world, plan, self.hosts)
         for each in plan.groups:
-            founders = Configuration.of(*(replicas[name] for name in each.members))
-            self.checkers[each.group] = GroupChecker(
-                each.group, founders, self._note_group, self.reader.on_leader, self._on_reset
-            )
+            self._add_checker(each, Configuration.of(*(replicas[name] for name in each.members)))
         for replica in list(replicas.values()):
             host = Host(
                 self.world, plan, self.network, replica, self.checkers, self._reply_to_client
@@ -118,13 +116,32 @@ class Simulation:
         self.desire = Desire(self)
         for host in self.hosts.values():
             host.catalog = self.desire
+        self.restoring: Restoring | None = None  # at most one in a history
         for each in plan.groups:
             for _ in range(each.clients):
-                number = len(self.clients) + 1
-                hosts = list(self.hosts.values())
-                ledger, checker = self.ledgers[each.group], self.checkers[each.group]
-                client = Client(self.world, each, number, hosts, ledger, checker)
-                self.clients[client.identity] = client
+                self.add_client(each)
+
+    def _add_checker(self, plan: GroupPlan, founders: Configuration) -> GroupChecker:
+        checker = self.checkers[plan.group] = GroupChecker(
+            plan.group, founders, self._note_group, self.reader.on_leader, self._on_reset
+        )
+        return checker
+
+    def add_client(self, plan: GroupPlan) -> Client:
+        number = len(self.clients) + 1
+        hosts = list(self.hosts.values())
+        ledger, checker = self.ledgers[plan.group], self.checkers[plan.group]
+        client = Client(self.world, plan, number, hosts, ledger, checker)
+        self.clients[client.identity] = client
+        return client
+
+    def add_group(self, plan: GroupPlan, founders: Configuration) -> GroupChecker:
+        """While the cluster runs."""
+        self.plan.groups += (plan,)
+        checker = self._add_checker(plan, founders)
+        for host in self.hosts.values():
+            host.add_group(plan)
+        return checker
 
     # ------------------------------------------------------------------ running
 
@@ -214,9 +231,14 @@ class Simulation:
     def may_lose(self, slot: Slot) -> bool:
         """Whether all groups of the slot would survive it: majorities elsewhere are undamaged, in
         each configuration that is in force, may come to be, or was asked for."""
-        if slot.is_lost or slot.is_flipped:
+        if slot.is_lost or slot.is_flipped or self.is_restoring:
             return False
         return all(self.can_do_without(slot.host.replica(group), group) for group in slot.plans)
+
+    @property
+    def is_restoring(self) -> bool:
+        """A new group has begun on some disks, and not yet on all."""
+        return self.restoring is not None and self.restoring.is_beginning
 
     def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
         """The same of one replica alone, whose machine may be quarantined then, and is rebuilt by
@@ -454,6 +476,9 @@ class Simulation:
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
+        if self.restoring is not None:
+            found["backups"] += self.restoring.has_backup
+            found["groups restored"] += self.restoring.group is not None
         found["reads of two leaders"] += self.reader.count
         found["undecided"] += self._undecided
         return found
