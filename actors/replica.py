@@ -205,7 +205,9 @@ def forget_snapshots(
         placed = placement().groups.get(group)
         # Another life may have come, here or in another worker: then these are its files.
         if placed is not None and LEFT in placed.options:
-            open_store().keep([])
+            store = open_store()
+            store.stop_receiving()  # an earlier process may have left a part of one
+            store.keep([])
     except (OSError, StoreError) as error:
         log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
 

@@ -115,6 +115,19 @@ def test_a_part_of_a_snapshot_that_was_coming_is_closed_when_its_group_is_left()
     assert bench.files.listdir("/data/groups/7/snapshots") == []
 
 
+def test_a_part_of_a_snapshot_that_an_earlier_process_received_goes_with_its_group() -> None:
+    bench = with_snapshot(KV, OTHER)
+    meta = SnapshotMeta(50, 1, Configuration.of(ME, N2), 0, 1, 1_000, 7)
+    bench.worker._hosting.stores[KV].receive(meta, 0, b"x" * 10)
+    directory = "/data/groups/7/snapshots"
+    assert len(bench.files.listdir(directory)) == 2
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files, keep=True)
+    again.work()
+    assert again.files.listdir(directory) == []
+
+
 def test_snapshots_of_a_group_that_was_left_and_cannot_be_removed_end_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

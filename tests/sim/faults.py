@@ -38,13 +38,14 @@ from tests.sim.world import MS, draw_us
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
-CHUNKS_MAX: Final = 8  # of snapshots, after which a process may die
+CHUNKS_MAX: Final = 5  # of snapshots, after which a process may die
 EFFECTS_MAX: Final = 12  # of a turn, before which a process may die
 RATE_SPAN: Final = 100_000  # how much faster or slower than exact a clock may run, per million
 # With leases: two clocks may differ by lease_drift_percent.
 RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
 VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
 DISK_FACTOR_MAX: Final = 50
+LONE_WRITES_MAX: Final = 8
 LONE_ELECTIONS_MAX: Final = 8  # election timeouts for which a leader is alone
 APPLY_US_MAX: Final = 4_000
 FAILING_CALLS: Final = (
@@ -494,12 +495,13 @@ def _flap(simulation: Simulation, rng: random.Random) -> None:
 
 def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
     """A leader is cut off at the worst moment for its lease: it has just asked whether it leads,
-    and gets no time to hear the answers; or the others restart and have to remember it."""
+    and gets no time to hear the answers; or the others restart and have to remember it.  Meanwhile
+    somebody gives it commands, which are in no other log."""
     group = rng.choice(list(simulation.checkers))
     leader = simulation.leader_of(group)
     if leader is None or len(simulation.hosts) < 2:
         return
-    host = leader.host
+    host, plan = leader.host, simulation.plan.group(group)
     settings, now_us = simulation.plan.settings, simulation.world.now_us
     election_us = settings.election_timeout_ms * MS
     asks_us = host.clock.when_us(leader.groups[group].core.next_deadline() * MS)
@@ -519,6 +521,9 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
                     other.slot(leader.number).die("killed")
         simulation.note("net", f"{host.name} is alone")
         simulation.network.wall(pairs, thick=False)
+        for _ in range(rng.randrange(LONE_WRITES_MAX)):
+            write_us = rng.randrange(2 * election_us)
+            simulation.world.after(write_us, simulation.operator.write_at, host, plan.name)
         simulation.later(rng, lasts_ms, end)
 
     def end() -> None:
@@ -576,9 +581,11 @@ def _desire(simulation: Simulation, rng: random.Random) -> None:
     if simulation.disaster is not None or not simulation.desire.may_want(group):
         return
     voters, learners = _draw_members(simulation, rng, group)
-    if voters and simulation.desire.has_wanted(group) and rng.random() < 0.4:
-        names = ",".join(slot.host.name for slot in voters)
-        simulation.operator.ask(rng, simulation.plan.group(group).name, "changePeers", names)
+    if voters and simulation.desire.has_wanted(group) and rng.random() < 0.6:
+        command = rng.choice(("changePeers", "changePeers", "removePeers", "addLearner"))
+        named = voters if command == "changePeers" else voters[:1]
+        names = ",".join(slot.host.name for slot in named)
+        simulation.operator.ask(rng, simulation.plan.group(group).name, command, names)
     elif voters:
         simulation.desire.want(group, [it.host for it in voters], [it.host for it in learners])
 

@@ -95,6 +95,12 @@ class Operator:
         correlation = str(self._number).encode()
         assert host.take_client_message(IDENTITY, correlation, group, batch), "a host is down"
 
+    def write_at(self, host: Host, group: str) -> None:
+        """Whatever becomes of it."""
+        self._number += 1
+        request = wire.encode_write("PUT", "alone", b"", type_name=f"alone.{self._number}")
+        host.take_client_message(READER, b"", group, wire.join_batch([request], TIMEOUT_MS))
+
     def _on_written(self, group: str, payload: bytes) -> None:
         (outcome,) = wire.decode_replies(payload, 1)
         check_expected(f"who writes to {group}", outcome)

@@ -91,6 +91,7 @@ from tests.sim.slot_parts import (
     RESERVE_SEGMENTS,
     RESTART_MS,
     RETRY_MS,
+    SEGMENT_GROWTH,
     SOFT_LIMIT_SEGMENTS,
     ProcessDied,
     Saved,
@@ -233,7 +234,7 @@ class Slot:
                     incarnation=self.host.me.incarnation,
                     random_id=lambda: self.rng.randrange(1, 1 << 64),
                     segment_bytes_first=segment_bytes,
-                    segment_bytes_max=self._segment_bytes_max(),
+                    segment_bytes_max=SEGMENT_GROWTH * segment_bytes,
                     copy_bytes_max=segment_bytes // 2,
                 )
             )
@@ -247,6 +248,7 @@ class Slot:
             self.files.kill()
             self._restart_after(RETRY_MS)
             return None
+        self.space.limit(self._wal, self.space.room)
         return found
 
     def _load(self) -> None:
@@ -853,16 +855,14 @@ class Slot:
         self.world.after(LOOK_US, self._look, life)
         if self.disk_free_us > self.world.now_us or not self.space.look():
             return
-        self._wal.segment_bytes_max = self._segment_bytes_max()
-        if self.space.take(self.space._judge.room):
+        room = self.space._judge.room
+        self.space.limit(self._wal, room)
+        if self.space.take(room):
             refusal = self.space.refusal
             self.counts["full"] += refusal is not None
             self.world.note(self.where, refusal or "has room again")
             for group in self.groups:
                 self.tell(group, DiskRoom(refusal), control=True)
-
-    def _segment_bytes_max(self) -> int:
-        return min(4 * self.host.plan.segment_bytes, self.space._judge.room.segment_bytes_max)
 
     def _beside(self, work: Callable[[], None] | None) -> None:
         """The second thread of the disk."""

@@ -20,6 +20,8 @@ from raft.messages import (
 )
 from raft.store.memory import MemoryFiles
 from raft.store.snapshots import SUFFIX, SnapshotStore
+from raft.store.space import Room
+from raft.store.wal import Wal
 from tests.sim.world import MS
 
 COUNTS: Final = (
@@ -49,6 +51,7 @@ BY_HAND: Final = "its records are lost"
 # Of a disk, in segments of the least size.
 SOFT_LIMIT_SEGMENTS: Final = 64
 RESERVE_SEGMENTS: Final = 4
+SEGMENT_GROWTH: Final = 4  # from the least size to the largest
 LOOK_US: Final = 100 * MS
 
 
@@ -58,6 +61,11 @@ class ProcessDied(BaseException):
 
 class SlotSpace(DiskSpace):
     """Without a thread; and nobody waits for room while the world stands still."""
+
+    def limit(self, wal: Wal, room: Room) -> None:
+        super().limit(wal, room)
+        largest = SEGMENT_GROWTH * self._segment_bytes_first
+        wal.segment_bytes_max = min(largest, wal.segment_bytes_max)
 
     def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
         raise error
