@@ -349,7 +349,9 @@ class Simulation:
         began_us = self.world.now_us
         patience_us = SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
         why = "nothing was looked at"
-        while self.world.now_us < began_us + patience_us + self._pause_us():
+        pause_us = 0  # a pause that is over has been one all the same
+        while self.world.now_us < began_us + patience_us + pause_us:
+            pause_us = max(pause_us, self._pause_us())
             self._run_until(self.world.now_us + SETTLE_LOOK_US)
             found = self._unsettled()
             if found is None:
