@@ -65,6 +65,7 @@ class Restoring:
         self._rng = rng
         self._meta: SnapshotMeta | None = None
         self._node = ""
+        self._min_index = 0  # what the backup has to reach
         self._beginning: Beginning | None = None
         self.has_backup = False
         self.group: int | None = None  # the new one
@@ -76,6 +77,7 @@ class Restoring:
 
         def then(answer: Any) -> None:
             self._checker.check_read("the backup", answer["index"], asked)
+            self._min_index = int(answer["index"])
             self._ask("backupBegin", "", {"min_index": str(answer["index"])}, self._on_begun)
 
         self._ask("readIndex", "", {}, then)
@@ -97,6 +99,10 @@ class Restoring:
 
     def _on_begun(self, answer: Any) -> None:
         self._meta = meta = meta_of(answer["snapshot"])
+        assert meta.index >= self._min_index, (
+            f"the backup of {self._source.group} ends at {meta.index}, and {self._min_index} was "
+            "committed before it was asked for"
+        )
         self._node = answer["node"]
         self._ask("backupRead", self._node, _place(meta, 0), self._on_read)
 

@@ -20,12 +20,13 @@ from tests.sim.mutants import (
     log,
     members,
     reads,
+    restores,
     snapshots,
     votes,
 )
 from tests.sim.mutants.mutant import Mutant
 
-TOPICS: Final = (votes, log, disk, reads, members, lives, leaving, snapshots, clients)
+TOPICS: Final = (votes, log, disk, reads, members, lives, leaving, restores, snapshots, clients)
 MUTANTS: Final[dict[str, Mutant]] = {
     name: mutant for topic in TOPICS for name, mutant in topic.MUTANTS.items()
 }
