@@ -305,8 +305,12 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
 
 def _log_loss(simulation: Simulation, rng: random.Random) -> None:
     """A process finds, when it starts again, that the log of one of its groups cannot be read; or
-    there is no log at all any more.  These replicas never speak again; others take their places."""
+    there is no log at all any more.  These replicas never speak again; others take their places.
+    Mostly it is one that the catalog wants and that is no member yet, if there is one."""
     slot = _any_slot(simulation, rng)
+    newcomers = _newcomers(simulation)
+    if newcomers and rng.random() < 0.7:
+        slot = rng.choice(newcomers)
     if slot is None or slot.is_lost or slot.is_flipped:
         return
     groups = [
@@ -321,6 +325,18 @@ def _log_loss(simulation: Simulation, rng: random.Random) -> None:
         groups = [rng.choice(groups)]
     slot.die("its log is lost")
     slot.condemn(groups, whole=whole)
+
+
+def _newcomers(simulation: Simulation) -> list[Slot]:
+    return [
+        slot
+        for group, checker in simulation.checkers.items()
+        if simulation.desire.has_wanted(group)
+        for host in simulation.hosts.values()
+        if (slot := host.placed(group)) is not None
+        and slot.is_up
+        and host.replica(group) not in checker.configuration
+    ]
 
 
 def _log_decay(simulation: Simulation, rng: random.Random) -> None:

@@ -93,15 +93,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
         _comes_back_as_itself,
     ),
     "left-log-stays": Mutant(
-        "the log keeps what it has of a group that was left (docs/storage.md, left)",
+        "the log keeps what it has of a group that was left (docs/storage.md)",
         lambda: [(Wal, "forget_group", nothing)],
     ),
     "left-files-stay": Mutant(
-        "the snapshots of a group that was left stay (docs/storage.md, left)",
+        "the snapshots of a group that was left stay (docs/storage.md)",
         lambda: [(slot_groups, "forget_snapshots", nothing)],
     ),
     "lost-newcomer-waits": Mutant(
-        "who loses its log before it is a member never becomes one (docs/storage.md, lives)",
+        "who loses its log before it is a member never becomes one (docs/storage.md)",
         lambda: [(GroupMembers, "desires", lambda self, disk: False)],
     ),
 }

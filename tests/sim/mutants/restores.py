@@ -37,13 +37,11 @@ def _holds_what_is_there() -> list[Change]:
 
 MUTANTS: Final[dict[str, Mutant]] = {
     "restored-begins-empty": Mutant(
-        "a founder of a restored group begins without what was restored "
-        "(docs/decisions/0013-a-restored-group-begins-with-its-snapshot.md)",
+        "a founder of a restored group begins without what was restored (docs/storage.md)",
         _begins_empty,
     ),
     "restored-mark-forgotten": Mutant(
-        "the log of a restored group does not say with what it begins "
-        "(docs/decisions/0013-a-restored-group-begins-with-its-snapshot.md)",
+        "the log of a restored group does not say with what it begins (docs/storage.md)",
         lambda: [(hosting, "save_beginning", nothing)],
     ),
     "backup-of-less": Mutant(
