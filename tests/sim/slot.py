@@ -204,7 +204,7 @@ class Slot:
         self.scheduler.on_turn_end(self._flush)
         self._digested = {}
         self.making = SlotGroups(self)
-        self.hosting = Hosting(self.host.me, self.scheduler, self.traffic, self.making)
+        self.hosting = Hosting(self.number, self.host.me, self.scheduler, self.traffic, self.making)
         self._talk = CatalogTalk(self.number, self.scheduler, self._ask_catalog)
         for group in self.plans:
             self._condemn(group, found)
@@ -253,8 +253,7 @@ class Slot:
 
     def _load(self) -> None:
         """What the placement says by now; and what the node process has to know."""
-        placement = self.host.node.placement
-        self.hosting.load(placement.in_slot(self.number), placement.groups)
+        self.hosting.load(self.host.node.placement)
         self.host.node.on_replicas(self.hosting.births.rows())
 
     def reload(self) -> None:

@@ -143,6 +143,9 @@ class SlotGroups:
     def on_opened(self, group: int) -> None:
         self._slot.note_opened(group)
 
+    def on_stopped(self) -> None:
+        """Nothing is kept for actors that run."""
+
     def on_left(self, group: int, store: SnapshotStore | None) -> None:
         """Whoever it was, it is heard of no more."""
         slot = self._slot
