@@ -185,6 +185,11 @@ class GroupMembers:
         else:
             self._answer_at_once(pending, {})
 
+    def desires(self, disk: Replica) -> bool:
+        """Whether it is to be a member, as far as is known here."""
+        desired = self._desired
+        return desired is not None and disk in desired.voters | desired.learners
+
     def _read_replica(self, admin: AdminOperation) -> tuple[Replica | None, Replica | None]:
         """The disk that a node speaks of, and its replica; None: it names none."""
         incarnation, life = (_number(admin.options.get(key, "")) for key in ("incarnation", "life"))

@@ -23,6 +23,9 @@ history that is over.  It comes back in the same way, only that it takes nobody'
 put back from an old copy.  What that life has promised is not known there any more; the next one is
 asked for.
 
+**Who lost its log before it was a member** has nothing that a majority could miss: as long as its
+disk is wanted, its next life may begin, and offers itself as any newcomer does.
+
 **What comes late** asks for a life that is over.  None of the lives before it is a member then, and
 neither is it: refused.
 """
@@ -58,7 +61,8 @@ USED: Final = "used"
 
 @dataclass(slots=True, frozen=True)
 class Wanted:
-    """``new``, of ``disk``, is to be what one of ``old`` is; ``placed``: its node has begun it."""
+    """``new``, the next life of ``disk``, is to be what one of ``old`` is; ``placed``: its node has
+    begun it."""
 
     disk: Replica
     new: Replica
@@ -95,11 +99,22 @@ def read_question(group: int, node: str, options: Mapping[str, str]) -> Wanted |
     return Wanted(disk, replica_of(disk, group, life), earlier_lives(disk, group, life), placed)
 
 
-def stand(core: Core, wanted: Wanted, now_ms: int, *, is_to_vote: bool = False) -> Standing:
-    """``core`` leads; ``is_to_vote``: the disk, whether or not anything of it is a member."""
+def stand(
+    core: Core,
+    wanted: Wanted,
+    now_ms: int,
+    *,
+    is_to_vote: bool = False,
+    is_desired: bool = False,
+) -> Standing:
+    """``core`` leads; ``is_to_vote``: the disk, whether or not anything of it is a member;
+    ``is_desired``: the catalog wants the disk as a member."""
     configuration = core.configuration
     new, old = wanted.new, wanted.old.intersection(configuration.members)
     if not old and new not in configuration and not is_to_vote:
+        if is_desired and core.can_serve:
+            is_next = not (wanted.placed or core.is_changing)
+            return Standing(LEARNER if is_next else WAITING)
         return Standing(error=f"no replica of {new.node} that was lost is a member")
     if core.is_changing:
         return Standing()
@@ -161,7 +176,13 @@ class Replacing:
             text = f"{REPLACE} names a node, the incarnation of its disk, and a life of it"
             group.clients.refuse(pending.token, protocol.BAD_REQUEST, text)
             return
-        standing = stand(core, wanted, now_ms, is_to_vote=self._is_to_vote(wanted))
+        standing = stand(
+            core,
+            wanted,
+            now_ms,
+            is_to_vote=self._is_to_vote(wanted),
+            is_desired=group.admin.members.desires(wanted.disk),
+        )
         if standing.error:
             group.clients.refuse(pending.token, protocol.REJECTED, standing.error)
             return

@@ -189,7 +189,12 @@ def snapshot_store(around: Surroundings, group: int) -> SnapshotStore:
     return SnapshotStore(around.files, directory)
 
 
-def forget_snapshots(around: Surroundings, group: int, before: SnapshotStore | None) -> None:
+def forget_snapshots(
+    group: int,
+    before: SnapshotStore | None,
+    open_store: Callable[[], SnapshotStore],
+    placement: Callable[[], Placement],
+) -> None:
     """Remove those of a replica that this node has left, ``before`` being its store.  Blocks.
 
     What cannot be removed harms nobody; the next start of the worker tries again.
@@ -197,10 +202,12 @@ def forget_snapshots(around: Surroundings, group: int, before: SnapshotStore | N
     try:
         if before is not None:
             before.stop_receiving()
-        placed = Placement.load(around.files, around.data).groups.get(group)
+        placed = placement().groups.get(group)
         # Another life may have come, here or in another worker: then these are its files.
         if placed is not None and LEFT in placed.options:
-            snapshot_store(around, group).keep([])
+            store = open_store()
+            store.stop_receiving()  # an earlier process may have left a part of one
+            store.keep([])
     except (OSError, StoreError) as error:
         log.warning("group %d: the snapshots of a replica that left stay: %s", group, error)
 

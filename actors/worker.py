@@ -37,14 +37,12 @@ from typing import Any
 import uvloop
 
 from actors import snapshot_files, snapshot_traffic, wire
-from actors.births import Births
 from actors.catalog import SYSTEM_GROUP_ID
 from actors.clock_watch import ClockWatch, boot_ms
 from actors.describing import Describing
 from actors.desired import CatalogTalk
 from actors.disk import DiskThread
 from actors.garbage import ShortCollections
-from actors.group import GroupActor
 from actors.group_messages import (
     AskCatalog,
     DiskRoom,
@@ -61,8 +59,10 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.hosting import Hosting
 from actors.loop_timer import LoopTimer
 from actors.machine import Emitted, RunRestore
+from actors.machines import Machine
 from actors.opening import when_unlocked
 from actors.peer_messages import sort_messages
 from actors.process import (
@@ -75,20 +75,17 @@ from actors.process import (
     start_logging,
 )
 from actors.replica import (
-    CannotOpen,
+    Opened,
     Surroundings,
     begin_group,
-    broken_summary,
-    find_log,
     forget_snapshots,
     make_machine_of,
     open_replica,
+    snapshot_store,
 )
-from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
 from actors.settings import (
-    GROUP_MAILBOX_MESSAGES_MAX,
     RETRY_AFTER_MS,
 )
 from actors.snapshot_files import Pauses, SnapshotThreads
@@ -103,7 +100,7 @@ from raft.messages import (
 )
 from raft.store.errors import StoreError
 from raft.store.files import Files
-from raft.store.placement import LEFT, PlacedGroup, Placement
+from raft.store.placement import PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore
 from raft.store.space import Room
 from raft.store.wal import Batch, RecoveredGroup, Wal
@@ -113,13 +110,9 @@ from transport.peer_codec import LANES
 
 log = logging.getLogger("polyraft.worker")
 
-MACHINE_MAILBOX_MESSAGES_MAX = 1_000_000  # never refused: bounded by what is committed
 WAL_BEHIND_BYTES_MAX = 256 << 20  # gathered and not yet written; then appends are dropped
 ROUND_ITEMS_MAX = 1 << 16  # of one kind in one frame; a multiple of what an item has
 ANSWERS_QUEUED_BYTES_MAX = 8 << 20  # bulk that waits for the router; then reads wait
-WHY_LEFT = "this node is no member of the group any more"
-WHY_MOVED = "this node has the group in another slot"
-WHY_OVER = "this node begins anew in the group, as another replica"
 TIMERS_EXACT_GROUPS_MAX = 8  # with more groups, timers go off in steps
 DRAIN_MS_MAX = 2_000
 
@@ -140,11 +133,6 @@ class Worker:
         self._stopped = loop.create_future()
         self._timer = LoopTimer(loop, lambda: self._clock.now_ms(), self._on_timer)
         self._turn_asked = False
-        self._groups: dict[int, GroupActor] = {}
-        self._broken: dict[int, dict[str, Any]] = {}  # groups that cannot run here, and why
-        self._stores: dict[int, SnapshotStore] = {}
-        self._closed: set[int] = set()  # groups that this node has left
-        self._lives: dict[int, int] = {}  # of all others that were placed here
         self._threads = SnapshotThreads(self._post)
         self._collections = ShortCollections()
         self._clock_watch = ClockWatch(arguments.raft.heartbeat_ms)
@@ -155,7 +143,6 @@ class Worker:
         self._replies_out: list[Any] = []
         self._hand_backs_out: list[Any] = []
         self._summaries_out: dict[int, dict[str, Any]] = {}
-        self._births = Births()
         self.counts = {
             "appends_dropped": 0,
             "bad_frames": 0,
@@ -174,7 +161,7 @@ class Worker:
         self._scheduler.carry(Replies, self._carry_replies)
         self._scheduler.carry(HandBacks, self._carry_hand_backs)
         self._scheduler.carry(RoleChanged, self._carry_role)
-        self._scheduler.carry(ReplicaRetired, self._carry_retired)
+        self._scheduler.carry(ReplicaRetired, lambda effect, _: self._hosting.retire(effect))
         self._describing = Describing(
             self._scheduler, self._send_control, lambda: self._space.describe(self._wal)
         )
@@ -192,6 +179,8 @@ class Worker:
         for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
             self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
+        self._hosting = Hosting(arguments.slot, self._me, self._scheduler, self._traffic, self)
+        self._groups = self._hosting.groups
         self._scheduler.on_turn_end(self._flush)
         self._frames = self._frame_table()
 
@@ -251,82 +240,54 @@ class Worker:
                 sync=arguments.sync,
             )
 
-        self._wal, self._recovered = when_unlocked(
+        self._wal, recovered = when_unlocked(
             lambda: self._space.open(open_it), arguments.slot, self._clock
         )
+        self._hosting.start(self._wal, recovered)
         self._space.limit(self._wal, self._space.room)
         for loss in self._wal.damage:
             log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
-        here = placement.in_slot(self._arguments.slot)
-        self._forget_moved(placement)
-        for group, life in list(self._lives.items()):
-            placed = placement.groups.get(group)
-            if placed is not None and (group not in here or placed.life != life):
-                # Its log was lost; or it was left, and wanted again before this was read.
-                self._close_group(group, WHY_OVER)
-        for group, placed in here.items():
-            if LEFT in placed.options:
-                self._close_group(group, WHY_LEFT)
-                continue
-            self._closed.discard(group)
-            if group not in self._groups and group not in self._broken:
-                self._open_group(group, placed)
+        self._hosting.load(placement)
 
-    def _forget_moved(self, placement: Placement) -> None:
-        """Left-overs of groups that this node left, and has again in another slot, while this one
-        was down."""
-        for group, recovered in list(self._recovered.items()):
-            if placement.has_elsewhere(group, self._arguments.slot, recovered.generation):
-                del self._recovered[group]
-                self._wal.forget_group(group, WHY_MOVED)
+    # How the hosting makes and undoes what a group needs.
 
-    def _open_group(self, group: int, placed: PlacedGroup) -> None:
-        self._lives[group] = placed.life
-        recovered = self._recovered.pop(group, None)
-        try:
-            recovered = find_log(placed, recovered)
-            machine = make_machine_of(group, placed, self._arguments.machines)
-            if recovered is None or not placed.is_born:
-                self._begin_group(group, placed, recovered)
-                return
-            opened = open_replica(group, placed, recovered, machine, self._around)
-        except CannotOpen as trouble:
-            log.error("group %s: %s", placed.name, trouble)
-            self._births.settle(group)
-            self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
-            if trouble.is_lost:
-                self._births.lose(group, placed.life, str(trouble))
-            return
-        self._births.settle(group)
-        self._summaries_out[group] = opened.group.summary()
-        self._groups[group] = opened.group
-        self._stores[group] = opened.store
-        self._scheduler.spawn(
-            opened.machine,
-            mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX,
-            blocking=machine.blocking,
-        )
-        self._scheduler.spawn(opened.group, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
+    def machine(self, group: int, placed: PlacedGroup) -> Machine:
+        return make_machine_of(group, placed, self._arguments.machines)
+
+    def begin(self, group: int, placed: PlacedGroup) -> RecoveredGroup:
+        return begin_group(self._around, group, placed)
+
+    def open(
+        self, group: int, placed: PlacedGroup, recovered: RecoveredGroup, machine: Machine
+    ) -> Opened:
+        return open_replica(group, placed, recovered, machine, self._around)
+
+    def on_opened(self, group: int) -> None:
         self._talk.on_opened(group)
         if self._space.refusal is not None:
             self._scheduler.tell(actor_name(group), DiskRoom(self._space.refusal), control=True)
 
-    def _begin_group(
-        self, group: int, placed: PlacedGroup, recovered: RecoveredGroup | None
-    ) -> None:
-        """It takes part when the placement says that it was born (:mod:`actors.births`)."""
-        if recovered is None:
-            recovered = begin_group(self._around, group, placed)
-            assert recovered.bootstrap is not None
-            self._wal.add_group(group, placed.generation, recovered.bootstrap)
-            save_beginning(self._wal, recovered)
-            self._births.gather(group, placed.life)
-        else:
-            self._births.find(group, placed.life)
-        self._recovered[group] = recovered
+    def on_stopped(self) -> None:
+        self._collections.thaw()
+
+    def on_left(self, group: int, life: int | None, store: SnapshotStore | None) -> None:
+        around = self._around
+
+        def work() -> None:
+            forget_snapshots(
+                group,
+                store,
+                lambda: snapshot_store(around, group),
+                lambda: Placement.load(around.files, around.data),
+            )
+
+        self._threads.submit(work, lambda _: None, long=True)
+
+    def show(self, group: int, summary: dict[str, Any]) -> None:
+        self._summaries_out[group] = summary
 
     @property
     def _around(self) -> Surroundings:
@@ -435,7 +396,7 @@ class Worker:
         self._disk.beside(self._wal.tidy())
         batch = self._wal.take_batch()
         if batch is not None:
-            self._births.on_batch_taken()
+            self._hosting.births.on_batch_taken()
             self._space.sync_since_ms = self._clock.now_ms()
             self._disk.submit(batch)
             prepare = self._wal.prepare_next_segment()
@@ -448,7 +409,7 @@ class Worker:
         self._space.sync_since_ms = None
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
-        if self._births.on_batch_done():
+        if self._hosting.births.on_batch_done():
             self._tell_replicas()
         self._write()
 
@@ -511,48 +472,16 @@ class Worker:
     def _carry_role(self, effect: RoleChanged, address: object) -> None:
         self._summaries_out[effect.group] = effect.summary
 
-    def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
-        """Where two histories of one group meet, the other groups go on."""
-        group = effect.group
-        trouble = CannotOpen(effect.reason, effect.state)
-        log.critical("group %s stops: %s", self._groups[group].group_name, trouble)
-        del self._groups[group]
-        self._broken[group] = self._summaries_out[group] = broken_summary(trouble)
-        self._scheduler.stop_actor(machine_name(group), effect.reason)
-        self._traffic.forget(group)
-        self._collections.thaw()
-
-    def _close_group(self, group: int, why: str) -> None:
-        """Nothing of the replica is needed any more, nor will it be."""
-        if group in self._closed:
-            return
-        self._closed.add(group)
-        self._lives.pop(group, None)
-        self._births.settle(group)
-        self._recovered.pop(group, None)
-        store = self._stores.pop(group, None)
-        self._wal.forget_group(group, why)
-        if self._broken.pop(group, None) or self._groups.pop(group, None):
-            self._summaries_out[group] = broken_summary(CannotOpen(why, "down"))
-            self._scheduler.stop_actor(actor_name(group), why)
-            self._scheduler.stop_actor(machine_name(group), why)
-            self._traffic.forget(group)
-            self._collections.thaw()
-        around = self._around
-        self._threads.submit(
-            lambda: forget_snapshots(around, group, store), lambda _: None, long=True
-        )
-
     # ------------------------------------------------------------------ snapshots
 
     def _submit_snapshot(self, effect: Any) -> None:
-        store, name = self._stores[effect.group], actor_name(effect.group)
+        store, name = self._hosting.stores[effect.group], actor_name(effect.group)
 
         def work() -> object:
             return snapshot_files.carry_out(store, effect, Pauses())
 
         def on_done(result: object) -> None:
-            if self._is_over(effect.group, store):
+            if self._hosting.is_over(effect.group, store):
                 return
             self._traffic.note_done(effect, result)
             if result is not None:
@@ -560,19 +489,14 @@ class Worker:
 
         self._threads.submit(work, on_done, long=type(effect) in snapshot_files.LONG)
 
-    def _is_over(self, group: int, store: SnapshotStore) -> bool:
-        """Whether the replica whose snapshots these are has ended: its successor, who goes by the
-        same name, must not hear what was done for it."""
-        return group not in self._groups or self._stores[group] is not store
-
     def _carry_restore(self, effect: RunRestore, address: object) -> None:
-        store = self._stores[effect.group]
+        store = self._hosting.stores[effect.group]
 
         def work() -> object:
             return snapshot_files.run_restore(effect)
 
         def on_done(result: object) -> None:
-            if self._is_over(effect.group, store):
+            if self._hosting.is_over(effect.group, store):
                 return
             self._scheduler.tell(machine_name(effect.group), result, control=True)
             if effect.group == SYSTEM_GROUP_ID:
@@ -587,7 +511,7 @@ class Worker:
         self._link = link
         self._router_epoch = 0
         rows = [[group, actor.summary()] for group, actor in self._groups.items()]
-        rows += [[group, summary] for group, summary in self._broken.items()]
+        rows += [[group, summary] for group, summary in self._hosting.broken.items()]
         self._summaries_out = {}
         link.send(
             self._pack(wire.HELLO, "worker", self._arguments.slot, os.getpid(), rows), control=True
@@ -619,7 +543,7 @@ class Worker:
         self._talk.tell_catalog()
 
     def _tell_replicas(self) -> None:
-        rows = self._births.rows()
+        rows = self._hosting.births.rows()
         if rows and self._link is not None and self._router_epoch:
             self._link.send(self._pack(wire.REPLICAS, rows), control=True)
 
@@ -673,7 +597,7 @@ class Worker:
         self._ask_for_turn()
 
     def _on_describe(self, frame: list[Any]) -> None:
-        self._describing.ask(frame, self._groups, self._broken)
+        self._describing.ask(frame, self._groups, self._hosting.broken)
 
     def _on_drain(self, frame: list[Any]) -> None:
         """Accept nothing more; say so when what was accepted is answered and others lead, or the

@@ -252,4 +252,4 @@ def test_a_birth_whose_machine_cannot_be_made_asks_for_nothing() -> None:
     bench.frame(kinds.RELOAD)
     bench.sync()
     assert bench.link.of(kinds.REPLICAS) == []
-    assert bench.worker._broken[OTHER]["state"] == "down"
+    assert bench.worker._hosting.broken[OTHER]["state"] == "down"

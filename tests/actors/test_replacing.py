@@ -47,6 +47,7 @@ class Leader:
     configuration: Configuration
     me: Replica = A
     is_changing: bool = False
+    can_serve: bool = True
     matches: dict[Replica, int] = field(default_factory=dict)
     silent: tuple[Replica, ...] = ()
     settings: RaftSettings = field(default_factory=RaftSettings)
@@ -61,10 +62,15 @@ class Leader:
 
 
 def ask(
-    leader: Leader, life: int = 1, *, placed: bool = False, is_to_vote: bool = False
+    leader: Leader,
+    life: int = 1,
+    *,
+    placed: bool = False,
+    is_to_vote: bool = False,
+    is_desired: bool = False,
 ) -> Standing:
     wanted = Wanted(C, replica_of(C, GROUP, life), earlier_lives(C, GROUP, life), placed)
-    return stand(cast(Core, leader), wanted, NOW_MS, is_to_vote=is_to_vote)
+    return stand(cast(Core, leader), wanted, NOW_MS, is_to_vote=is_to_vote, is_desired=is_desired)
 
 
 def of(*voters: Replica, learners: tuple[Replica, ...] = ()) -> Configuration:
@@ -135,6 +141,17 @@ def test_who_was_given_up_and_is_to_vote_comes_back_in_nobody_s_place() -> None:
     assert ask(added, placed=True, is_to_vote=True).change == (frozenset((A, C1)), frozenset())
     assert ask(Leader(of(A, C1)), placed=True, is_to_vote=True) == Standing(DONE)
     assert ask(Leader(of(A, C1)), is_to_vote=True) == Standing(USED)
+
+
+def test_who_lost_its_log_before_it_was_a_member_begins_again_where_it_is_wanted() -> None:
+    leader = Leader(of(A, B, D))
+    assert ask(leader, is_desired=True) == Standing(LEARNER)
+    assert ask(leader, is_desired=True, placed=True) == Standing(WAITING), "it offers itself"
+    assert ask(leader).error
+    leader = Leader(of(A, B, D), is_changing=True)
+    assert ask(leader, is_desired=True) == Standing(WAITING), "it may be about to become one"
+    leader = Leader(of(A, B, D), can_serve=False)
+    assert ask(leader, is_desired=True).error, "it may be one, as far as this leader knows"
 
 
 def test_a_life_that_has_spoken_is_not_begun_again() -> None:

@@ -11,13 +11,15 @@ from typing import Any, cast
 
 import pytest
 
+from actors import hosting
 from actors import wire as kinds
 from actors import worker as worker_module
 from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.group_messages import SendPeers, actor_name
+from actors.hosting import WHY_LEFT, WHY_OVER
 from actors.runtime import VirtualClock
 from actors.settings import DiskSettings
-from actors.worker import WHY_LEFT, WHY_OVER, Worker
+from actors.worker import Worker
 from actors.worker_arguments import WorkerArguments
 from raft.configuration import Configuration
 from raft.lives import replica_of
@@ -216,7 +218,7 @@ class Bench:
         groups = placement.groups
         born = {
             group: replace(groups[group], options={**groups[group].options, BORN: True})
-            for group, _, what, _ in self.worker._births.rows()
+            for group, _, what, _ in self.worker._hosting.births.rows()
             if what == kinds.BEGUN
         }
         if born:
@@ -324,7 +326,7 @@ def test_a_message_for_a_group_that_is_not_here_is_handed_back() -> None:
 
 
 def test_a_full_mailbox_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "GROUP_MAILBOX_MESSAGES_MAX", 1)
+    monkeypatch.setattr(hosting, "GROUP_MAILBOX_MESSAGES_MAX", 1)
     bench = Bench()
     bench.join()
     batch = [pack_link(kinds.REQUESTS, ROUTER_EPOCH, bench.worker._epoch, write(t)) for t in (1, 2)]
@@ -761,7 +763,7 @@ def test_a_catalog_that_was_restored_is_told_whole() -> None:
 
 def test_chunks_of_a_snapshot_travel_with_appends_and_are_stored_and_answered() -> None:
     donor = with_snapshot()
-    store = donor.worker._stores[KV]
+    store = donor.worker._hosting.stores[KV]
     meta = donor.worker._groups[KV].core.snapshot
     assert meta is not None
     data = store.read_raw(meta, 0, meta.size_bytes)

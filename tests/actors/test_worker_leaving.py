@@ -11,7 +11,7 @@ from actors import wire as kinds
 from actors import worker as worker_module
 from actors.desired import desired_row
 from actors.group_messages import ReplicaRetired
-from actors.worker import WHY_LEFT
+from actors.hosting import WHY_LEFT
 from raft.configuration import Configuration
 from raft.lives import replica_of
 from raft.messages import Heartbeat, SnapshotMeta
@@ -109,12 +109,25 @@ def test_a_part_of_a_snapshot_that_was_coming_is_closed_when_its_group_is_left()
     bench.work()
     idle = bench.files.open_count
     meta = SnapshotMeta(9, 1, Configuration.of(ME, N2), 5, 1, 100, 7)
-    bench.worker._stores[KV].receive(meta, 0, b"x" * 10)
+    bench.worker._hosting.stores[KV].receive(meta, 0, b"x" * 10)
     assert bench.files.open_count == idle + 1
     leave(bench)
     bench.work()
     assert bench.files.open_count == idle
     assert bench.files.listdir("/data/groups/7/snapshots") == []
+
+
+def test_a_part_of_a_snapshot_that_an_earlier_process_received_goes_with_its_group() -> None:
+    bench = with_snapshot(KV, OTHER)
+    meta = SnapshotMeta(50, 1, Configuration.of(ME, N2), 0, 1, 1_000, 7)
+    bench.worker._hosting.stores[KV].receive(meta, 0, b"x" * 10)
+    directory = "/data/groups/7/snapshots"
+    assert len(bench.files.listdir(directory)) == 2
+    bench.place(KV, **{BORN: True, LEFT: 9})
+    bench.files.kill()
+    again = Bench(KV, OTHER, files=bench.files, keep=True)
+    again.work()
+    assert again.files.listdir(directory) == []
 
 
 def test_snapshots_of_a_group_that_was_left_and_cannot_be_removed_end_nobody(
@@ -149,7 +162,7 @@ def retire(bench: Bench) -> None:
     """KV is told that it has what it never had."""
     bench.peer(N2, Heartbeat(N2, ME, 99, 99, 1))
     bench.worker._turn()
-    assert bench.worker._broken[KV]["state"] == "damaged"
+    assert bench.worker._hosting.broken[KV]["state"] == "damaged"
 
 
 def test_the_next_life_of_a_replica_that_stopped_begins_though_its_leaving_was_not_read() -> None:
@@ -160,7 +173,7 @@ def test_the_next_life_of_a_replica_that_stopped_begins_though_its_leaving_was_n
     bench.place(KV, **{BORN: True, LEFT: 9})
     come_back(bench)
     assert bench.worker._groups[KV].core.me == replica_of(ME, KV, 1)
-    assert KV not in bench.worker._broken
+    assert KV not in bench.worker._hosting.broken
 
 
 def test_so_does_that_of_one_that_could_not_be_opened() -> None:
@@ -170,7 +183,7 @@ def test_so_does_that_of_one_that_could_not_be_opened() -> None:
     placement.replace({**placement.groups, OTHER: strange})
     bench.join()
     bench.frame(kinds.RELOAD)
-    assert bench.worker._broken[OTHER]["state"] == "down"
+    assert bench.worker._hosting.broken[OTHER]["state"] == "down"
     come_back(bench, OTHER)
     assert bench.worker._groups[OTHER].core.me == replica_of(ME, OTHER, 1)
 
@@ -218,7 +231,7 @@ def test_what_a_group_left_in_a_slot_whose_worker_was_down_when_it_moved_is_let_
     assert log.live_bytes == log.fixed[DAMAGED][1], "one record stays"
     bench.files.kill()
     again = Bench(files=donor.files, keep=True)
-    assert again.worker._recovered.get(KV) is None
+    assert again.worker._hosting._recovered.get(KV) is None
     assert set(again.worker._groups) == {OTHER}
 
 
@@ -239,7 +252,7 @@ def test_a_log_that_the_placement_says_nothing_later_of_is_kept_wherever_it_is(
 def test_a_group_that_stopped_and_is_left_leaves_one_record_in_the_log() -> None:
     bench = Bench(KV, OTHER)
     bench.join()
-    bench.worker._carry_retired(ReplicaRetired(KV, "two histories", "damaged"), "")
+    bench.worker._hosting.retire(ReplicaRetired(KV, "two histories", "damaged"))
     leave(bench)
     log = bench.worker._wal._groups[KV]
     assert log.live_bytes == log.fixed[DAMAGED][1]

@@ -224,6 +224,16 @@ class Reset:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class Beginning:
+    """What a group begins with that is made of another one's backup: that one's committed runs,
+    in which terms they were committed, and the state that they lead to."""
+
+    runs: list[Run]
+    terms: list[int]
+    digest: bytes | None
+
+
 class GroupChecker:
     """``founders``: the configuration that the group begins with.
 
@@ -262,6 +272,7 @@ class GroupChecker:
         self._committed_in: list[int] = []  # the term in which each became committed
         self.disks: defaultdict[Replica, Disk] = defaultdict(Disk)
         self.promised: defaultdict[Replica, Promised] = defaultdict(Promised)
+        self._forgotten: set[Replica] = set()  # that were left, and know nothing any more
         self._digests: dict[int, bytes] = {}
         self._applied_index = 0  # of the machine that has ever come furthest
         self.counts = dict.fromkeys(
@@ -607,6 +618,24 @@ class GroupChecker:
         assert known == meta, f"{node} has another snapshot at {meta.index}: {meta}, not {known}"
         self.counts["snapshots"] += 1
 
+    def beginning_at(self, meta: SnapshotMeta) -> Beginning | None:
+        """None: this is committed no more, since the group has begun anew."""
+        if self.term_at(meta.index) != meta.term:
+            return None
+        count = bisect_right(self._committed_firsts, meta.index)
+        digest = self._digests.get(meta.index)
+        return Beginning(self.committed[:count], self._committed_in[:count], digest)
+
+    def begin_with(self, beginning: Beginning, meta: SnapshotMeta, data: bytes) -> None:
+        """``meta``: what the snapshot is called by in this group, ``data``: its file there."""
+        self.committed = list(beginning.runs)
+        self._committed_firsts = [run.first for run in beginning.runs]
+        self._committed_in = list(beginning.terms)
+        if beginning.digest is not None:
+            self._digests[meta.index] = beginning.digest
+        self._snapshots[meta.index] = meta
+        self.note_written(meta, data)
+
     def note_written(self, meta: SnapshotMeta, data: bytes) -> None:
         """A file is there under its name: it may decay, and these are its bytes."""
         known = self._written.setdefault(meta, data)
@@ -636,6 +665,27 @@ class GroupChecker:
             f"{core.me.node} takes {core.durable_index} of term {run.term} to be durable, its disk "
             f"holds {self.disks[core.me].last_index}"
         )
+
+    def note_sent(self, message: PeerMessage) -> None:
+        """It leaves, and whatever it promises counts."""
+        assert message.sender not in self._forgotten, f"{message.sender} was left, and speaks"
+        self.promised[message.sender].note(message)
+
+    def note_left(self, replica: Replica) -> None:
+        """Its node takes it for no member, and will let go of what it has promised."""
+        assert replica not in self.configuration.members, (
+            f"{replica} is left, and is a member: {shown(self.configuration)}"
+        )
+
+    def note_forgotten(self, replica: Replica) -> None:
+        """Its process has let go of it."""
+        self._forgotten.add(replica)
+        self.disks.pop(replica, None)
+
+    def note_begun(self, replica: Replica, disk: Disk) -> None:
+        """It begins with this, as soon as that is durable, and promises nothing before."""
+        assert replica not in self._forgotten, f"{replica} was left, and begins anew"
+        self.disks[replica] = disk
 
     def note_durable(self, replica: Replica, save: Save) -> None:
         self.disks[replica].fold(save)

@@ -249,7 +249,7 @@ class Client:
     def _draw(self, value: str, reads: bool) -> _Asked:
         rng = self._rng
         number = rng.randrange(self.plan.keys)
-        key = f"{self.plan.name}/{number}"
+        key, padding = f"{self.plan.name}/{number}", b"." * self.plan.padding
         argument: bytes | int | tuple[State, State] | None = None
         data = b""
         if reads:
@@ -263,9 +263,11 @@ class Client:
             action = rng.choices(("put", "cas", "delete"), (5, 4, 1))[0]
             if action == "put":
                 is_text = rng.random() < 0.8
-                argument = data = value.encode() if is_text else msgpack.packb(self._count)
+                argument = data = (
+                    value.encode() + padding if is_text else msgpack.packb(self._count)
+                )
             elif action == "cas":
-                expected, new = self.ledger.seen.get(key), value.encode()
+                expected, new = self.ledger.seen.get(key), value.encode() + padding
                 argument, data = (expected, new), encode_cas(expected, new)
         operation = Operation(
             self.number, key, action, argument, self.world.now_us, UNANSWERED, UNKNOWN

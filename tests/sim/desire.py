@@ -1,23 +1,31 @@
-"""The catalog of the simulation: what is wanted of a group, and nodes that offer their replicas.
+"""The catalog of the simulation: what is wanted of a group, and by when each host has heard it.
 
-There is no ``_system`` here.  What it would want, each host hears sooner or later, or not at all
-until it asks again: a word of it may be late, and an older one come behind a newer one.  What makes
-it come true is real: :mod:`actors.group_members` in whoever leads, and hosts that offer the life
-that their disk is.
+There is no ``_system`` here.  What it would want, each host hears sooner or later: a word of it may
+be late, and an older one come behind a newer one.  What makes it come true is real: the node
+process of each host (:mod:`actors.local_groups`), which makes replicas and offers them, and leaves
+groups; and :mod:`actors.group_members` in whoever leads.
 
-Two such words are said in a history, at most.  An older one may be followed by somebody who has not
-heard the newer one, so both count for what a group must be able to do without.
+From its first word on the members of a group are the catalog's business alone.  An older word may
+be followed by somebody who has not heard the newer one, so all that anybody goes by count for what
+a group must be able to do without.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
+import msgpack
+
+from actors.catalog_members import Row, group_row, node_row, set_members
+from actors.desired import read_desired
 from actors.group_messages import DesiredMembers
+from actors.machines import Context
 from raft.configuration import Configuration
-from tests.sim.checkers import shown
+from raft.messages import Replica
 from tests.sim.world import MS
 from transport import protocol
 
@@ -25,66 +33,135 @@ if TYPE_CHECKING:
     from tests.sim.host import Host
     from tests.sim.simulation import Simulation
 
-WORDS_MAX: Final = 2  # about one group
+WORDS_MAX: Final = 12  # about one group
 HEARD_US_MAX: Final = 300 * MS
-OFFER_AGAIN_US: Final = 150 * MS
-TOLD_AGAIN_US: Final = 500 * MS
-ASK_TIMEOUT_MS: Final = 1_000
 
 
 class Desire:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._rng: random.Random = simulation.world.stream("desire")
+        self._rows: dict[int, Row] = {}
         self._words: defaultdict[int, list[DesiredMembers]] = defaultdict(list)
-        self.offers = 0
 
     def may_want(self, group: int) -> bool:
-        return len(self._words[group]) < WORDS_MAX
+        """Nobody else may be about to change its members."""
+        words = self._words[group]
+        if words:
+            return len(words) < WORDS_MAX
+        checker = self._simulation.checkers[group]
+        return not self._simulation.wanted[group] and checker.configurations_possible() == [
+            checker.configuration
+        ]
 
     def has_wanted(self, group: int) -> bool:
         return bool(self._words[group])
 
-    def want(self, group: int, wanted: Configuration) -> None:
-        """``wanted`` names replicas; the catalog wants their disks."""
-        hosts = self._simulation.hosts
-        disks = [
-            frozenset(hosts[each.node].me for each in part)
-            for part in (wanted.voters, wanted.learners)
-        ]
-        word = DesiredMembers(len(self._words[group]) + 1, *disks)
-        self._words[group].append(word)
-        self._simulation.wanted[group].append(wanted)
-        self._simulation.note("ops", f"wanted of {group}: {shown(wanted)}")
-        for host in hosts.values():
-            self._tell(host, group, word)
-            self._offer_soon(host, group, word)
+    def make(self, row: Row) -> None:
+        """A new group."""
+        self._rows[row["id"]] = row
+        self._tell(row)
 
-    def _tell(self, host: Host, group: int, word: DesiredMembers) -> None:
-        """Again and again: a group that was not there, or has another life, has not heard it."""
-        delay_us = self._rng.randrange(HEARD_US_MAX)
-        self._simulation.world.after(delay_us, self._on_told, host, group, word)
+    def _tell(self, row: Row) -> None:
+        for host in self._simulation.hosts.values():
+            delay_us = self._rng.randrange(HEARD_US_MAX)
+            self._simulation.world.after(delay_us, host.node_learns, row)
 
-    def _on_told(self, host: Host, group: int, word: DesiredMembers) -> None:
-        slot = host.hosts(group)
-        if slot is not None and slot.is_up and group in slot.groups:
-            slot.tell(group, word, control=True)
-        self._simulation.world.after(TOLD_AGAIN_US, self._tell, host, group, word)
+    def want(self, group: int, voters: list[Host], learners: list[Host]) -> None:
+        plan = self._simulation.plan.group(group)
+        founders = self._simulation.checkers[group].founders.voters
+        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
+        row = {
+            **self._rows.get(group, first),
+            "members": [list(host.me) for host in voters],
+            "learners": [list(host.me) for host in learners],
+            "version": self._version(group),
+        }
+        self._say(group, row)
 
-    def _offer_soon(self, host: Host, group: int, word: DesiredMembers) -> None:
-        if host.me in word.voters | word.learners:
-            delay_us = OFFER_AGAIN_US + self._rng.randrange(OFFER_AGAIN_US)
-            self._simulation.world.after(delay_us, self._offer, host, group, word)
+    def set_members(self, name: str, options: Mapping[str, str]) -> tuple[int, str, bytes]:
+        """A leader orders it; the answer, as the real catalog gives it."""
+        group = next(each.group for each in self._simulation.plan.groups if each.name == name)
+        known = self._rows.get(group)
+        nodes = {
+            host.name: {**node_row(host.name, host.me.incarnation), "peer": f"tcp://{host.name}"}
+            for host in self._simulation.hosts.values()
+        }
+        values: dict[str, Any] = {
+            part: [each for each in options[part].split(",") if each]
+            for part in ("voters", "learners")
+        }
+        if "if_version" in options:
+            values["if_version"] = int(options["if_version"])
+        row = None if known is None else dict(known)
+        context = Context(self._version(group), 0, 0, _emit_nothing)
+        response = set_members(nodes, row, name, values, context)
+        if not response.success:
+            return protocol.REJECTED, response.error, b""
+        if row is not None and row != known:
+            self._say(group, row)
+        return protocol.OK, "", json.dumps(msgpack.unpackb(response.data)).encode()
 
-    def _offer(self, host: Host, group: int, word: DesiredMembers) -> None:
-        """Whatever life its disk is now; not when another word has come, nor another disk."""
-        if word is not self._words[group][-1] or host.me not in word.voters | word.learners:
+    def _version(self, group: int) -> int:
+        return group + len(self._words[group]) + 1
+
+    def _say(self, group: int, row: Row) -> None:
+        self._rows[group] = row
+        words = self._words[group]
+        _, word = read_desired([group, row["version"], row["members"], row["learners"]])
+        words.append(word)
+        names = [" ".join(node for node, _ in row[part]) for part in ("members", "learners")]
+        self._simulation.note("ops", f"wanted of {group}: {' | '.join(names)}")
+        self._tell(row)
+
+    def possible(self, group: int) -> Iterator[Configuration]:
+        """What may yet come to be by a word that somebody goes by: with the replicas that the
+        disks have by now."""
+        words = self._words[group]
+        if not words:
             return
-        members = self._simulation.checkers[group].configuration
-        if host.is_up and host.hosts(group) is not None and host.replica(group) not in members:
-            placed = host.placement.groups[group]
-            options = {"incarnation": str(host.me.incarnation), "life": str(placed.life)}
-            batch = protocol.encode_admin("offerReplica", host.name, options, ASK_TIMEOUT_MS)
-            self.offers += 1
-            host.ask(placed.name, batch, lambda code, reason, data: None)
-        self._offer_soon(host, group, word)
+        oldest = min(self._versions_known(group), default=0)
+        for word in words:
+            if word.version >= oldest or word is words[-1]:
+                voters, learners = (
+                    self._replicas(disks, group) for disks in (word.voters, word.learners)
+                )
+                yield Configuration(voters, learners)
+
+    def _versions_known(self, group: int) -> Iterator[int]:
+        for host in self._simulation.hosts.values():
+            yield host.node.heard.get(group, {"version": 0})["version"]
+            slot = host.placed(group)
+            if slot is not None and slot.is_up and group in slot.groups:
+                known: DesiredMembers | None = slot.groups[group].admin.members._desired
+                if known is not None:
+                    yield known.version
+
+    def _replicas(self, disks: frozenset[Replica], group: int) -> frozenset[Replica]:
+        hosts = self._simulation.hosts
+        return frozenset(
+            hosts[disk.node].replica(group) if hosts[disk.node].me == disk else disk
+            for disk in disks
+        )
+
+    def unsettled(self, group: int) -> str | None:
+        """What is not yet as the last word has it, of all that can be."""
+        if not self._words[group]:
+            return None
+        word = self._words[group][-1]
+        for host in self._simulation.hosts.values():
+            is_wanted = host.me in word.voters | word.learners
+            if not is_wanted and host.node.has(group) is not None:
+                return f"{host.name} has not left {group}"
+            if is_wanted and host.node.has(group) is None:
+                return f"{host.name} has no replica of {group}"
+            left = None if is_wanted else host.node.placement.groups.get(group)
+            if left is not None and not (slot := host.slot(left.slot)).is_lost:
+                remains = slot.remains_of(group)
+                if remains is not None:
+                    return f"{slot.where} has left {group}, and has {remains}"
+        return None
+
+
+def _emit_nothing(kind: str, values: Mapping[str, Any]) -> None:
+    """Hosts hear of it otherwise."""

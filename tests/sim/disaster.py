@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CALM_ELECTIONS: Final = (4, 10)  # election timeouts until somebody looks what is left
 AGAIN_ELECTIONS: Final = 3
+LAGGING: Final = 0.8  # of the disasters
+LAG_ELECTIONS: Final = (1, 4)  # election timeouts for which the survivors hear nothing before
 
 
 class Disaster:
@@ -109,25 +111,71 @@ class Disaster:
         self._asked = number, slot, slot.life
 
 
-def maybe_strike(simulation: Simulation, group: int, rng: random.Random) -> Disaster | None:
-    """None: it is not the moment."""
-    checker = simulation.checkers[group]
-    voters = checker.configuration.voters
-    if checker.configurations_possible() != [checker.configuration] or len(voters) < 2:
-        return None
-    if checker.configuration.is_joint:
-        return None
-    sound = [
+def maybe_strike(simulation: Simulation, group: int, rng: random.Random) -> None:
+    """Unless it is not the moment.  Mostly those who will be left have not heard anything for a
+    while by then, so that there is something to be lost."""
+    survivors = _draw_survivors(simulation, group, rng)
+    if survivors is None:
+        return
+    if rng.random() < LAGGING:
+        names = {slot.host.name for slot in survivors}
+        network = simulation.network
+        pairs = [pair for pair in network.pairs() if (pair[0] in names) != (pair[1] in names)]
+        simulation.note("net", f"{', '.join(sorted(names))} will be left")
+        network.wall(pairs, thick=False)
+
+        def strike() -> None:
+            network.unwall(pairs, thick=False)
+            if _may_survive(simulation, group, survivors):
+                _strike(simulation, group, survivors, rng)
+
+        election_us = simulation.plan.settings.election_timeout_ms * MS
+        delay_us = rng.randint(*LAG_ELECTIONS) * election_us
+        simulation.world.after(delay_us, simulation.unless_healed, strike)
+    else:
+        _strike(simulation, group, survivors, rng)
+
+
+def _strike(simulation: Simulation, group: int, survivors: list[Slot], rng: random.Random) -> None:
+    simulation.disaster = Disaster(simulation, group, survivors, rng)
+    simulation.disaster.begin(rng)
+
+
+def _sound_voters(simulation: Simulation, group: int) -> list[Slot]:
+    voters = simulation.checkers[group].configuration.voters
+    return [
         slot
         for replica in sorted(voters)
         if (slot := simulation.slot_of(group, replica)) is not None and slot.is_sound(group)
     ]
-    count = rng.randint(1, majority(len(voters)) - 1)
-    if len(sound) < count:
+
+
+def _may_survive(simulation: Simulation, group: int, survivors: list[Slot]) -> bool:
+    """They are a minority of the voters, of which nobody can say that they are not all that is
+    left; and no other group loses anything with the others."""
+    checker = simulation.checkers[group]
+    voters = checker.configuration.voters
+    if simulation.disaster is not None or simulation.is_restoring:
+        return False
+    if checker.configuration.is_joint:
+        return False
+    if checker.configurations_possible() != [checker.configuration]:
+        return False
+    slots = [host.placed(group) for host in simulation.hosts.values()]
+    if any(slot is not None and set(slot.plans) != {group} for slot in slots):
+        return False
+    sound = _sound_voters(simulation, group)
+    return all(slot in sound for slot in survivors) and len(survivors) < majority(len(voters))
+
+
+def _draw_survivors(simulation: Simulation, group: int, rng: random.Random) -> list[Slot] | None:
+    checker = simulation.checkers[group]
+    sound = _sound_voters(simulation, group)
+    most = majority(len(checker.configuration.voters)) - 1
+    if not 1 <= most <= len(sound):
         return None
     rng.shuffle(sound)
     if rng.random() < 0.7:  # those who have least: something is to be lost
         sound.sort(key=lambda slot: checker.disks[slot.host.replica(group)].last_index)
-    disaster = Disaster(simulation, group, sound[:count], rng)
-    disaster.begin(rng)
-    return disaster
+    survivors = sound[: rng.randint(1, most)]
+    return survivors if _may_survive(simulation, group, survivors) else None

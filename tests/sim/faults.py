@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,6 +28,8 @@ from tests.sim.disaster import maybe_strike
 from tests.sim.host import Host
 from tests.sim.machines import APPLY, HOOKS, READ, RESTORE, SNAPSHOT, WRITE
 from tests.sim.network import Pair
+from tests.sim.node import NOTICE_US_MAX
+from tests.sim.restoring import Restoring
 from tests.sim.slot import Slot
 from tests.sim.slot_parts import DIRECTORY, SOFT_LIMIT_SEGMENTS
 from tests.sim.watched import ChangeMembers
@@ -37,13 +38,14 @@ from tests.sim.world import MS, draw_us
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
-CHUNKS_MAX: Final = 8  # of snapshots, after which a process may die
+CHUNKS_MAX: Final = 5  # of snapshots, after which a process may die
 EFFECTS_MAX: Final = 12  # of a turn, before which a process may die
 RATE_SPAN: Final = 100_000  # how much faster or slower than exact a clock may run, per million
 # With leases: two clocks may differ by lease_drift_percent.
 RATE_SPAN_LEASE_PER_PERCENT: Final = 4_500
 VOTERS_WEIGHTS: Final = (10, 10, 45, 15, 20)  # of a new configuration with one, two, ... voters
 DISK_FACTOR_MAX: Final = 50
+LONE_WRITES_MAX: Final = 8
 LONE_ELECTIONS_MAX: Final = 8  # election timeouts for which a leader is alone
 APPLY_US_MAX: Final = 4_000
 FAILING_CALLS: Final = (
@@ -56,6 +58,7 @@ FAILING_CALLS: Final = (
     (RESTORE,),
     (APPLY, READ, SNAPSHOT, WRITE, RESTORE, HOOKS),
 )
+PLACING_OPERATIONS: Final = 6  # of a placement that is written
 FOREVER_TIMES: Final = 1 << 30  # as good as always
 
 Apply = Callable[["Simulation", random.Random], None]
@@ -302,8 +305,12 @@ def _bit_flip(simulation: Simulation, rng: random.Random) -> None:
 
 def _log_loss(simulation: Simulation, rng: random.Random) -> None:
     """A process finds, when it starts again, that the log of one of its groups cannot be read; or
-    there is no log at all any more.  These replicas never speak again; others take their places."""
+    there is no log at all any more.  These replicas never speak again; others take their places.
+    Mostly it is one that the catalog wants and that is no member yet, if there is one."""
     slot = _any_slot(simulation, rng)
+    newcomers = _newcomers(simulation)
+    if newcomers and rng.random() < 0.7:
+        slot = rng.choice(newcomers)
     if slot is None or slot.is_lost or slot.is_flipped:
         return
     groups = [
@@ -318,6 +325,18 @@ def _log_loss(simulation: Simulation, rng: random.Random) -> None:
         groups = [rng.choice(groups)]
     slot.die("its log is lost")
     slot.condemn(groups, whole=whole)
+
+
+def _newcomers(simulation: Simulation) -> list[Slot]:
+    return [
+        slot
+        for group, checker in simulation.checkers.items()
+        if simulation.desire.has_wanted(group)
+        for host in simulation.hosts.values()
+        if (slot := host.placed(group)) is not None
+        and slot.is_up
+        and host.replica(group) not in checker.configuration
+    ]
 
 
 def _log_decay(simulation: Simulation, rng: random.Random) -> None:
@@ -382,6 +401,35 @@ def _transfer_break(simulation: Simulation, rng: random.Random) -> None:
         for slot in host.slots:
             if slot.dies_at_chunk is None and rng.random() < 0.5:
                 slot.dies_at_chunk = rng.randrange(CHUNKS_MAX)
+
+
+def _placing_break(simulation: Simulation, rng: random.Random) -> None:
+    """When a host next writes down that it has a group, begins another life, or has left one: the
+    power goes in the middle of that, or a moment later, or the process that is to hear of it dies
+    about then."""
+    for host in simulation.hosts.values():
+        if rng.random() < 0.5:
+            continue
+        if rng.random() < 0.4:
+            host.node.files.lose_power_after(rng.randrange(PLACING_OPERATIONS))
+        else:
+            host.node.at_next_placing = _dies_soon(simulation, host, rng)
+
+
+def _dies_soon(simulation: Simulation, host: Host, rng: random.Random) -> Callable[[int], None]:
+    power, whole = rng.random() < 0.5, rng.random() < 0.3
+    after_us = draw_us(rng, 1, 2 * NOTICE_US_MAX)
+
+    def die(number: int) -> None:
+        if whole:
+            simulation.crash(host, "no power", power=power, closes=False)
+        else:
+            host.slot(number).die("killed", power=power)
+
+    def hears(number: int) -> None:
+        simulation.world.after(after_us, simulation.unless_healed, lambda: die(number))
+
+    return hears
 
 
 def _wipe(simulation: Simulation, rng: random.Random) -> None:
@@ -463,12 +511,13 @@ def _flap(simulation: Simulation, rng: random.Random) -> None:
 
 def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
     """A leader is cut off at the worst moment for its lease: it has just asked whether it leads,
-    and gets no time to hear the answers; or the others restart and have to remember it."""
+    and gets no time to hear the answers; or the others restart and have to remember it.  Meanwhile
+    somebody gives it commands, which are in no other log."""
     group = rng.choice(list(simulation.checkers))
     leader = simulation.leader_of(group)
     if leader is None or len(simulation.hosts) < 2:
         return
-    host = leader.host
+    host, plan = leader.host, simulation.plan.group(group)
     settings, now_us = simulation.plan.settings, simulation.world.now_us
     election_us = settings.election_timeout_ms * MS
     asks_us = host.clock.when_us(leader.groups[group].core.next_deadline() * MS)
@@ -485,9 +534,12 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
         else:
             for other in simulation.hosts.values():
                 if other is not host:
-                    other.slots[leader.number].die("killed")
+                    other.slot(leader.number).die("killed")
         simulation.note("net", f"{host.name} is alone")
         simulation.network.wall(pairs, thick=False)
+        for _ in range(rng.randrange(LONE_WRITES_MAX)):
+            write_us = rng.randrange(2 * election_us)
+            simulation.world.after(write_us, simulation.operator.write_at, host, plan.name)
         simulation.later(rng, lasts_ms, end)
 
     def end() -> None:
@@ -503,14 +555,8 @@ def _lone_leader(simulation: Simulation, rng: random.Random) -> None:
 
 def _reset_peers(simulation: Simulation, rng: random.Random) -> None:
     """A majority of one group is lost for good; of a group that has its processes for itself."""
-    numbers = Counter(plan.slot for plan in simulation.plan.groups)
-    groups = [
-        plan.group
-        for plan in simulation.plan.groups
-        if numbers[plan.slot] == 1 and not simulation.desire.has_wanted(plan.group)
-    ]
-    if groups and simulation.disaster is None:
-        simulation.disaster = maybe_strike(simulation, rng.choice(groups), rng)
+    if simulation.disaster is None:
+        maybe_strike(simulation, rng.choice(list(simulation.checkers)), rng)
 
 
 def _members(simulation: Simulation, rng: random.Random) -> None:
@@ -520,9 +566,18 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
     disaster = simulation.disaster
     if leader is None or (disaster is not None and not disaster.is_over):
         return
-    wanted = _draw_members(simulation, rng, group)
-    if wanted is None:
+    if simulation.desire.has_wanted(group):
         return
+    voters, learners = _draw_members(simulation, rng, group)
+    if not voters:
+        return
+    for slot in (*voters, *learners):
+        if slot.host.placed(group) is None:
+            slot.host.host_group(simulation.plan.group(group))
+    wanted = Configuration(
+        frozenset(slot.host.replica(group) for slot in voters),
+        frozenset(slot.host.replica(group) for slot in learners),
+    )
     undecided = simulation.wanted[group]
     undecided.append(wanted)
 
@@ -536,30 +591,29 @@ def _members(simulation: Simulation, rng: random.Random) -> None:
 
 
 def _desire(simulation: Simulation, rng: random.Random) -> None:
-    """The same by way of the catalog, which says what is wanted, and sees to it for good."""
+    """The same by way of the catalog, which says what is wanted, and sees to it for good: who is
+    not wanted any more leaves, and may have to come back."""
     group = rng.choice(list(simulation.checkers))
     if simulation.disaster is not None or not simulation.desire.may_want(group):
         return
-    wanted = _draw_members(simulation, rng, group)
-    if wanted is not None:
-        simulation.desire.want(group, wanted)
+    voters, learners = _draw_members(simulation, rng, group)
+    if voters and simulation.desire.has_wanted(group) and rng.random() < 0.6:
+        command = rng.choice(("changePeers", "changePeers", "removePeers", "addLearner"))
+        named = voters if command == "changePeers" else voters[:1]
+        names = ",".join(slot.host.name for slot in named)
+        simulation.operator.ask(rng, simulation.plan.group(group).name, command, names)
+    elif voters:
+        simulation.desire.want(group, [it.host for it in voters], [it.host for it in learners])
 
 
-def _draw_members(simulation: Simulation, rng: random.Random, group: int) -> Configuration | None:
+def _draw_members(
+    simulation: Simulation, rng: random.Random, group: int
+) -> tuple[list[Slot], list[Slot]]:
     slots = simulation.slots_for(group)
     count = min(len(slots), rng.choices((1, 2, 3, 4, 5), VOTERS_WEIGHTS)[0])
     voters = rng.sample(slots, count)
     others = [slot for slot in slots if slot not in voters]
-    learners = rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
-    for slot in (*voters, *learners):
-        if group not in slot.plans:
-            slot.host_group(simulation.plan.group(group))
-    if not voters:
-        return None
-    return Configuration(
-        frozenset(slot.host.replica(group) for slot in voters),
-        frozenset(slot.host.replica(group) for slot in learners),
-    )
+    return voters, rng.sample(others, min(len(others), rng.choice((0, 0, 0, 1, 2))))
 
 
 def _said(decision: Decision) -> str:
@@ -578,6 +632,14 @@ def _snapshot(simulation: Simulation, rng: random.Random) -> None:
     group = rng.choice(simulation.plan.groups)
     node = rng.choice(("", "", *simulation.hosts))
     simulation.operator.ask(rng, group.name, "doSnapshot", node)
+
+
+def _restore(simulation: Simulation, rng: random.Random) -> None:
+    """A backup of a group, and later a new group of it; once in a history."""
+    if simulation.restoring is None:
+        source = rng.choice(simulation.plan.groups)
+        simulation.restoring = Restoring(simulation, source, rng)
+        simulation.restoring.begin()
 
 
 # --------------------------------------------------------------------------- choosing
@@ -621,16 +683,18 @@ FAULTS: Final[dict[str, Fault]] = {
     "log-decay": Fault((1_000, 8_000), _log_decay),
     "snapshot-flip": Fault((200, 3_000), _snapshot_flip),
     "transfer-break": Fault((100, 2_000), _transfer_break),
+    "placing-break": Fault((200, 2_000), _placing_break),
     "wipe": Fault((3_000, 12_000), _wipe),
     "partition": Fault((500, 5_000), _partition),
     "bridge": Fault((500, 4_000), _bridge),
     "one-way": Fault((500, 5_000), _one_way),
     "lone-leader": Fault((500, 5_000), _lone_leader),
     "flap": Fault((100, 3_000), _flap),
-    "reset-peers": Fault((4_000, 20_000), _reset_peers),
+    "reset-peers": Fault((1_000, 8_000), _reset_peers),
     "members": Fault((200, 3_000), _members),
     "transfer": Fault((100, 2_000), _transfer),
     "snapshot": Fault((100, 2_000), _snapshot),
+    "restore": Fault((200, 4_000), _restore),
     "desire": Fault((300, 3_000), _desire),
 }
 # Parts of the weather that the command line can switch off like faults.

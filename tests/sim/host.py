@@ -11,20 +11,19 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from actors.rebirths import Answered, Rebirths, Ways
+from actors.catalog_members import Row
+from actors.rebirths import Answered
 from actors.routing import OWN, PEER, Outcomes, Pending, Route, Routing, WorkerLink
-from actors.wire import LOST
-from raft.lives import replica_of
 from raft.messages import PEER_MESSAGES, Append, PeerMessage, Replica, SnapshotChunk
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import PlacedGroup
 from tests.sim.checkers import GroupChecker
 from tests.sim.clock import HostClock
 from tests.sim.network import Network
+from tests.sim.node import NOTICE_US_MAX, NodeProcess
 from tests.sim.plan import GroupPlan, Plan
 from tests.sim.slot import Slot
-from tests.sim.slot_files import SlotFiles
 from tests.sim.world import MS, SECOND, World, draw_us
 from transport import frames, peer_codec, protocol
 from transport.frames import LANE_BULK, Forward, ForwardReply
@@ -33,12 +32,14 @@ RAFT: Final = "raft"
 FORWARD: Final = "forward"
 FORWARD_REPLY: Final = "forward reply"
 
-DATA: Final = "/data"
 EXPIRE_EVERY_US: Final = 200 * MS
 WIPE_STEP: Final = 100  # between two incarnations of a host
-NOTICE_US_MAX: Final = 5 * MS  # until the router notices that a process has ended
+RECONNECT_MS: Final = (20, 1_000)  # until a link that was closed is there again
 RESTART_MS: Final = (5, 3_000)  # until a host that is down comes back
 WALL_START_MS: Final = 1_800_000_000_000
+
+if TYPE_CHECKING:
+    from tests.sim.desire import Desire
 
 # (kind, sender, receiver, body)
 Frame = tuple[str, Replica, Replica, Any]
@@ -64,6 +65,7 @@ class Host:
         self.name = me.node
         self.checkers = checkers
         self.peers: dict[str, Replica] = {}  # of all hosts, by name
+        self.catalog: Desire  # as soon as there is one
         self.rng: random.Random = world.stream(f"host/{self.name}")
         self.clock = HostClock(world, self.rng.randrange(1_000 * SECOND))
         self.wall_skew_ms = self.rng.randrange(-10_000, 10_000)
@@ -76,14 +78,10 @@ class Host:
         self._workers: dict[int, WorkerLink] = {}
         mine = [each for each in plan.groups if self.name in each.members]
         self._groups = {each.group: each for each in plan.groups}
-        self._lives_rng: random.Random = world.stream(f"lives/{self.name}")
         self._asked: dict[int, Answered] = {}  # by this host's own process
         self._asked_count = 0
-        self._begin_disk(mine)
-        self.slots = [
-            Slot(self, number, [each for each in mine if each.slot == number])
-            for number in range(plan.slots)
-        ]
+        self.node = NodeProcess(self, {each.group: self._place(each) for each in mine})
+        self.slots = [Slot(self, number + 1) for number in range(plan.slots)]
         self.routing: Routing
         self.messages: Counter[str] = Counter()  # of peers that have arrived, by kind
         self.misdirected = 0  # messages for replicas that are gone
@@ -98,31 +96,31 @@ class Host:
         """The wall clock: for display, and wrong."""
         return WALL_START_MS + self.wall_skew_ms + self.clock.now_ms()
 
-    def _begin_disk(self, plans: Sequence[GroupPlan]) -> None:
-        """What the node process keeps on it."""
-        self.files = SlotFiles(recording=False)
-        self.files.mkdir(DATA)
-        self.placement = Placement.load(self.files, DATA)
-        self.placement.replace({each.group: self._place(each) for each in plans})
-
     def _place(self, plan: GroupPlan) -> PlacedGroup:
         founders = self.checkers[plan.group].founders.members
         return PlacedGroup(plan.slot, 1, plan.name, "kv", founders)
 
-    def place(self, plan: GroupPlan) -> None:
-        self.placement.replace({**self.placement.groups, plan.group: self._place(plan)})
+    def host_group(self, plan: GroupPlan) -> None:
+        """A new replica, which no configuration knows of yet."""
+        self.world.note(self.name, f"hosts {plan.group}")
+        self.node.add(plan.group, self._place(plan))
 
     def replica(self, group: int) -> Replica:
-        """Who this host is in the group, or was when its log was lost."""
-        placed = self.placement.groups.get(group)
-        return self.me if placed is None else replica_of(self.me, group, placed.life)
+        """Who this host is in the group, or was when its log was lost, or it was left."""
+        return self.node.replica(group)
+
+    def slot(self, number: int) -> Slot:
+        return self.slots[number - 1]
+
+    def placed(self, group: int) -> Slot | None:
+        """Where the group is placed; None: nowhere, or it was left."""
+        placed = self.node.has(group)
+        return None if placed is None else self.slot(placed.slot)
 
     def hosts(self, group: int) -> Slot | None:
         """Where a replica of the group is, up or not; None if there is none, or no more."""
-        for slot in self.slots:
-            if group in slot.plans and not (slot.is_lost or group in slot.condemned):
-                return slot
-        return None
+        slot = self.placed(group)
+        return None if slot is None or slot.is_lost or group in slot.condemned else slot
 
     # ------------------------------------------------------------------ life
 
@@ -141,67 +139,39 @@ class Host:
         )
         for peer in self.peers:
             self.routing.addresses[peer] = f"tcp://{peer}:7001"
-        self.routing.set_routes([self._route(each) for each in self._groups.values()])
+        self.set_routes()
         self.world.note(self.name, "starts")
         self.world.after(EXPIRE_EVERY_US, self._expire, self.life)
-        self.placement = Placement.load(self.files, DATA)
         self._asked.clear()
-        self.rebirths = Rebirths(
-            self.me,
-            self.placement,
-            Ways(self._place_all, self._ask, self._later, self._reload, _nothing),
-        )
-        self.rebirths.begin()
+        self.node.start()
         for slot in self.slots:
             if not slot.is_lost:
                 slot.start()
 
-    # ------------------------------------------------------------------ lost logs
+    # ------------------------------------------------------------------ its node process
 
-    def _place_all(self, groups: Mapping[int, PlacedGroup]) -> bool:
-        self.placement.replace(groups)
-        return True
-
-    def on_replicas(self, rows: list[list[Any]], after_us: int = 0) -> None:
-        """A worker has told of replicas; births at once, since nothing may be promised before."""
-        if after_us:
-            self._later_us(after_us, lambda: self.rebirths.on_replicas(rows))
-        else:
-            self.rebirths.on_replicas(rows)
-
-    def tell_lost(self, slot: Slot, group: int, life: int, reason: str) -> None:
-        self.world.note(slot.where, f"has lost life {life} of {group}: {reason}")
-        rows = [[group, life, LOST, reason]]
-        self.on_replicas(rows, 1 + self._lives_rng.randrange(NOTICE_US_MAX))
-
-    def ask(self, group: str, batch: bytes, answered: Answered) -> None:
-        self._ask(group, batch, False, answered)
-
-    def _ask(self, group: str, batch: bytes, elsewhere: bool, answered: Answered) -> None:
+    def ask(self, group: str, batch: bytes, answered: Answered, *, elsewhere: bool = False) -> None:
         self._asked_count += 1
         number = self._asked_count
         self._asked[number] = answered
-        name = group.encode()
-        self.routing.on_message(OWN, number, False, b"", name, batch, elsewhere=elsewhere)
+        self.routing.on_message(OWN, number, False, b"", group.encode(), batch, elsewhere=elsewhere)
         self._flush()
 
-    def _later(self, ms: int, what: Callable[[], None]) -> None:
-        self._later_us(self._lives_rng.randint(ms // 2, 2 * ms) * MS, what)
-
-    def _later_us(self, delay_us: int, what: Callable[[], None]) -> None:
-        self.world.after(delay_us, self._on_later, self.life, what)
-
-    def _on_later(self, life: int, what: Callable[[], None]) -> None:
-        if life != self.life:
-            return
+    def node_learns(self, row: Row) -> None:
+        """Of the catalog, whatever disk it has by now."""
         if self.paused_until_us > self.world.now_us:
-            self.world.at(self.paused_until_us, self._on_later, life, what)
-            return
-        what()
+            self.world.at(self.paused_until_us, self.node_learns, row)
+        else:
+            self.node.learn(row)
 
-    def _reload(self, slot: int) -> None:
-        if self.slots[slot].has_news:
-            self._later_us(1 + self._lives_rng.randrange(NOTICE_US_MAX), self.slots[slot].reload)
+    def add_group(self, plan: GroupPlan) -> None:
+        """There is one more, wherever it is."""
+        self._groups[plan.group] = plan
+        if self.is_up:
+            self.set_routes()
+
+    def set_routes(self) -> None:
+        self.routing.set_routes([self._route(each) for each in self._groups.values()])
 
     def _route(self, plan: GroupPlan) -> Route:
         slot = self.hosts(plan.group)
@@ -216,28 +186,31 @@ class Host:
         if self.is_up:
             self.routing.by_group[group].members = self._nodes_of(group)
 
-    def on_group_opened(self, slot: Slot, group: int) -> None:
-        worker = self._workers.get(slot.number)
-        if worker is not None:
-            self.routing.add_host(worker, group)
-            self.on_summaries({group: slot.groups[group].summary()})
-
     def crash(self, why: str, *, power: bool) -> None:
         """All its processes end at once."""
         if not self.is_up:
             if power:
+                self.node.files.crash(self.rng)
                 for slot in self.slots:
                     slot.die(why, power=True)
             return
         self.is_up = False
         self.life += 1
         self.world.note(self.name, f"goes down: {why}")
+        if power:
+            self.node.files.crash(self.rng)
+        else:
+            self.node.files.kill()
         for slot in self.slots:
             slot.die(why, power=power)
         self.network.reset(pair for pair in self.network.around(self.name) if pair[1] == self.name)
         if self.rng.random() < 0.5:
             self.network.reset(self.network.around(self.name))
         self.world.after(draw_us(self.rng, RESTART_MS[0] * MS, RESTART_MS[1] * MS), self.restart)
+
+    def world_crash(self) -> None:
+        """It had no power while it wrote the placement."""
+        self.crash("no power for a placement", power=True)
 
     def restart(self) -> None:
         if not self.is_up:
@@ -247,7 +220,7 @@ class Host:
         """Blank disks: from now on another replica lives here, under the same name."""
         assert not self.is_up
         self.me = self.peers[self.name] = Replica(self.name, self.me.incarnation + WIPE_STEP)
-        self._begin_disk([])
+        self.node = NodeProcess(self, {})
         for slot in self.slots:
             slot.wipe()
 
@@ -314,10 +287,21 @@ class Host:
             return
         self.world.note(self.name, f"link to {peer} closed")
         self._reached.discard(peer)
+        self.world.after(
+            draw_us(self.rng, RECONNECT_MS[0] * MS, RECONNECT_MS[1] * MS),
+            self._reconnect,
+            self.life,
+            peer,
+        )
         self.routing.on_peer_lost(peer)
         for slot in self.slots:
             slot.on_link_closed(peer)
         self._flush()
+
+    def _reconnect(self, life: int, peer: str) -> None:
+        """Whether anything arrives there is another question."""
+        if life == self.life:
+            self._reached.add(peer)
 
     def _send(self, to: str, lane: int, kind: str, body: Any) -> None:
         frame = (kind, self.me, self.peers[to], body)
@@ -345,12 +329,13 @@ class Host:
             group = flat[at]
             message = peer_codec.decode(flat[at + 1], who, self.me)
             texts.append(f"{group}:{brief(message)}")
-            plan = self._groups[group]
             self.messages[type(message).__name__] += 1
-            by_slot.setdefault(plan.slot, {}).setdefault(group, []).append(message)
+            placed = self.node.has(group)
+            if placed is not None:
+                by_slot.setdefault(placed.slot, {}).setdefault(group, []).append(message)
         self.world.note(self.name, f"<{sender} {' '.join(texts)}")
         for number, messages in by_slot.items():
-            slot = self.slots[number]
+            slot = self.slot(number)
             if slot.is_up:
                 slot.take_peer_messages(lane, messages)
 
@@ -379,7 +364,7 @@ class Host:
         self.routing.gathered_bytes = 0
         for worker in dirty.values():
             requests, worker.requests = worker.requests, []
-            self.slots[worker.slot].take_requests(requests)
+            self.slot(worker.slot).take_requests(requests)
 
     def on_slot_up(self, slot: Slot) -> None:
         if not self.is_up:
@@ -390,7 +375,9 @@ class Host:
         worker = WorkerLink(slot.number, slot.life, slot.life, _no_frames)
         self._workers[slot.number] = worker
         self.routing.on_worker(worker, slot.groups)
-        self.on_summaries({group: actor.summary() for group, actor in slot.groups.items()})
+        summaries = {group: actor.summary() for group, actor in slot.groups.items()}
+        self.on_summaries(slot, {**summaries, **slot.hosting.broken})
+        self.node.on_worker(slot.number)
 
     def on_slot_down(self, slot: Slot) -> None:
         worker = self._workers.get(slot.number)
@@ -405,9 +392,18 @@ class Host:
             self.routing.on_worker_lost(worker)
             self._flush()
 
-    def on_summaries(self, summaries: dict[int, dict[str, Any]]) -> None:
+    def on_summaries(self, slot: Slot, summaries: Mapping[int, Mapping[str, Any]]) -> None:
+        """As :mod:`actors.router` takes them."""
+        worker = self._workers.get(slot.number)
+        if worker is None:
+            return
         for group, summary in summaries.items():
-            self.routing.by_group[group].summary = summary
+            runs = summary["role"] != "none"
+            if runs and group not in worker.groups:
+                self.routing.add_host(worker, group)
+            elif not runs and group in worker.groups:
+                self.routing.remove_host(worker, group)
+            self.routing.by_group[group].summary = dict(summary)
 
     def on_answers(self, slot: Slot, replies: Sequence[Any], hand_backs: Sequence[Any]) -> None:
         worker = self._workers.get(slot.number)
@@ -427,7 +423,7 @@ class Host:
         elif pending.origin == OWN:
             answered = self._asked.pop(pending.source)
             answer = protocol.first_reply(payload)
-            self._later_us(1, lambda: answered(*answer))
+            self.node.later_us(1, lambda: answered(*answer))
         else:
             self._reply_to(pending.source, pending.correlation, payload)
 
@@ -452,10 +448,6 @@ class Host:
         reply = frames.unpack_forward_reply(body)
         self.world.note(self.name, f"<{sender} forward reply, accepted {reply.accepted}")
         self.routing.on_forward_reply(sender, reply)
-
-
-def _nothing() -> None:
-    """Nobody asks why."""
 
 
 def _no_admin(pending: Pending, command: str) -> bool:

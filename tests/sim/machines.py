@@ -66,13 +66,13 @@ class TroubledMachine(KeyValueMachine):
         super().__init__()
         self.blocking = blocking
         self._troubles = troubles
-        self._clock = clock
+        self.clock = clock
 
     def apply_batch(
         self, requests: Sequence[WriteRequest], contexts: Sequence[Context]
     ) -> list[Response]:
         troubles = self._troubles
-        self._clock.spent_us += troubles.apply_us * len(requests)
+        self.clock.spent_us += troubles.apply_us * len(requests)
         if APPLY in troubles.calls or troubles.apply_once:
             super().apply_batch(requests[: len(requests) // 2], contexts)
         if troubles.apply_once:

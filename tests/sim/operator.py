@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from tests.sim.clients import check_calm, check_expected
@@ -21,6 +21,7 @@ from tests.sim.plan import Plan
 from tests.sim.world import MS, World
 from transport.client import wire
 from transport.client.kv import encode_get
+from transport.client.wire import Outcome
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 IDENTITY: Final = b"operator"
 READER: Final = b"reader"
 TIMEOUT_MS: Final = 1_000
+SILENCE_US: Final = (TIMEOUT_MS + 500) * MS  # then nobody waits any more
 AGAIN_US: Final = 50 * MS
 READS: Final = 4  # after each election
 WHO_IS_NO_MEMBER: Final = wire.BAD_REQUEST  # what it is told about somebody it has named
+
+
+Then = Callable[[Outcome | None], None]
 
 
 class Operator:
@@ -38,6 +43,7 @@ class Operator:
         self._world = world
         self._hosts = hosts
         self._asked: dict[int, tuple[str, int]] = {}  # number -> command, when
+        self._thens: dict[int, Then] = {}  # by number
         self._writes: dict[int, str] = {}  # number -> group
         self.unwritten: set[str] = set()  # groups that have not taken a write yet
         self._rng = world.stream("operator")
@@ -49,16 +55,30 @@ class Operator:
         self.ask_at(rng.choice(list(self._hosts.values())), group, command, value, {})
 
     def ask_at(
-        self, host: Host, group: str, command: str, value: str, options: Mapping[str, str]
+        self,
+        host: Host,
+        group: str,
+        command: str,
+        value: str,
+        options: Mapping[str, str],
+        then: Then | None = None,
     ) -> int:
-        """Its number, for :meth:`is_asked`."""
-        self._number += 1
+        """Its number, for :meth:`is_asked`.  ``then`` hears what came of it; None: nothing did."""
+        self._number = number = self._number + 1
         batch = wire.join_batch([wire.encode_admin(command, value, options)], TIMEOUT_MS)
-        correlation = str(self._number).encode()
-        self._asked[self._number] = command, self._world.now_us
-        if host.take_client_message(IDENTITY, correlation, group, batch):
-            self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
-        return self._number
+        self._asked[number] = command, self._world.now_us
+        if then is not None:
+            self._thens[number] = then
+            self._world.after(SILENCE_US, self._on_silence, number)
+        self._world.note("ops", f"asks {host.name}: {command} {group} {value or 'any'}")
+        host.take_client_message(IDENTITY, str(number).encode(), group, batch)
+        return number
+
+    def _on_silence(self, number: int) -> None:
+        then = self._thens.pop(number, None)
+        if then is not None:
+            del self._asked[number]
+            then(None)
 
     def is_asked(self, number: int) -> bool:
         """It has not been answered."""
@@ -75,6 +95,12 @@ class Operator:
         correlation = str(self._number).encode()
         assert host.take_client_message(IDENTITY, correlation, group, batch), "a host is down"
 
+    def write_at(self, host: Host, group: str) -> None:
+        """Whatever becomes of it."""
+        self._number += 1
+        request = wire.encode_write("PUT", "alone", b"", type_name=f"alone.{self._number}")
+        host.take_client_message(READER, b"", group, wire.join_batch([request], TIMEOUT_MS))
+
     def _on_written(self, group: str, payload: bytes) -> None:
         (outcome,) = wire.decode_replies(payload, 1)
         check_expected(f"who writes to {group}", outcome)
@@ -89,6 +115,8 @@ class Operator:
         if group is not None:
             self._on_written(group, payload)
             return
+        if int(correlation) not in self._asked:
+            return  # nobody waits for it any more
         command, asked_us = self._asked.pop(int(correlation))
         (outcome,) = wire.decode_replies(payload, 1)
         if outcome.code != WHO_IS_NO_MEMBER:
@@ -98,6 +126,9 @@ class Operator:
         said = json.loads(outcome.data) if outcome.code == wire.OK else outcome.error_text
         self.counts[f"{command} {name}"] += 1
         self._world.note("ops", f"hears {name}: {command} {said}")
+        then = self._thens.pop(int(correlation), None)
+        if then is not None:
+            then(outcome)
 
 
 class Reader:
@@ -118,7 +149,7 @@ class Reader:
         leading = [
             host
             for host in self._hosts.values()
-            if host.is_up and host.slots[plan.slot].leads(group)
+            if host.is_up and (slot := host.placed(group)) is not None and slot.leads(group)
         ]
         if len(leading) < 2:
             return

@@ -23,6 +23,7 @@ FAULTS_SECONDS: Final = (6, 12)
 NODES: Final = ((1, 2), (2, 2), (3, 70), (4, 4), (5, 22))  # (count, weight)
 MEMBERS_MAX: Final = 5
 BLOCKING: Final = 0.25  # of the groups
+PADDING: Final = (0, 0, 100, 400)
 GROUP_FIRST: Final = 7  # ids of groups are arbitrary numbers above 1
 # The longest a client thinks between two operations: some groups are busy, few all the time.
 THINK_MS: Final = (20, 100, 400, 1_000)
@@ -39,6 +40,7 @@ class GroupPlan:
     think_max_us: int  # between two operations of a client
     keys: int
     blocking: bool  # its machines have threads of their own
+    padding: int  # bytes that each text has besides
 
 
 @dataclass(slots=True)
@@ -159,12 +161,13 @@ def _draw_groups(world: World, names: tuple[str, ...], slots: int) -> list[Group
             GroupPlan(
                 group=GROUP_FIRST + at,
                 name=f"g{at}",
-                slot=rng.randrange(slots),
+                slot=1 + rng.randrange(slots),
                 members=tuple(sorted(rng.sample(names, size))),
                 clients=rng.choice((1, 2, 4)),
                 think_max_us=rng.choices(THINK_MS, THINK_WEIGHTS)[0] * MS,
                 keys=rng.choice((1, 2, 4)),
                 blocking=world.stream(f"plan/groups/{at}").random() < BLOCKING,
+                padding=world.stream(f"plan/padding/{at}").choice(PADDING),
             )
         )
     return found

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.group_admin import HAND_OVER_AGAIN_MS
+from actors.local_groups import ASK_TIMEOUT_MS
+from actors.local_groups import PAUSE_MS_MAX as LOCAL_PAUSE_MS_MAX
 from actors.rebirths import PAUSE_MAX_MS
 from actors.rebuild import PAUSE_MS_MAX
 from actors.snapshots import FAILED_PAUSE_MS
@@ -38,7 +40,8 @@ from tests.sim.faults import FAULTS
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.operator import IDENTITY, READER, Operator, Reader
-from tests.sim.plan import Plan, draw_plan
+from tests.sim.plan import GroupPlan, Plan, draw_plan
+from tests.sim.restoring import Restoring
 from tests.sim.slot import Slot
 from tests.sim.world import MS, SECOND, World, draw_us
 
@@ -49,6 +52,8 @@ CLIENTS_STOP_US: Final = 1 * SECOND  # they go on for so long in the calm
 SETTLE_ELECTIONS_MAX: Final = 12  # election timeouts until all must be well, beside
 SETTLE_US_MAX: Final = 8 * SECOND  # what clients and routers may wait for answers that are lost
 RESET_ELECTIONS_MAX: Final = 60  # until a group without its majority goes on
+# Until a node that is wanted, or not, has asked the leader once more.
+SETTLED_MS_MAX: Final = 2 * LOCAL_PAUSE_MS_MAX + ASK_TIMEOUT_MS
 REBIRTH_MS_MAX: Final = 4 * PAUSE_MAX_MS  # until a replica that is lost has come back
 SETTLE_LOOK_US: Final = 20 * MS
 
@@ -86,7 +91,7 @@ class Simulation:
         self.checkers: dict[int, GroupChecker] = {}
         self.hosts: dict[str, Host] = {}
         self.clients: dict[bytes, Client] = {}
-        self.ledgers = {each.group: Ledger() for each in plan.groups}
+        self.ledgers: defaultdict[int, Ledger] = defaultdict(Ledger)
         self.events = 0
         self._is_healed = False
         self._faults_seen: Counter[str] = Counter()
@@ -100,10 +105,7 @@ class Simulation:
         self.wanted: defaultdict[int, list[Configuration]] = defaultdict(list)
         self.reader = Reader(self.world, plan, self.hosts)
         for each in plan.groups:
-            founders = Configuration.of(*(replicas[name] for name in each.members))
-            self.checkers[each.group] = GroupChecker(
-                each.group, founders, self._note_group, self.reader.on_leader, self._on_reset
-            )
+            self._add_checker(each, Configuration.of(*(replicas[name] for name in each.members)))
         for replica in list(replicas.values()):
             host = Host(
                 self.world, plan, self.network, replica, self.checkers, self._reply_to_client
@@ -112,13 +114,34 @@ class Simulation:
             self.hosts[host.name] = host
         self.operator = Operator(self.world, self.hosts)
         self.desire = Desire(self)
+        for host in self.hosts.values():
+            host.catalog = self.desire
+        self.restoring: Restoring | None = None  # at most one in a history
         for each in plan.groups:
             for _ in range(each.clients):
-                number = len(self.clients) + 1
-                hosts = list(self.hosts.values())
-                ledger, checker = self.ledgers[each.group], self.checkers[each.group]
-                client = Client(self.world, each, number, hosts, ledger, checker)
-                self.clients[client.identity] = client
+                self.add_client(each)
+
+    def _add_checker(self, plan: GroupPlan, founders: Configuration) -> GroupChecker:
+        checker = self.checkers[plan.group] = GroupChecker(
+            plan.group, founders, self._note_group, self.reader.on_leader, self._on_reset
+        )
+        return checker
+
+    def add_client(self, plan: GroupPlan) -> Client:
+        number = len(self.clients) + 1
+        hosts = list(self.hosts.values())
+        ledger, checker = self.ledgers[plan.group], self.checkers[plan.group]
+        client = Client(self.world, plan, number, hosts, ledger, checker)
+        self.clients[client.identity] = client
+        return client
+
+    def add_group(self, plan: GroupPlan, founders: Configuration) -> GroupChecker:
+        """While the cluster runs."""
+        self.plan.groups += (plan,)
+        checker = self._add_checker(plan, founders)
+        for host in self.hosts.values():
+            host.add_group(plan)
+        return checker
 
     # ------------------------------------------------------------------ running
 
@@ -208,9 +231,14 @@ class Simulation:
     def may_lose(self, slot: Slot) -> bool:
         """Whether all groups of the slot would survive it: majorities elsewhere are undamaged, in
         each configuration that is in force, may come to be, or was asked for."""
-        if slot.is_lost or slot.is_flipped:
+        if slot.is_lost or slot.is_flipped or self.is_restoring:
             return False
         return all(self.can_do_without(slot.host.replica(group), group) for group in slot.plans)
+
+    @property
+    def is_restoring(self) -> bool:
+        """A new group has begun on some disks, and not yet on all."""
+        return self.restoring is not None and self.restoring.is_beginning
 
     def may_lose_snapshot(self, slot: Slot, group: int) -> bool:
         """The same of one replica alone, whose machine may be quarantined then, and is rebuilt by
@@ -223,6 +251,7 @@ class Simulation:
             for configuration in (
                 *self.checkers[group].configurations_possible(),
                 *self.wanted[group],
+                *self.desire.possible(group),
             )
             for half in halves_of(configuration)
         )
@@ -235,13 +264,13 @@ class Simulation:
     def slot_of(self, group: int, replica: Replica) -> Slot | None:
         """Where it is, up or not; None: it is gone."""
         host = self.hosts[replica.node]
-        slot = host.slots[self.plan.group(group).slot]
-        return slot if host.replica(group) == replica and group in slot.plans else None
+        return host.placed(group) if host.replica(group) == replica else None
 
     def slots_for(self, group: int) -> list[Slot]:
         """Where a replica of the group may be, or is."""
         number = self.plan.group(group).slot
-        slots = [host.slots[number] for host in self.hosts.values() if host.is_up]
+        hosts = [host for host in self.hosts.values() if host.is_up]
+        slots = [host.placed(group) or host.slot(number) for host in hosts]
         return [slot for slot in slots if slot.is_sound(group)]
 
     def leader_of(self, group: int) -> Slot | None:
@@ -277,6 +306,7 @@ class Simulation:
         for host in self.hosts.values():
             host.clock.run_at(RATE_EXACT)
             host.on_clock_changed()
+            host.node.heal()
             for slot in host.slots:
                 slot.dies_after = None
                 slot.troubles.end()
@@ -319,7 +349,9 @@ class Simulation:
         began_us = self.world.now_us
         patience_us = SETTLE_ELECTIONS_MAX * election_us + SETTLE_US_MAX
         why = "nothing was looked at"
-        while self.world.now_us < began_us + patience_us + self._pause_us():
+        pause_us = 0  # a pause that is over has been one all the same
+        while self.world.now_us < began_us + patience_us + pause_us:
+            pause_us = max(pause_us, self._pause_us())
             self._run_until(self.world.now_us + SETTLE_LOOK_US)
             found = self._unsettled()
             if found is None:
@@ -336,8 +368,10 @@ class Simulation:
         if any(slot.is_quarantined for slot in slots):
             return (HAND_OVER_AGAIN_MS + 2 * PAUSE_MS_MAX) * MS
         actors = [actor for slot in slots for actor in slot.groups.values()]
-        if any(not host.rebirths.is_idle for host in self.hosts.values()):
+        if any(not host.node.rebirths.is_idle for host in self.hosts.values()):
             return REBIRTH_MS_MAX * MS
+        if any(self.desire.unsettled(group) for group in self.checkers):
+            return SETTLED_MS_MAX * MS
         has_failed = any(actor.snapshots.counts["failed"] for actor in actors)
         return FAILED_PAUSE_MS * MS if has_failed else 0
 
@@ -358,18 +392,19 @@ class Simulation:
             for host in self.hosts.values():
                 if self._comes_back(host, group):
                     return f"{host.name} has not come back in {group}"
-            why = self._unsettled_group(group, checker)
+            why = self._unsettled_group(group, checker) or self.desire.unsettled(group)
             if why is not None:
                 return f"group {group}: {why}"
         return None
 
     def _comes_back(self, host: Host, group: int) -> bool:
         """It is a member, and another life of it than the one that there is."""
-        if host.slots[self.plan.group(group).slot].is_lost:
+        slot = host.placed(group)
+        if slot is None or slot.is_lost:
             return False
         members = self.checkers[group].configuration.members
         is_member = any(life_of(each, host.me, group) is not None for each in members)
-        return is_member and str(group) in host.rebirths.state()
+        return is_member and str(group) in host.node.rebirths.state()
 
     def _unsettled_group(self, group: int, checker: GroupChecker) -> str | None:
         slots = [slot for slot in self._slots_up() if group in slot.groups]
@@ -438,11 +473,14 @@ class Simulation:
             for slot in host.slots:
                 found.update(slot.counts)
                 found["lost"] += slot.is_lost
+            found.update(host.node.counts)
             found["messages misdirected"] += host.misdirected
             found.update({f"message {name}": count for name, count in host.messages.items()})
         found.update({f"operator {name}": count for name, count in self.operator.counts.items()})
         found.update({f"frames {name}": count for name, count in self.network.counts.items()})
-        found["offers"] += self.desire.offers
+        if self.restoring is not None:
+            found["backups"] += self.restoring.has_backup
+            found["groups restored"] += self.restoring.group is not None
         found["reads of two leaders"] += self.reader.count
         found["undecided"] += self._undecided
         return found

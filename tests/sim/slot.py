@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from actors import snapshot_files, snapshot_traffic
 from actors.clock_watch import ClockWatch
-from actors.group import MakeRun
+from actors.desired import CatalogTalk
 from actors.group_messages import (
     AskCatalog,
     ChunkRead,
@@ -44,44 +44,41 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.hosting import Hosting
 from actors.machine import Apply, Emitted, RunRestore
-from actors.replica import CannotOpen, find_log
 from actors.runtime import Tell
-from actors.settings import GROUP_MAILBOX_MESSAGES_MAX, DiskSettings
+from actors.settings import DiskSettings
 from actors.snapshot_traffic import SnapshotTraffic
-from actors.wire import BEGUN
 from raft import invariants
-from raft.core import Core
-from raft.log import Log
 from raft.messages import (
     Append,
     ChunkStored,
     ClockAnomaly,
-    HardState,
     LinkClosed,
     PeerMessage,
     Persisted,
-    Save,
+    Replica,
     SnapshotLost,
     SnapshotMeta,
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
 from raft.store.incoming import RECEIVING
 from raft.store.memory import PowerLoss
-from raft.store.runs import check_run, read_configuration
-from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
+from raft.store.placement import LEFT
+from raft.store.runs import check_run
+from raft.store.snapshots import SUFFIX, snapshot_name
 from raft.store.wal import Batch, RecoveredGroup, Wal
-from tests.sim.checkers import Disk, GroupChecker, Seen
+from tests.sim.checkers import GroupChecker, Seen
 from tests.sim.clock import ProcessClock
 from tests.sim.machines import (
     MachineScheduler,
     Run,
-    TroubledMachine,
     Troubles,
     WatchedMachine,
 )
 from tests.sim.plan import GroupPlan
 from tests.sim.slot_files import SlotFiles
+from tests.sim.slot_groups import SlotGroups
 from tests.sim.slot_parts import (
     BY_HAND,
     COUNTS,
@@ -91,12 +88,13 @@ from tests.sim.slot_parts import (
     LONG_WORK_FACTOR,
     LONG_WORK_US_MAX,
     LOOK_US,
-    MACHINE_MAILBOX_MESSAGES_MAX,
     RESERVE_SEGMENTS,
     RESTART_MS,
     RETRY_MS,
+    SEGMENT_GROWTH,
     SOFT_LIMIT_SEGMENTS,
     ProcessDied,
+    Saved,
     SlotSpace,
     Thread,
     Work,
@@ -105,7 +103,7 @@ from tests.sim.slot_parts import (
     raise_it,
     snapshots_of,
 )
-from tests.sim.watched import WatchedCore, WatchedGroup, looks_of
+from tests.sim.watched import WatchedGroup, looks_of
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
 from transport.frames import LANE_BULK, LANE_CONTROL
@@ -122,12 +120,11 @@ class Slot:
     whose log is lost, in which life of this disk and why, until the next one begins.
     """
 
-    def __init__(self, host: Host, number: int, groups: Sequence[GroupPlan]) -> None:
+    def __init__(self, host: Host, number: int) -> None:
         self.host = host
         self.world = host.world
         self.number = number
         self.where = f"{host.name}.{number}"
-        self.plans = {each.group: each for each in groups}
         self.files = SlotFiles(recording=False)
         self.rng: random.Random = host.world.stream(f"slot/{self.where}")
         self.life = 0
@@ -141,19 +138,13 @@ class Slot:
         self.disk_factor = 1  # how much slower it is than usual
         self.troubles = Troubles()  # of its machines
         self.clock = ProcessClock(host.clock)
-        self.groups: dict[int, WatchedGroup] = {}
-        self.machines: dict[int, WatchedMachine] = {}
-        self.stores: dict[int, SnapshotStore] = {}
         self._digested: dict[int, int] = {}  # group -> applied index at the last look
-        # Groups whose first record is gathered, and under way.
-        self._unborn: set[int] = set()
-        self._being_born: set[int] = set()
         self.condemned: dict[int, tuple[int, str]] = {}
         # Saves in no batch, those of the batch under way, and those of one that was under way when
         # the last life ended.
-        self._gathered: list[tuple[int, Save]] = []
-        self._under_way: list[tuple[int, Save]] = []
-        self._unproven: list[tuple[int, Save]] = []
+        self._gathered: list[Saved] = []
+        self._under_way: list[Saved] = []
+        self.unproven: list[Saved] = []
         self._batch: Batch | None = None
         self._threads = (Thread(), Thread())  # for short and for long work on snapshot files
         self.traffic = self._make_traffic()
@@ -166,7 +157,7 @@ class Slot:
             (ReplicaRetired, self._carry_retired),
             (GroupDescribed, self._carry_nothing),
             (Emitted, self._carry_nothing),
-            (AskCatalog, self._carry_nothing),
+            (AskCatalog, self._carry_question),
             (RunRestore, self._carry_restore),
             *(
                 (effect, self._carry_work)
@@ -190,7 +181,6 @@ class Slot:
         self.dies_after = None
         self._batch = None
         self._gathered, self._under_way = [], []
-        self._unborn, self._being_born = set(), set()
         self._threads = (Thread(), Thread())
         self.traffic = self._make_traffic()
         self._turn_asked = False
@@ -212,11 +202,15 @@ class Slot:
         for effect, carrier in self._carriers:
             self.scheduler.carry(effect, carrier)
         self.scheduler.on_turn_end(self._flush)
-        self.groups, self.machines, self.stores, self._digested = {}, {}, {}, {}
-        for group, plan in self.plans.items():
+        self._digested = {}
+        self.making = SlotGroups(self)
+        self.hosting = Hosting(self.number, self.host.me, self.scheduler, self.traffic, self.making)
+        self._talk = CatalogTalk(self.number, self.scheduler, self._ask_catalog)
+        for group in self.plans:
             self._condemn(group, found)
-            self._open_group(plan, found.get(group))
-        self._unproven = []
+        self.hosting.start(self._wal, found)
+        self._load()
+        self.unproven = []
         self.is_flipped = False  # it was read, and judged
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
@@ -240,7 +234,7 @@ class Slot:
                     incarnation=self.host.me.incarnation,
                     random_id=lambda: self.rng.randrange(1, 1 << 64),
                     segment_bytes_first=segment_bytes,
-                    segment_bytes_max=self._segment_bytes_max(),
+                    segment_bytes_max=SEGMENT_GROWTH * segment_bytes,
                     copy_bytes_max=segment_bytes // 2,
                 )
             )
@@ -254,68 +248,46 @@ class Slot:
             self.files.kill()
             self._restart_after(RETRY_MS)
             return None
+        self.space.limit(self._wal, self.space.room)
         return found
 
-    def _open_group(self, plan: GroupPlan, found: RecoveredGroup | None) -> None:
-        group = plan.group
-        checker, placed = self.host.checkers[group], self.host.placement.groups[group]
-        try:
-            found = find_log(placed, found)
-        except CannotOpen as lost:
-            if self.is_flipped and lost.is_lost and group not in self.condemned:
-                self.condemned[group] = placed.life, str(lost)
-                self.counts["condemned"] += 1
-            if not lost.is_lost or group not in self.condemned:
-                raise AssertionError(f"{self.where} cannot open {group}: {lost}") from lost
-            self.host.tell_lost(self, group, placed.life, str(lost))
-            return
-        if found is None:
-            self._begin_life(group, placed.life)
-            self._wal.add_group(group, placed.generation, b"the members")
-            self._unborn.add(group)
-            found = RecoveredGroup(group, placed.generation, None, HardState(), [], 0)
-        elif not placed.is_born:
-            # It died between the record and the note: that is written down before it takes part.
-            self.host.on_replicas([[group, placed.life, BEGUN, ""]])
-        unproven = [save for each, save in self._unproven if each == group]
-        disk = Disk(
-            found.hard_state, found.runs, base_index=found.base_index, snapshot=found.snapshot
-        )
-        checker.note_recovered(self.host.replica(group), disk, unproven)
-        files = self.space.files_of_snapshots("/")
-        store = self.stores[group] = SnapshotStore(files, snapshots_of(group))
-        assert found.snapshot is None or store.has(found.snapshot), (
-            f"the log of {self.where} names {found.snapshot}, there is no such file"
-        )
-        machine = self._make_machine(plan, checker, store)
-        actor = self._make_group(plan, checker, found)
-        self.machines[group], self.groups[group] = machine, actor
-        self.scheduler.spawn(
-            machine, mailbox_limit=MACHINE_MAILBOX_MESSAGES_MAX, blocking=plan.blocking
-        )
-        self.scheduler.spawn(actor, mailbox_limit=GROUP_MAILBOX_MESSAGES_MAX)
-        if self.space.refusal is not None:
-            self.tell(group, DiskRoom(self.space.refusal), control=True)
+    def _load(self) -> None:
+        """What the placement says by now; and what the node process has to know."""
+        self.hosting.load(self.host.node.placement)
+        self.host.node.on_replicas(self.hosting.births.rows())
 
-    def host_group(self, plan: GroupPlan) -> None:
-        """A new replica, which no configuration knows of yet."""
-        assert plan.group not in self.plans
-        self.plans[plan.group] = plan
-        self.host.place(plan)
-        self.world.note(self.where, f"hosts {plan.group}")
+    def reload(self) -> None:
         if self.is_up:
-            self._open_group(plan, None)
-            self.host.on_group_opened(self, plan.group)
+            self._load()
             self._ask_for_turn()
+
+    def take_desired(self, rows: list[list[Any]]) -> None:
+        if self.is_up:
+            self._talk.on_desired([None, None, None, rows])
+
+    @property
+    def plans(self) -> dict[int, GroupPlan]:
+        """Of the groups that are placed here."""
+        placed = self.host.node.placement.in_slot(self.number)
+        plan = self.host.plan.group
+        return {group: plan(group) for group, each in placed.items() if LEFT not in each.options}
+
+    @property
+    def groups(self) -> dict[int, WatchedGroup]:
+        """That run, in the present life or the last one."""
+        return cast(dict[int, WatchedGroup], self.hosting.groups)
+
+    @property
+    def machines(self) -> dict[int, WatchedMachine]:
+        return self.making.machines
 
     def condemn(self, groups: Collection[int], *, whole: bool) -> None:
         """Their log is lost: damaged, or, of all groups of the ``whole`` slot, gone."""
         assert not self.is_up
-        placed = self.host.placement.groups
+        placed = self.host.node.placement.groups
         for group in groups:
-            if placed[group].is_born:
-                self.condemned[group] = placed[group].life, BY_HAND
-        self._unproven = [each for each in self._unproven if each[0] not in groups]
+            self.condemned[group] = placed[group].life, BY_HAND
+        self.unproven = [each for each in self.unproven if each.group not in groups]
         if whole and self.files.exists(DIRECTORY):
             # Where the disk fails at this moment, some of it is left, and condemned all the same.
             with contextlib.suppress(OSError):
@@ -326,7 +298,7 @@ class Slot:
 
     def _condemn(self, group: int, found: dict[int, RecoveredGroup]) -> None:
         """As recovery does."""
-        placed, log = self.host.placement.groups[group], found.get(group)
+        placed, log = self.host.node.placement.groups[group], found.get(group)
         life, reason = self.condemned.get(group, (-1, ""))
         if life != placed.life or log is None or log.generation != placed.generation:
             return
@@ -335,81 +307,37 @@ class Slot:
             self._wal.mark_damaged(group, reason)
             log.damaged = reason
 
-    @property
-    def has_news(self) -> bool:
-        """A life has begun in the placement, and not here."""
-        groups = self.host.placement.groups
-        return any(groups[group].life > life for group, (life, _) in self.condemned.items())
-
-    def reload(self) -> None:
-        groups = self.host.placement.groups
-        for group, (life, _) in list(self.condemned.items()):
-            if self.is_up and groups[group].life > life:
-                self._open_group(self.plans[group], None)
-                self.host.on_group_opened(self, group)
-                self._ask_for_turn()
-
-    def _begin_life(self, group: int, life: int) -> None:
+    def note_begun(self, group: int, life: int) -> None:
+        """A replica begins with an empty log, or with a restored snapshot."""
         if self.condemned.pop(group, None) is not None and life:
             self.world.note(self.where, f"begins life {life} of {group}")
             self.counts["lives"] += 1
 
-    def _make_machine(
-        self, plan: GroupPlan, checker: GroupChecker, store: SnapshotStore
-    ) -> WatchedMachine:
-        group, name, clock = plan.group, machine_name(plan.group), self.clock
-        if plan.blocking:
-            clock = self.scheduler.thread_clocks[name] = ProcessClock(self.host.clock)
+    def note_broken(self, group: int, state: str, error: str) -> None:
+        life = self.host.node.placement.groups[group].life
+        known, _ = self.condemned.get(group, (-1, ""))
+        if known != life:
+            is_damage = self.is_flipped and state == "damaged"
+            assert is_damage, f"{self.where} cannot open {group}: {error}"
+            self.condemned[group] = life, error
+            self.counts["condemned"] += 1
 
-        def make() -> TroubledMachine:
-            return TroubledMachine(self.troubles, clock, blocking=plan.blocking)
+    def note_left(self, group: int, replica: Replica) -> None:
+        if group not in self.plans:
+            self.condemned.pop(group, None)
+        self.host.checkers[group].note_forgotten(replica)
 
-        machine = WatchedMachine(
-            name,
-            group,
-            make(),
-            actor_name(group),
-            clock,
-            open_snapshot=store.read,
-            make_machine=make,
-        )
-        machine.node, machine.checker = self.host.name, checker
-        machine.has_decayed = lambda: self.has_decayed(group)
-        return machine
-
-    def _make_group(
-        self, plan: GroupPlan, checker: GroupChecker, found: RecoveredGroup
-    ) -> WatchedGroup:
-        def make_core(make_run: MakeRun) -> Core:
-            core = WatchedCore(
-                me=self.host.replica(plan.group),
-                configuration=checker.founders,
-                hard_state=found.hard_state,
-                log=Log(found.runs, base_index=found.base_index, base_term=found.base_term),
-                snapshot=found.snapshot,
-                settings=self.host.plan.settings,
-                random=self.rng,
-                make_run=make_run,
-                read_configuration=read_configuration,
-                now=self.clock.now_ms(),
-            )
-            core.checker, core.asked = checker, {}
-            return core
-
-        actor = WatchedGroup(
-            group=plan.group,
-            name=plan.name,
-            machine_kind="kv",
-            core_factory=make_core,
-            clock=self.clock,
-            wall_ms=self.host.wall_ms,
-            client_address=f"tcp://{self.host.name}:7001",
-            snapshots=self.host.plan.snapshots,
-        )
-        actor.before = invariants.take(actor.core)
-        actor.seen = Seen.of(actor.core)
-        actor.on_turn = self._on_group_turn
-        return actor
+    def remains_of(self, group: int) -> str | None:
+        """Of a group that was left, what should have gone by the time that all is calm."""
+        log = self._wal._groups.get(group)
+        if group in self.groups:
+            return "its actors"
+        if log is not None and log.damaged is None:
+            return "its log"
+        paths = [*self.snapshot_paths(group), *self.parts_of_snapshots([group])]
+        # Where the disk refuses to remove a file, the next start of the process does it.
+        is_refused = "disk-error" in self.host.plan.faults
+        return paths[0] if paths and not is_refused else None
 
     def die(self, why: str, *, power: bool = False) -> None:
         """The process ends; with ``power``, what was not synced may go, too."""
@@ -418,7 +346,7 @@ class Slot:
             self.life += 1
             self.counts["deaths"] += 1
             self.world.note(self.where, f"dies: {why}")
-            self._unproven = self._under_way
+            self.unproven = self._under_way
             self._end_disk_somewhere()
             self.host.on_slot_down(self)
             self._restart_after(RESTART_MS)
@@ -456,7 +384,7 @@ class Slot:
         """A blank disk: whoever comes back with it is somebody else, and has no groups."""
         assert not self.is_up
         self.files = SlotFiles(recording=False)
-        self.plans, self._unproven, self.condemned = {}, [], {}
+        self.unproven, self.condemned = [], {}
         self.is_lost = self.is_flipped = False
         self.world.note(self.where, "is wiped")
 
@@ -481,10 +409,10 @@ class Slot:
         names = self.files.listdir(directory)
         return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
 
-    def parts_of_snapshots(self) -> list[str]:
+    def parts_of_snapshots(self, groups: Iterable[int]) -> list[str]:
         """Files of what is being received."""
         found = []
-        for group in self.plans:
+        for group in groups:
             directory = snapshots_of(group)
             if self.files.exists(directory):
                 names = self.files.listdir(directory)
@@ -598,7 +526,7 @@ class Slot:
             self._timer_us = None
             self._arm()
 
-    def _on_group_turn(self, actor: WatchedGroup, effects: Sequence[object]) -> None:
+    def on_group_turn(self, actor: WatchedGroup, effects: Sequence[object]) -> None:
         core = actor.core
         checker = self.host.checkers[actor.group]
         looks = looks_of(core)
@@ -617,7 +545,9 @@ class Slot:
             checker.note_applied(self.host.name, applied)
         for mark in marks:
             checker.note_snapshot(self.host.name, mark.snapshot)
-            assert self.stores[actor.group].has(mark.snapshot), "the file came after the record"
+            assert self.hosting.stores[actor.group].has(mark.snapshot), (
+                "the file came after the record"
+            )
 
     def _check_core(self, actor: WatchedGroup, checker: GroupChecker) -> None:
         core = actor.core
@@ -707,7 +637,10 @@ class Slot:
     def _carry_save(self, effect: SaveLog, _: object) -> None:
         self._live_on()
         self._wal.save(effect.group, effect.save)
-        self._gathered.append((effect.group, effect.save))
+        actor = self.scheduler.actor(actor_name(effect.group))
+        assert isinstance(actor, WatchedGroup)
+        me = actor.core.me
+        self._gathered.append(Saved(effect.group, me, effect.save))
 
     def _carry_replies(self, effect: Replies, _: object) -> None:
         self._live_on()
@@ -720,9 +653,29 @@ class Slot:
     def _carry_retired(self, effect: ReplicaRetired, address: object) -> None:
         raise AssertionError(f"{self.where} retires {effect.group}: {effect.reason}")
 
+    def show(self, group: int, summary: dict[str, Any]) -> None:
+        """Without a turn that would carry it."""
+        self._summaries_out[group] = summary
+
+    def note_opened(self, group: int) -> None:
+        self._talk.on_opened(group)
+        if self.space.refusal is not None:
+            self.tell(group, DiskRoom(self.space.refusal), control=True)
+
     def _carry_role(self, effect: RoleChanged, _: object) -> None:
         self._live_on()
         self._summaries_out[effect.group] = effect.summary
+
+    def _carry_question(self, effect: AskCatalog, address: object) -> None:
+        self._live_on()
+        self._talk.carry_question(effect, address)
+
+    def _ask_catalog(self, kind: int, *fields: Any) -> None:
+        self.host.node.take_question(list(fields))
+
+    def take_answer(self, answer: list[Any]) -> None:
+        if self.is_up:
+            self._talk.on_answer([None, None, None, *answer])
 
     def _carry_nothing(self, effect: object, _: object) -> None:
         self._live_on()
@@ -733,7 +686,7 @@ class Slot:
         replies, hand_backs = self._replies_out, self._hand_backs_out
         if summaries or control or bulk or replies or hand_backs:
             self._clear_out()
-            self.host.on_summaries(summaries)
+            self.host.on_summaries(self, summaries)
             self._send(LANE_CONTROL, control)
             self._send(LANE_BULK, bulk)
             self._live_on()
@@ -746,7 +699,7 @@ class Slot:
             self._live_on()
             frame: list[Any] = []
             for group, message in messages:
-                self.host.checkers[group].promised[message.sender].note(message)
+                self.host.checkers[group].note_sent(message)
                 incarnation = peer_codec.header_incarnation(message.to)
                 frame += (group, incarnation, peer_codec.encode(message))
             self.host.send_raft(node, lane, frame)
@@ -766,16 +719,24 @@ class Slot:
         return SnapshotTraffic(plan.snapshots, plan.settings, now_ms, tell, self._submit_work)
 
     def _submit_work(self, effect: Any) -> None:
-        store, name = self.stores[effect.group], actor_name(effect.group)
-        work = Work(effect.group, lambda: snapshot_files.carry_out(store, effect), name, effect)
+        store, name = self.hosting.stores[effect.group], actor_name(effect.group)
+
+        def carry_out() -> object:
+            return snapshot_files.carry_out(store, effect)
+
+        work = Work(effect.group, carry_out, store, name, effect)
         self._submit(work, is_long=type(effect) in snapshot_files.LONG)
 
     def _carry_restore(self, effect: RunRestore, _: object) -> None:
         self._live_on()
 
-        name = machine_name(effect.group)
-        work = Work(effect.group, lambda: snapshot_files.run_restore(effect), name)
+        store, name = self.hosting.stores[effect.group], machine_name(effect.group)
+        work = Work(effect.group, lambda: snapshot_files.run_restore(effect), store, name)
         self._submit(work, is_long=True)
+
+    def forget_snapshots(self, group: int, work: Callable[[], None]) -> None:
+        """Of a replica that was left; nobody hears of it."""
+        self._submit(Work(group, work, None, ""), is_long=True)
 
     def _submit(self, work: Work, *, is_long: bool) -> None:
         """What a thread does beside the loop: here it is done all at once, some time later."""
@@ -799,10 +760,12 @@ class Slot:
         self.counts["works"] += 1
         work = thread.works.popleft()
         result = work.run()
+        if work.store is None or self.hosting.is_over(work.group, work.store):
+            return
         if work.effect is not None:
             self.traffic.note_done(work.effect, result)
             if type(result) is ReceivedChecked:
-                self.counts["parts found"] += self.stores[work.group].is_receiving
+                self.counts["parts found"] += work.store.is_receiving
         if type(result) in (ChunkRead, ChunkStored) and self._breaks_transfer():
             return
         if type(result) is SnapshotWritten:
@@ -825,7 +788,7 @@ class Slot:
             return False
         self.dies_at_chunk = None
         self.die("killed while a snapshot travels", power=self.rng.random() < 0.4)
-        paths = self.parts_of_snapshots()
+        paths = self.parts_of_snapshots(self.plans)
         if paths and self.rng.random() < 0.2:
             path = self.rng.choice(paths)
             offset = self.files.decay(self.rng, path)
@@ -877,7 +840,7 @@ class Slot:
         if batch is None:
             return
         self._under_way, self._gathered = self._gathered, []
-        self._being_born, self._unborn = self._unborn, set()
+        self.hosting.births.on_batch_taken()
         shortest_us, longest_us = self.host.plan.disk_us
         delay_us = draw_us(self.rng, shortest_us, longest_us) * self.disk_factor
         self.world.after(delay_us, self._on_disk_done, self.life)
@@ -891,16 +854,14 @@ class Slot:
         self.world.after(LOOK_US, self._look, life)
         if self.disk_free_us > self.world.now_us or not self.space.look():
             return
-        self._wal.segment_bytes_max = self._segment_bytes_max()
-        if self.space.take(self.space._judge.room):
+        room = self.space._judge.room
+        self.space.limit(self._wal, room)
+        if self.space.take(room):
             refusal = self.space.refusal
             self.counts["full"] += refusal is not None
             self.world.note(self.where, refusal or "has room again")
             for group in self.groups:
                 self.tell(group, DiskRoom(refusal), control=True)
-
-    def _segment_bytes_max(self) -> int:
-        return min(4 * self.host.plan.segment_bytes, self.space._judge.room.segment_bytes_max)
 
     def _beside(self, work: Callable[[], None] | None) -> None:
         """The second thread of the disk."""
@@ -939,15 +900,11 @@ class Slot:
             return
         self.counts["batches"] += 1
         self._batch = None
-        for group, save in self._under_way:
-            self.host.checkers[group].note_durable(self.host.replica(group), save)
+        for saved in self._under_way:
+            self.host.checkers[saved.group].note_durable(saved.replica, saved.save)
         self._under_way = []
-        if self._being_born:
-            lives = self.host.placement.groups
-            self.host.on_replicas(
-                [[group, lives[group].life, BEGUN, ""] for group in sorted(self._being_born)]
-            )
-            self._being_born = set()
+        if self.hosting.births.on_batch_done():
+            self.host.node.on_replicas(self.hosting.births.rows())
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
         self._begin_batch()

@@ -14,10 +14,14 @@ from actors.space import DiskSpace
 from raft.messages import (
     Append,
     PeerMessage,
+    Replica,
+    Save,
     SnapshotChunk,
 )
 from raft.store.memory import MemoryFiles
-from raft.store.snapshots import SUFFIX
+from raft.store.snapshots import SUFFIX, SnapshotStore
+from raft.store.space import Room
+from raft.store.wal import Wal
 from tests.sim.world import MS
 
 COUNTS: Final = (
@@ -37,16 +41,17 @@ COUNTS: Final = (
 )
 RESTART_MS: Final = (1, 400)  # until a process that ended is started again
 RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
-MACHINE_MAILBOX_MESSAGES_MAX: Final = 1_000_000
 DRAIN_MS_MAX: Final = 2_000
 DISK_OPERATIONS_MAX: Final = 8  # in a batch that opens a segment, or in a piece of work
 LONG_WORK_FACTOR: Final = 8  # how much longer than a batch a whole snapshot takes
 LONG_WORK_US_MAX: Final = 1_500 * MS  # some may wait in line when the world is healed
+DATA: Final = "/"
 DIRECTORY: Final = "/wal"
 BY_HAND: Final = "its records are lost"
 # Of a disk, in segments of the least size.
 SOFT_LIMIT_SEGMENTS: Final = 64
 RESERVE_SEGMENTS: Final = 4
+SEGMENT_GROWTH: Final = 4  # from the least size to the largest
 LOOK_US: Final = 100 * MS
 
 
@@ -57,6 +62,11 @@ class ProcessDied(BaseException):
 class SlotSpace(DiskSpace):
     """Without a thread; and nobody waits for room while the world stands still."""
 
+    def limit(self, wal: Wal, room: Room) -> None:
+        super().limit(wal, room)
+        largest = SEGMENT_GROWTH * self._segment_bytes_first
+        wal.segment_bytes_max = min(largest, wal.segment_bytes_max)
+
     def _wait_for_room(self, deadline_ms: int, error: Exception) -> None:
         raise error
 
@@ -65,9 +75,19 @@ class SlotSpace(DiskSpace):
 class Work:
     group: int
     run: Callable[[], object]
+    store: SnapshotStore | None  # of the replica that it is for; None: nobody hears of it
     actor: str  # which hears of the result
     effect: Any = None  # of a group actor, if it is
     takes_us: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Saved:
+    """Handed to the log, by whoever lived there then."""
+
+    group: int
+    replica: Replica
+    save: Save
 
 
 class Thread:

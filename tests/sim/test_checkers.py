@@ -626,3 +626,54 @@ def test_a_command_that_is_committed_twice() -> None:
     log = list(commands_of([a_run(1, 1, "a", "b"), a_run(1, 3, "a")]))
     with pytest.raises(AssertionError, match="a is committed at 1 and at 3"):
         Ledger().check(log, log)
+
+
+# --------------------------------------------------------------------------- who leaves, who begins
+
+
+def test_a_member_that_is_left() -> None:
+    checker = GroupChecker(7, ALL)
+    with pytest.raises(AssertionError, match="is left, and is a member"):
+        checker.note_left(ONE)
+    checker.note_left(Replica("n1", 99))
+
+
+def test_a_replica_that_was_left_and_speaks() -> None:
+    checker = GroupChecker(7, ALL)
+    other = Replica("n4", 100)
+    checker.note_sent(VoteReply(other, ONE, 1, True))
+    checker.note_forgotten(other)
+    with pytest.raises(AssertionError, match="was left, and speaks"):
+        checker.note_sent(VoteReply(other, ONE, 2, True))
+
+
+def test_a_replica_that_was_left_and_comes_back_as_itself() -> None:
+    checker = GroupChecker(7, ALL)
+    other = Replica("n4", 100)
+    checker.note_begun(other, Disk())
+    checker.note_forgotten(other)
+    with pytest.raises(AssertionError, match="was left, and begins anew"):
+        checker.note_begun(other, Disk())
+
+
+def test_a_group_that_is_restored_to_another_state() -> None:
+    runs = [a_run(1, 1, "a"), a_run(1, 2, "b"), a_run(1, 3, "c")]
+    old = committed(runs)
+    old.note_digest("n1", 2, b"state")
+    meta = SnapshotMeta(2, 1, ALL, 1, 1, 100, 7)
+    beginning = old.beginning_at(meta)
+    assert beginning is not None
+    assert [run.first for run in beginning.runs] == [1, 2]
+    new = GroupChecker(8, ALL)
+    new.begin_with(beginning, meta, b"file")
+    assert new.committed_index == 2
+    new.note_restored("n1", meta)
+    new.note_digest("n1", 2, b"state")
+    with pytest.raises(AssertionError, match="another state at 2"):
+        new.note_digest("n2", 2, b"something else")
+
+
+def test_a_backup_of_what_is_committed_no_more() -> None:
+    old = committed([a_run(1, 1, "a"), a_run(1, 2, "b")])
+    assert old.beginning_at(SnapshotMeta(2, 3, ALL, 1, 1, 100, 7)) is None
+    assert old.beginning_at(SnapshotMeta(9, 1, ALL, 1, 1, 100, 7)) is None

@@ -15,7 +15,7 @@ from tests.sim.mutants import MUTANTS, seeds
 from tests.sim.running import Options, Outcome, Processes, run_many, run_seed, shrink
 
 BUG = "leader-memory"
-SEED = 0  # finds it, as nearly every one does
+SEED = 16  # finds it, as nearly every one does
 
 
 def test_one_seed_says_what_happened(capsys: pytest.CaptureFixture[str]) -> None:

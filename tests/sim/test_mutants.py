@@ -19,7 +19,7 @@ from tests.sim.running import Options, Outcome, run_seed
 
 PITFALLS = Path(__file__).resolve().parents[2] / "docs" / "pitfalls.md"
 RULE = re.compile(
-    r"\((?:pitfalls? [0-9]+(?: and [0-9]+)*|paper [0-9.]+|thesis [0-9.]+|docs/protocol.md)\)$"
+    r"\((?:pitfalls? [0-9]+(?: and [0-9]+)*|paper [0-9.]+|thesis [0-9.]+|docs/[a-z]+\.md)\)$"
 )
 
 KNOWN = seeds.read()

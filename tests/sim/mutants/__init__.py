@@ -12,10 +12,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from unittest.mock import patch
 
-from tests.sim.mutants import clients, disk, lives, log, members, reads, snapshots, votes
+from tests.sim.mutants import (
+    clients,
+    disk,
+    leaving,
+    lives,
+    log,
+    members,
+    reads,
+    restores,
+    snapshots,
+    votes,
+)
 from tests.sim.mutants.mutant import Mutant
 
-TOPICS: Final = (votes, log, disk, reads, members, lives, snapshots, clients)
+TOPICS: Final = (votes, log, disk, reads, members, lives, leaving, restores, snapshots, clients)
 MUTANTS: Final[dict[str, Mutant]] = {
     name: mutant for topic in TOPICS for name, mutant in topic.MUTANTS.items()
 }
