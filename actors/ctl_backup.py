@@ -12,7 +12,6 @@ appears when all of it is there, checked and synced, and never before.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from actors.backups import decode_data
-from raft.store.backup_file import BackupFile, BackupHead, BackupWriter, meta_of
+from raft.store.backup_file import (
+    BackupFile,
+    BackupHead,
+    BackupWriter,
+    meta_of,
+    refuse_to_replace,
+)
 from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.inspect import ReadingFiles
@@ -79,8 +84,7 @@ def told() -> Iterator[None]:
 
 def do_backup(client: Client, options: Options) -> int:
     with told():
-        if os.path.exists(options.file):
-            raise CtlError(f"{options.file} is there already, and a backup is never replaced")
+        refuse_to_replace(Files(), options.file)
         wanted = {}
         if not options.stale:
             wanted["min_index"] = str(client.admin(options.group, "readIndex")["index"])

@@ -23,6 +23,9 @@ def open_data(config: NodeConfig) -> tuple[Files, DataLock, NodeIdentity]:
     data = str(config.data)
     make_directory(files, data)
     lock = _take_lock(files, data)
+    # A life before may have ended between the renaming of a document and its being durable. What is
+    # read here is told to others, and to the workers, whose logs rely on it.
+    files.fsync_dir(data)
     identity = NodeIdentity.load(files, data)
     if identity is None:
         identity = NodeIdentity.create(files, data, config.id, secrets.randbits(63) | 1)

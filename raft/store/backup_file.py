@@ -131,13 +131,20 @@ def meta_of(values: Any) -> SnapshotMeta:
 # --------------------------------------------------------------------------- writing
 
 
+def refuse_to_replace(files: Files, path: str) -> None:
+    """Raises BadBackup when ``path`` is there already, OSError."""
+    if files.exists(path):
+        # Who made it may have died before its name was durable; who hears this relies on it.
+        files.fsync_dir(os.path.dirname(path) or ".")
+        raise BadBackup(path, "it is there already, and a backup is never replaced")
+
+
 class BackupWriter:
     """A backup on its way to ``path``. Ends with :meth:`finish` or :meth:`abort`."""
 
     def __init__(self, files: Files, path: str, head: BackupHead) -> None:
         """Raises BadBackup when ``path`` is there already, OSError."""
-        if files.exists(path):
-            raise BadBackup(path, "it is there already, and a backup is never replaced")
+        refuse_to_replace(files, path)
         self.head = head
         self.held_bytes = 0  # of the snapshot
         self._files = files

@@ -54,6 +54,8 @@ class Uploads:
         UnknownFormat.
         """
         if self._files.exists(os.path.join(self._directory, snapshot_name(meta))):
+            # It may have got its name in a life that ended before that was durable.
+            self._files.fsync_dir(self._directory)
             return meta.size_bytes
         if not self._is_tidy:
             self._remove_left_over()
@@ -111,7 +113,9 @@ def take(files: Files, data: str, group: int, meta: SnapshotMeta) -> bool:
     directory = snapshots_of(data, group)
     target = os.path.join(directory, snapshot_name(meta))
     if files.exists(target):
-        return True  # and the process died before the group's log said so
+        # And the process died before the group's log said so; perhaps before this was durable.
+        files.fsync_dir(directory)
+        return True
     source = os.path.join(directory_of(data), snapshot_name(meta))
     if not files.exists(source):
         return False

@@ -23,12 +23,14 @@ from raft.messages import HardState, Replica, SnapshotMeta
 from raft.settings import RaftSettings
 from raft.store import uploads as uploads_module
 from raft.store.backup_file import meta_values
+from raft.store.files import make_directory
 from raft.store.memory import MemoryFiles
 from raft.store.placement import PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore, snapshot_name
 from raft.store.uploads import Refused, Uploads, directory_of, snapshots_of, take
 from raft.store.wal import Wal
 from tests.actors.cluster import Cluster, Node, Sent
+from tests.crash_points.disk import Choice
 from transport import polyraft_pb2 as pb
 from transport import protocol
 from transport.client import wire
@@ -83,6 +85,34 @@ def test_what_was_brought_is_held_under_its_name_until_a_group_takes_it() -> Non
     assert SnapshotStore(files, snapshots_of(DATA, KV)).read_raw(META, 0, 10**9) == BYTES
     assert take(files, DATA, KV, META), "and again after a crash"
     assert not take(files, DATA, KV + 1, META)
+
+
+def test_what_was_said_to_be_here_is_here_after_a_loss_of_power_too() -> None:
+    """The process died between giving it its name and syncing that; the next one is asked."""
+    files = a_disk()
+    bring(Uploads(files, DATA))
+    aside = f"{directory_of(DATA)}/aside"
+    name = f"{directory_of(DATA)}/{snapshot_name(META)}"
+    files.rename(name, aside)
+    files.fsync_dir(directory_of(DATA))
+    files.rename(aside, name)
+    files.kill()
+    assert Uploads(files, DATA).receive(META, 0, b"x") == META.size_bytes
+    files.crash(Choice(names=False, content=False))
+    assert files.listdir(directory_of(DATA)) == [snapshot_name(META)]
+
+
+def test_a_group_that_begins_with_what_an_earlier_process_has_taken_finds_it_ever_after() -> None:
+    """That one died between the move and its sync; then the log is durable, and power is lost."""
+    files = a_disk()
+    bring(Uploads(files, DATA))
+    make_directory(files, snapshots_of(DATA, KV))
+    target = f"{snapshots_of(DATA, KV)}/{snapshot_name(META)}"
+    files.rename(f"{directory_of(DATA)}/{snapshot_name(META)}", target)
+    files.kill()
+    assert take(files, DATA, KV, META)
+    files.crash(Choice(names=False, content=False))
+    assert files.exists(target)
 
 
 def test_the_same_backup_can_be_brought_again_after_a_group_has_taken_it() -> None:

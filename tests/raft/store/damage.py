@@ -234,6 +234,15 @@ def flipped(disk: Disk, name: str, offset: int, bit: int) -> Disk:
     return {**disk, name: bytes(data)}
 
 
+def without_openings(history: History, name: str) -> Disk:
+    """Nothing in it says what it is."""
+    disk = history.disk
+    for place in history.places:
+        if (place.name, place.kind) == (name, records.SEGMENT):
+            disk = flipped(disk, name, place.offset + 20, 0)
+    return disk
+
+
 def zeroed(disk: Disk, name: str, start: int, end: int) -> Disk:
     data = disk[name]
     end = min(end, len(data))

@@ -21,12 +21,14 @@ from raft.store.backup_file import (
     BadBackup,
     meta_of,
     meta_values,
+    refuse_to_replace,
     with_members,
 )
 from raft.store.errors import UnknownFormat
 from raft.store.memory import MemoryFiles
 from raft.store.snapshot_file import CHUNK_BYTES
 from raft.store.snapshots import SnapshotStore
+from tests.crash_points.disk import Choice
 from tests.raft.store.kit import CONFIGURATION, configurations
 
 PATH = "/backups/kv"
@@ -203,3 +205,16 @@ def test_what_identifies_none_is_a_value_error(change: dict[str, object]) -> Non
 
 def test_the_end_s_mark_is_no_part_of_a_frame() -> None:
     assert CONTENT[-20:-12] == END_MAGIC
+
+
+def test_a_backup_that_is_said_to_be_there_is_there_for_good() -> None:
+    """Its maker died between giving it its name and syncing that."""
+    files, _ = a_backup()
+    files.rename(PATH, PATH + ".kept")
+    files.fsync_dir("/backups")
+    files.rename(PATH + ".kept", PATH)
+    files.kill()
+    with pytest.raises(BadBackup, match="is there already"):
+        refuse_to_replace(files, PATH)
+    files.crash(Choice(names=False, content=False))
+    BackupFile(files, PATH).verify()

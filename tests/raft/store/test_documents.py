@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from raft.store.documents import write_document
 from raft.store.errors import DamagedDocument, StoreError, UnknownFormat
 from raft.store.files import Files
 from raft.store.identity import NodeIdentity
-from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.memory import MemoryFiles
 from raft.store.placement import PlacedGroup, Placement
 
 KV = PlacedGroup(0, 1, "kv", "kv", (Replica("n1", 2**64 - 1), Replica("n2", 5)), {"limit": 7})
@@ -120,27 +119,6 @@ def test_a_newer_format_is_refused_by_name() -> None:
         Placement.load(files, ".")
     with pytest.raises(UnknownFormat, match="newer version"):
         NodeIdentity.load(files, ".")
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_after_a_crash_there_is_the_old_content_or_the_new(seed: int) -> None:
-    rng = random.Random(seed)
-    files = MemoryFiles()
-    Placement.load(files, ".").replace({1: KV})
-    for count in range(7):
-        placement = Placement.load(files, ".")
-        old = dict(placement.groups)
-        new = {1: KV, 2: PlacedGroup(0, count, "x" * rng.randrange(2000), "kv")}
-        files.lose_power_after(count)
-        done = False
-        try:
-            placement.replace(new)
-            done = True
-        except PowerLoss:
-            pass
-        files.crash(rng)
-        found = Placement.load(files, ".").groups
-        assert found == new or (found == old and not done)
 
 
 @pytest.mark.parametrize("operation", ["pwrite", "fsync", "rename", "fsync_dir"])

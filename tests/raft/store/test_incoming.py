@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-import sys
-from collections import Counter
 
 import pytest
 
 from raft.messages import SnapshotMeta
 from raft.store import incoming
 from raft.store.errors import UnknownFormat
-from raft.store.memory import CHANGES, MemoryFiles, PowerLoss
+from raft.store.memory import MemoryFiles
 from raft.store.snapshot_file import FRAME_BYTES, encode_frame
 from raft.store.snapshots import SnapshotStore, snapshot_name
 from tests.raft.store.test_snapshots import (
@@ -238,72 +236,6 @@ def test_a_head_that_only_a_newer_version_can_read_is_refused_at_the_end() -> No
         store.complete(newer)
     assert names(store) == []
     assert memory(store).open_count == 0
-
-
-# --------------------------------------------------------------------------- every crash point
-
-
-class Watched(MemoryFiles):
-    """Knows at what the power was lost."""
-
-    __slots__ = ("last",)
-
-    def _begin(self, operation: str, path: str, *details: int | str) -> None:
-        if operation in CHANGES and not self._off:
-            self.last = operation
-        super()._begin(operation, path, *details)
-
-
-def at_every_point(seed: int, *, power: bool) -> Counter[str]:
-    """Receive all of it, with a restart in the middle, and crash before the n-th change, for each
-    n; the kinds of operation at which it was."""
-    met: Counter[str] = Counter()
-    for count in itertools.count():
-        files = Watched()
-        store = a_store(files)
-        files.lose_power_after(count)
-        rng = random.Random(seed * 1_000 + count)
-        try:
-            receive(store, 700_000)
-            store = a_store(files)
-            store.check_received()
-            receive(store, len(WHOLE))
-            assert store.complete(META)
-            store.keep([META], useless_to=META.index)
-            return met
-        except PowerLoss:
-            met[files.last] += 1
-        if power:
-            files.crash(rng)
-        else:
-            files.kill()
-        store = a_store(files)
-        store.check_received()
-        held = store.receive(META, 0, b"")
-        assert held in (*BORDERS, META.size_bytes)
-        receive(store, len(WHOLE))
-        assert store.complete(META)
-        store.verify(META)
-        store.keep([META], useless_to=META.index)
-        assert names(store) == [snapshot_name(META)]
-        assert files.open_count == 0
-    raise AssertionError
-
-
-@pytest.mark.parametrize("power", [True, False], ids=["power", "process"])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_transfer_survives_a_crash_at_every_operation(
-    seed: int,
-    power: bool,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(incoming, "SYNC_BYTES", 300_000)
-    met = at_every_point(seed, power=power)
-    with capsys.disabled():
-        sys.stdout.write(f"\n{sum(met.values())} crash points: {dict(sorted(met.items()))}\n")
-    assert sum(met.values()) > 30
-    assert set(met) >= {"create", "truncate", "pwrite", "fdatasync", "fsync", "rename", "fsync_dir"}
 
 
 # --------------------------------------------------------------------------- one to spare

@@ -12,7 +12,7 @@ from google_crc32c import value as crc32c
 
 from raft.messages import HardState, Save
 from raft.store import records
-from raft.store.errors import UnknownFormat, WalPoisoned
+from raft.store.errors import UnknownFormat
 from raft.store.evidence import REASON_BYTES_MAX
 from raft.store.memory import PowerLoss
 from raft.store.recovery import RecoveredGroup
@@ -48,15 +48,6 @@ def without_8(history: History) -> Disk:
     """A run of group 8 is damaged, and nothing else."""
     name, offset = of_kind(history, records.RUN, 8, at=1)
     return flipped(history.disk, name, offset + 80, 3)
-
-
-def without_openings(history: History, name: str) -> Disk:
-    """Nothing in it says what it is."""
-    disk = history.disk
-    for place in history.places:
-        if (place.name, place.kind) == (name, records.SEGMENT):
-            disk = flipped(disk, name, place.offset + 20, 0)
-    return disk
 
 
 def opened(disk: Disk, *, ids_from: int = 5000) -> Slot:
@@ -205,44 +196,6 @@ def history_of_disk(disk: Disk) -> History:
 
 
 # --------------------------------------------------------------------------- crashes while opening
-
-
-def test_power_may_fail_at_each_step_of_opening_a_damaged_log() -> None:
-    history = HISTORY()
-    last = list(history.disk)[-1]
-    names = list(history.disk)
-    cases = {
-        "one record": (without_8(history), {8}),
-        "all": (without_openings(history, last), history.groups),
-        "a copy": (
-            {**history.disk, segment_name(len(names) + 1): history.disk[names[0]]},
-            history.groups,
-        ),
-    }
-    points = 0
-    for disk, expected in cases.values():
-        for steps in range(40):
-            for seed in range(3):
-                rng = random.Random(f"{steps} {seed}")
-                slot = Slot(a_disk(disk), ids_from=5000 + steps)
-                slot.files.lose_power_after(steps)
-                try:
-                    slot.open()
-                except (PowerLoss, WalPoisoned):
-                    done = False
-                else:
-                    done = True
-                    assert condemned(slot.groups) == expected
-                slot.files.crash(rng)
-                assert check(history, slot.open()) == expected
-                slot.files.crash(rng)
-                assert check(history, slot.open()) == expected
-                points += 1
-            if done:
-                break
-        assert done
-    sys.stdout.write(f"\n{points} losses of power\n")
-    assert points > 30
 
 
 def test_the_mark_is_durable_before_the_slot_is_open() -> None:

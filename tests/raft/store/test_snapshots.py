@@ -20,7 +20,7 @@ from raft.messages import HardState, Mark, Save, SnapshotMeta
 from raft.store import snapshot_file
 from raft.store.errors import SnapshotDamaged, StoreError, UnknownFormat
 from raft.store.files import Files
-from raft.store.memory import MemoryFiles, PowerLoss
+from raft.store.memory import MemoryFiles
 from raft.store.snapshot_file import (
     CHUNK,
     CHUNK_BYTES,
@@ -800,127 +800,34 @@ def test_on_a_real_disk_written_on_a_thread_while_another_is_received(tmp_path: 
 # --------------------------------------------------------------------------- crashes
 
 
-class Replica:
-    """One group's log and snapshots on one disk, in the order that the driver keeps."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.slot = Slot(MemoryFiles(recording=False))
-        self.files = self.slot.files
-        self.slot.open()
-        self.slot.begin(7, term=2)
-        runs = [run_of(index, term=2) for index in range(1, 11)]
-        self.slot.wal.save(7, Save(2, runs=runs))
-        self.slot.write()
-        self.number = 2
-        self.store = a_store(self.files)
-        self.acknowledged = 0  # index of the newest snapshot that the WAL was said to know
-        self.resumed_from: list[int] = []  # bytes that were held when a transfer began or went on
-
-    def record(self, mark: Mark) -> None:
-        """The mark is durable, and only then what it makes superfluous goes."""
-        self.number += 1
-        self.slot.wal.save(7, Save(self.number, mark=mark))
-        self.slot.write()
-        self.acknowledged = mark.snapshot.index
-        self.store.keep([mark.snapshot])
-
-    def take(self, index: int) -> None:
-        meta = take(self.store, machine_bytes(3_000, seed=index), index=index)
-        self.record(Mark(meta, index, 2, resets=False))
-
-    def install(self, meta: SnapshotMeta, whole: bytes) -> None:
-        self.store.check_received()
-        held = self.store.receive(meta, 0, b"")
-        assert held is not None
-        self.resumed_from.append(held)
-        while held < len(whole):
-            held = self.store.receive(meta, held, whole[held : held + 1_000])
-            assert held is not None
-        assert self.store.complete(meta)
-        self.record(Mark(meta, meta.index, meta.term, resets=True))
-
-    def come_back(self) -> SnapshotMeta | None:
-        """Whatever the crash has left: what the WAL stands for is there, whole."""
-        if self.rng.random() < 0.8:
-            self.files.crash(self.rng)
-        else:
-            self.files.kill()
-        group = self.slot.open()[7]
-        self.number = 0
-        self.store = a_store(self.files)
-        meta = group.snapshot
-        assert (0 if meta is None else meta.index) >= self.acknowledged
-        if meta is not None:
-            self.store.verify(meta)
-            self.store.keep([meta], useless_to=meta.index)
-        found = names(self.store) if self.files.exists(DIRECTORY) else []
-        left = [name for name in found if not name.endswith(".snapshot")]
-        assert all(name.endswith(".receiving") for name in left)
-        assert len(left) <= (self.acknowledged < 50)
-        if meta is not None:
-            assert set(found) - set(left) == {snapshot_name(meta)}
-        covered = 0 if meta is None else meta.index
-        assert [run.first for run in group.runs] == list(range(covered + 1, 11))
-        return meta
-
-
-PEER = a_store()
-PEERS_META = take(PEER, machine_bytes(3_000, seed=99), index=50)
-PEERS_FILE = content(PEER, PEERS_META)
-
-
-def at_every_crash_point(seed: int, story: Callable[[Replica], None]) -> int:
-    """Tell the story up to its n-th change of the disk, for every n; how many there are."""
-    for count in itertools.count():
-        replica = Replica(seed * 1_000 + count)
-        replica.files.lose_power_after(count)
-        try:
-            story(replica)
-        except PowerLoss:
-            replica.come_back()
-            story(replica)  # and it can be told from there to its end
-            assert replica.come_back() is not None
-        else:
-            assert replica.come_back() is not None
-            return count
-    raise AssertionError
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_taking_a_snapshot_survives_every_crash(seed: int) -> None:
-    def story(replica: Replica) -> None:
-        for index in (4, 7):
-            if replica.acknowledged < index:
-                replica.take(index)
-
-    assert at_every_crash_point(seed, story) > 20
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_receiving_a_snapshot_survives_every_crash(seed: int) -> None:
-    def story(replica: Replica) -> None:
-        if replica.acknowledged == 0:
-            replica.take(4)
-        if replica.acknowledged < 50:
-            replica.install(PEERS_META, PEERS_FILE)
-
-    assert at_every_crash_point(seed, story) > 20
+def a_slot_with_entries() -> Slot:
+    """One group's log of ten entries, in term 2."""
+    slot = Slot(MemoryFiles(recording=False))
+    slot.open()
+    slot.begin(7, term=2)
+    slot.wal.save(7, Save(2, runs=[run_of(index, term=2) for index in range(1, 11)]))
+    slot.write()
+    return slot
 
 
 def test_a_crash_cannot_bring_back_more_than_the_wal_knows() -> None:
     """A file that was finished, and never recorded, is only a file."""
-    replica = Replica(1)
-    take(replica.store, b"state", index=4)
-    assert replica.come_back() is None
+    slot = a_slot_with_entries()
+    take(a_store(slot.files), b"state", index=4)
+    slot.files.crash(random.Random(1))
+    assert slot.open()[7].snapshot is None
+    assert [run.first for run in slot.groups[7].runs] == list(range(1, 11))
 
 
 def test_hard_state_and_log_do_not_depend_on_the_files() -> None:
-    replica = Replica(1)
-    replica.take(4)
-    replica.files.unlink(path_of(take(replica.store, machine_bytes(3_000, seed=4), index=4)))
-    group = replica.slot.reopen()[7]
+    slot = a_slot_with_entries()
+    store = a_store(slot.files)
+    meta = take(store, machine_bytes(3_000), index=4)
+    slot.wal.save(7, Save(3, mark=Mark(meta, 4, 2, resets=False)))
+    slot.write()
+    slot.files.unlink(path_of(meta))
+    group = slot.reopen()[7]
     assert group.hard_state == HardState(2, N1)
-    assert group.snapshot is not None
-    assert not a_store(replica.files).has(group.snapshot)
+    assert group.snapshot == meta
+    assert not a_store(slot.files).has(meta)
     assert [run.first for run in group.runs] == list(range(5, 11))
