@@ -183,10 +183,10 @@ class _Worker:
         worker._disk = self.disk  # type: ignore[assignment]
         worker._threads = self.threads  # type: ignore[assignment]
         worker._open_wal()
-        self.found = seen(worker._recovered)
+        self.found = seen(worker._hosting._recovered)
         self.snapshots = {
             group: (it.generation, it.snapshot)
-            for group, it in worker._recovered.items()
+            for group, it in worker._hosting._recovered.items()
             if it.snapshot is not None and not it.damaged
         }
 
@@ -304,7 +304,7 @@ class NodeStory(Story):
             raise AssertionError("it does not come to rest")
         for worker in self.workers.values():
             worker.worker._space.look()
-            for shown in worker.worker._broken.values():
+            for shown in worker.worker._hosting.broken.values():
                 assert CONDEMNED in shown["error"], shown
 
     def _work(self, worker: _Worker) -> bool:
@@ -320,7 +320,7 @@ class NodeStory(Story):
             busy = True
             work, on_done, _ = worker.threads.waiting.pop(0)
             on_done(work())
-        told = worker.worker._births.rows()
+        told = worker.worker._hosting.births.rows()
         groups = self.node._placement.groups
         if any(life == groups[group].life for group, life, _, _ in told if group in groups):
             before = dict(groups)
@@ -420,8 +420,8 @@ class NodeStory(Story):
         donor = self.workers[self.node._placement.groups[8].slot].worker
         meta = donor._groups[8].core.snapshot
         assert meta is not None
-        whole = donor._stores[8].read_raw(meta, 0, meta.size_bytes)
-        taker = self.workers[SYSTEM_SLOT].worker._stores[SYSTEM_GROUP_ID]
+        whole = donor._hosting.stores[8].read_raw(meta, 0, meta.size_bytes)
+        taker = self.workers[SYSTEM_SLOT].worker._hosting.stores[SYSTEM_GROUP_ID]
         held = 0
         while held < meta.size_bytes:
             upload = StoreUpload(SYSTEM_GROUP_ID, None, meta, held, whole[held : held + 100])

@@ -459,7 +459,12 @@ class RestoreStory(SlotStory):
         if self.slot.wal._groups[GROUP].damaged is None:
             self.slot.wal.forget_group(GROUP, "left")
             self.write()
-        forget_snapshots(self.around, GROUP, None)
+        forget_snapshots(
+            GROUP,
+            None,
+            lambda: snapshot_store(self.around, GROUP),
+            lambda: Placement.load(self.files, DATA),
+        )
         assert self.files.listdir(snapshots_of(DATA, GROUP)) == []
 
     def end(self) -> Found:
