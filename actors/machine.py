@@ -109,10 +109,27 @@ class Restore:
 
 @dataclass(slots=True)
 class Rebuild:
-    """If quarantined: begin anew as ``snapshot``, or as nothing (None), and apply ``runs``, which
-    follow on it and end where what was told before this ends."""
+    """If quarantined: begin anew as ``snapshot``, or as nothing (None), and apply what follows.
+
+    ``runs`` are the last of it, and end where what was told before this ends; those before them are
+    asked for (:class:`RunsWanted`)."""
 
     snapshot: SnapshotMeta | None
+    runs: list[Run]
+
+
+@dataclass(slots=True)
+class RunsWanted:
+    """The next ones of ``first`` .. ``last``, to be applied again.  -> :class:`RunsAgain`"""
+
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class RunsAgain:
+    """Some of them, from the first one on; none: they are in the log no more."""
+
     runs: list[Run]
 
 
@@ -273,6 +290,7 @@ class MachineActor(Actor):
         self._time_ms = 0  # log time at the applied index, while that is a border between runs
         # While quarantined: empty, or what may end it is first.
         self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore | Rebuild] = deque()
+        self._awaits_runs = False  # to be rebuilt with; until they come nothing is applied
         self._restoring: SnapshotMeta | None = None  # the machine is not ours to call meanwhile
         self._held_hooks: list[tuple[Callable[[Any], None], object]] = []  # for afterwards
         self._views_wanted: list[Any] = []  # keys
@@ -293,6 +311,7 @@ class MachineActor(Actor):
             TakeSnapshot: self._on_take_snapshot,
             Restore: self._on_restore,
             Rebuild: self._on_restore,
+            RunsAgain: self._on_runs_again,
             RestoreEnded: self._on_restore_ended,
             _Continue: self._on_continue,
             TimerFired: self._on_timer,
@@ -359,7 +378,7 @@ class MachineActor(Actor):
         return effects
 
     def _has_applies(self) -> bool:
-        return self._progress is not None or bool(self._queue)
+        return self._progress is not None or (bool(self._queue) and not self._awaits_runs)
 
     # ------------------------------------------------------------------ applying
 
@@ -388,6 +407,11 @@ class MachineActor(Actor):
             self._begin_rebuild(item, effects)
             return None
         run, requests = item
+        if self._rebuild is not None and run.first > self.applied_index + 1:
+            self._queue.appendleft(item)
+            self._awaits_runs = True
+            effects.append(self._tell(RunsWanted(self.applied_index + 1, run.first - 1)))
+            return None
         assert run.first == self.applied_index + 1, (
             f"run {run.first} after applied index {self.applied_index}"
         )
@@ -554,6 +578,17 @@ class MachineActor(Actor):
 
     def _apply_again(self, rebuild: Rebuild) -> None:
         self._queue.extendleft((run, None) for run in reversed(rebuild.runs))
+
+    def _on_runs_again(self, message: RunsAgain) -> list[object]:
+        assert self._awaits_runs
+        self._awaits_runs = False
+        effects: list[object] = []
+        if message.runs:
+            self._queue.extendleft((run, None) for run in reversed(message.runs))
+        else:
+            text = f"the log behind {self.applied_index} is there no more"
+            effects += self._quarantine(self.applied_index, text)
+        return effects + self._begin_work()
 
     def _maybe_end_rebuild(self, effects: list[object]) -> None:
         rebuild = self._rebuild

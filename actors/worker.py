@@ -61,6 +61,7 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.log_memory import LogReads, ReadLog
 from actors.loop_timer import LoopTimer
 from actors.machine import Emitted, RunRestore
 from actors.opening import when_unlocked
@@ -87,20 +88,12 @@ from actors.replica import (
 from actors.restores import save_beginning
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
-from actors.settings import (
-    GROUP_MAILBOX_MESSAGES_MAX,
-    RETRY_AFTER_MS,
-)
+from actors.settings import GROUP_MAILBOX_MESSAGES_MAX, RETRY_AFTER_MS
 from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
-from raft.messages import (
-    ClockAnomaly,
-    LinkClosed,
-    Persisted,
-    Replica,
-)
+from raft.messages import ClockAnomaly, LinkClosed, Persisted, Replica
 from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.placement import LEFT, PlacedGroup, Placement
@@ -191,6 +184,7 @@ class Worker:
         )
         for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
             self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
+        self._scheduler.carry(ReadLog, lambda effect, _: self._log_reads.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
         self._scheduler.on_turn_end(self._flush)
         self._frames = self._frame_table()
@@ -255,6 +249,13 @@ class Worker:
             lambda: self._space.open(open_it), arguments.slot, self._clock
         )
         self._space.limit(self._wal, self._space.room)
+        self._log_reads = LogReads(
+            arguments.snapshots,
+            self._wal,
+            self._groups,
+            self._scheduler,
+            lambda work, on_done: self._threads.submit(work, on_done, long=False),
+        )
         for loss in self._wal.damage:
             log.error("slot %d: %s", arguments.slot, loss)
 
@@ -274,6 +275,7 @@ class Worker:
             self._closed.discard(group)
             if group not in self._groups and group not in self._broken:
                 self._open_group(group, placed)
+        self._log_reads.share()
 
     def _forget_moved(self, placement: Placement) -> None:
         """Left-overs of groups that this node left, and has again in another slot, while this one
@@ -448,6 +450,7 @@ class Worker:
         self._space.sync_since_ms = None
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
+        self._log_reads.on_batch_done()
         if self._births.on_batch_done():
             self._tell_replicas()
         self._write()

@@ -55,10 +55,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google_crc32c import value as crc32c
 
@@ -66,6 +67,7 @@ from raft.store import records
 from raft.store.errors import WalDamaged
 from raft.store.files import Files
 from raft.store.group_log import GroupLog
+from raft.store.reading import Item, RunsReader, read_records
 from raft.store.records import HEADER_BYTES, PADDING, encode_header
 from raft.store.segments import segment_name
 
@@ -78,8 +80,6 @@ CHEAP_PART = 4
 GARBAGE_FACTOR = 2
 SEGMENTS_MAX = 64
 ENOUGH_BYTES = 1 << 62  # more than there ever is
-# Records closer together than this are read in one go.
-READ_GAP_BYTES = 4 << 10
 
 
 @dataclass(slots=True)
@@ -90,16 +90,6 @@ class Extent:
     zero: int
     start: int
     used: int = 0  # once it is sealed
-
-
-class Item(NamedTuple):
-    """A record to be copied.  ``first``: of a run, otherwise 0."""
-
-    place: int
-    size: int
-    kind: int
-    first: int
-    log: GroupLog
 
 
 class Chunk:
@@ -126,8 +116,16 @@ class Chunk:
         try:
             descriptor = self._files.open(self._path)
             try:
-                for start, end in _spans(self._items):
-                    self._read(descriptor, start, end)
+                for raw, _, body in read_records(
+                    self._files,
+                    descriptor,
+                    self._path,
+                    self._zero,
+                    self._items,
+                    "it cannot be copied forward",
+                ):
+                    self.headers.append(raw)
+                    self.bodies.append(body)
             finally:
                 self._files.close(descriptor)
         except (OSError, WalDamaged) as error:
@@ -135,28 +133,6 @@ class Chunk:
             raise
         finally:
             self.done = True
-
-    def _read(self, descriptor: int, start: int, end: int) -> None:
-        items = self._items[start:end]
-        begin = items[0].place
-        count = items[-1].place + items[-1].size - begin
-        data = self._files.pread(descriptor, count, begin - self._zero)
-        for item in items:
-            at = item.place - begin
-            header = records.decode_header(data, at)
-            body = b""
-            if header is not None:
-                body = data[at + HEADER_BYTES : at + HEADER_BYTES + header.length]
-            if (
-                header is None
-                or (header.kind, header.group) != (item.kind, item.log.group)
-                or len(body) != header.length
-                or crc32c(body) != header.body_crc
-            ):
-                offset, group = item.place - self._zero, item.log.group
-                raise WalDamaged(self._path, offset, (group,), "it cannot be copied forward")
-            self.headers.append(data[at : at + HEADER_BYTES])
-            self.bodies.append(body)
 
 
 class Removal:
@@ -184,18 +160,6 @@ class Removal:
             raise
         finally:
             self.done = True
-
-
-def _spans(items: list[Item]) -> list[tuple[int, int]]:
-    """Positions, start and end, of neighbours that are read together."""
-    found: list[tuple[int, int]] = []
-    start = 0
-    for at in range(1, len(items) + 1):
-        before = items[at - 1]
-        if at == len(items) or items[at].place > before.place + before.size + READ_GAP_BYTES:
-            found.append((start, at))
-            start = at
-    return found
 
 
 class Tidier:
@@ -275,6 +239,27 @@ class Tidier:
         """The batch under way is synced."""
         self._removable += self.leaving
         self.leaving = []
+
+    def runs_reader(
+        self, log: GroupLog, first: int, last: int, synced_end: int
+    ) -> RunsReader | None:
+        """Of live runs; None: some are not before that place, that is on the disk.  Raises
+        OSError."""
+        found = log.runs_between(first, last)
+        items = [Item(place, size, records.RUN, at, log) for at, place, size in found]
+        if any(item.place >= synced_end for item in items):
+            return None
+        starts = [extent.start for extent in self._extents]
+        reader = RunsReader(self._files)
+        try:
+            for at, part in itertools.groupby(items, lambda it: bisect_right(starts, it.place) - 1):
+                extent = self._extents[at]
+                path = os.path.join(self._directory, segment_name(extent.number))
+                reader.add(path, extent.zero, list(part))
+        except OSError:
+            reader.close()
+            raise
+        return reader
 
     # ------------------------------------------------------------------ what rides in batches
 

@@ -44,6 +44,7 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.log_memory import LogReads, ReadLog
 from actors.machine import Apply, Emitted, RunRestore
 from actors.replica import CannotOpen, find_log
 from actors.runtime import Tell
@@ -67,7 +68,6 @@ from raft.messages import (
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
 from raft.store.incoming import RECEIVING
-from raft.store.memory import PowerLoss
 from raft.store.runs import check_run, read_configuration
 from raft.store.snapshots import SUFFIX, SnapshotStore, snapshot_name
 from raft.store.wal import Batch, RecoveredGroup, Wal
@@ -86,7 +86,6 @@ from tests.sim.slot_parts import (
     BY_HAND,
     COUNTS,
     DIRECTORY,
-    DISK_OPERATIONS_MAX,
     DRAIN_MS_MAX,
     LONG_WORK_FACTOR,
     LONG_WORK_US_MAX,
@@ -101,8 +100,10 @@ from tests.sim.slot_parts import (
     Thread,
     Work,
     bytes_of,
+    end_somewhere,
     has_decayed,
     raise_it,
+    snapshot_paths,
     snapshots_of,
 )
 from tests.sim.watched import WatchedCore, WatchedGroup, looks_of
@@ -168,6 +169,7 @@ class Slot:
             (Emitted, self._carry_nothing),
             (AskCatalog, self._carry_nothing),
             (RunRestore, self._carry_restore),
+            (ReadLog, self._carry_log_read),
             *(
                 (effect, self._carry_work)
                 for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS)
@@ -213,10 +215,13 @@ class Slot:
             self.scheduler.carry(effect, carrier)
         self.scheduler.on_turn_end(self._flush)
         self.groups, self.machines, self.stores, self._digested = {}, {}, {}, {}
+        settings, submit = self.host.plan.snapshots, self._submit_log_read
+        self.log_reads = LogReads(settings, self._wal, self.groups, self.scheduler, submit)
         for group, plan in self.plans.items():
             self._condemn(group, found)
             self._open_group(plan, found.get(group))
         self._unproven = []
+        self.log_reads.share()
         self.is_flipped = False  # it was read, and judged
         self.world.note(self.where, "starts")
         self.host.on_slot_up(self)
@@ -419,32 +424,16 @@ class Slot:
             self.counts["deaths"] += 1
             self.world.note(self.where, f"dies: {why}")
             self._unproven = self._under_way
-            self._end_disk_somewhere()
+            batch = [] if self._batch is None else [self._batch.run]
+            ended = end_somewhere(self.files, self.rng, self._threads, batch)
+            if ended is not None:
+                self.world.note(self.where, ended)
             self.host.on_slot_down(self)
             self._restart_after(RESTART_MS)
         if power:
             self.files.crash(self.rng)
         else:
             self.files.kill()
-
-    def _end_disk_somewhere(self) -> None:
-        """The threads that write were somewhere between their beginnings and their ends."""
-        queues: list[list[Callable[[], object]]] = [
-            [work.run for work in thread.works] for thread in self._threads
-        ]
-        if self._batch is not None:
-            queues.append([self._batch.run])
-        steps: list[Callable[[], object]] = []
-        while queues := [queue for queue in queues if queue]:
-            steps.append(self.rng.choice(queues).pop(0))
-        if not steps:
-            return
-        self.files.lose_power_after(self.rng.randrange(DISK_OPERATIONS_MAX))
-        try:
-            for step in steps:
-                step()
-        except (PowerLoss, WalPoisoned) as error:
-            self.world.note(self.where, f"while it wrote: {type(error).__name__}")
 
     def lose(self, why: str) -> None:
         """Never to be used again under this name."""
@@ -475,21 +464,11 @@ class Slot:
         return any(has_decayed(self.files, path) for path in self.snapshot_paths(group))
 
     def snapshot_paths(self, group: int) -> list[str]:
-        directory = snapshots_of(group)
-        if not self.files.exists(directory):
-            return []
-        names = self.files.listdir(directory)
-        return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
+        return snapshot_paths(self.files, [group], SUFFIX)
 
     def parts_of_snapshots(self) -> list[str]:
         """Files of what is being received."""
-        found = []
-        for group in self.plans:
-            directory = snapshots_of(group)
-            if self.files.exists(directory):
-                names = self.files.listdir(directory)
-                found += [f"{directory}/{name}" for name in names if name.endswith(RECEIVING)]
-        return found
+        return snapshot_paths(self.files, self.plans, RECEIVING)
 
     def _restart_after(self, ms: tuple[int, int]) -> None:
         self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
@@ -798,6 +777,9 @@ class Slot:
             return
         self.counts["works"] += 1
         work = thread.works.popleft()
+        if work.on_done is not None:
+            self._finish_log_read(work, work.on_done)
+            return
         result = work.run()
         if work.effect is not None:
             self.traffic.note_done(work.effect, result)
@@ -816,6 +798,24 @@ class Slot:
             self._note_lost(work.group, result.snapshot)
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
+
+    def _carry_log_read(self, effect: ReadLog, _: object) -> None:
+        self._live_on()
+        self.log_reads.carry(effect)
+
+    def _submit_log_read(self, work: Callable[[], object], on_done: Callable[[Any], None]) -> None:
+        self.counts["log reads"] += 1
+        self._submit(Work(0, work, "", on_done=on_done), is_long=False)
+
+    def _finish_log_read(self, work: Work, on_done: Callable[[Any], None]) -> None:
+        try:
+            runs = work.run()
+        except (OSError, WalDamaged) as error:
+            if isinstance(error, WalDamaged) and not self.is_flipped:
+                raise AssertionError(f"{self.where} takes a good disk for damaged") from error
+            self.die(f"its log cannot be read: {error}")
+        else:
+            on_done(runs)
 
     def _breaks_transfer(self) -> bool:
         if self.dies_at_chunk is None:
@@ -950,4 +950,5 @@ class Slot:
             self._being_born = set()
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
+        self.log_reads.on_batch_done()
         self._begin_batch()
