@@ -7,8 +7,8 @@
 ``join``: three nodes hold a state of so many megabytes; one loses its disk and is replaced, and its
 new replica joins while writes go on at ``--rate`` a second: how fast they are before and while it
 gets the snapshot and the log behind it, how long that takes, by how much the memory of the sender
-grows, by how much that of the receiver exceeds what a follower with the same state has, and how many
-elections there were.
+grows, how much the receiver and a follower with the same state take, and how many elections there
+were.
 
 ``take``: fills one group with so many entries, then writes at ``--rate`` a second, first alone and
 then while the leader writes a snapshot that it was asked for; p50 and p99 of both.
@@ -282,9 +282,10 @@ class _Joining:
         counts = found.get("counts") or {}
         if counts.get("snapshots", {}).get("received") and not self.arrived_s:
             self.arrived_s = passed_s
-        members = seen.metadata(seen.leader).get("members", [])
-        votes = any(it["id"] == self._name and it["voter"] for it in members)
-        return bool(self.arrived_s) and votes and found.get("state") == "running"
+        replicas = seen.metadata(seen.leader).get("replicas", [])
+        votes = [it["voter"] for it in replicas if it["node"] == self._name]
+        # Until it votes, the one that it replaces is a member, too.
+        return bool(self.arrived_s) and votes == [True] and found.get("state") == "running"
 
 
 def take(arguments: argparse.Namespace) -> None:
