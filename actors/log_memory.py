@@ -104,7 +104,7 @@ class GroupLogMemory:
         wanted = message.wanted
         if isinstance(wanted, RunsWanted):
             return self._to_machine(message.runs)
-        news = RunsRead(wanted.to, wanted.term, message.runs)
+        news = RunsRead(wanted.to, message.runs)
         self._core.step(news, self._clock.now_ms())
         return []
 

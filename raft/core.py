@@ -17,7 +17,7 @@ between two of them:
 4. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew behind
    the newest snapshot (or what the machine has of its own).
 5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again.
-   ``read_runs`` are to be sent as well; they are asked for again in another term.
+   ``read_runs`` are to be sent as well; another leadership asks for them again.
    So is ``take_snapshot`` of one that is to travel; it is said again.
 6. ``reads`` may be served once everything up to their index is applied (pitfall 31).
 7. ``decisions`` answer who asked for a change of members or of the leader.
@@ -571,8 +571,7 @@ class Core(MembershipRules, SnapshotRules):
 
     def _on_runs_read(self, message: RunsRead) -> None:
         assert self._leadership is not None
-        if message.term == self.term:
-            self._leadership.on_runs_read(message, self.commit_index, self._now)
+        self._leadership.on_runs_read(message, self.commit_index, self._now)
 
     def _distrust_clock(self, _: ClockAnomaly) -> None:
         """The promise to the leader is elapsed time as well, on this replica's clock; so is the

@@ -448,7 +448,7 @@ class Leadership:
             else:
                 peer.reading = True
                 last = log.released_stretch(peer.next, self._settings.append_bytes_max)
-                self._read_runs.append(ReadRuns(peer.replica, self._term, peer.next, last))
+                self._read_runs.append(ReadRuns(peer.replica, peer.next, last))
 
     def _send_runs(self, peer: Progress, runs: list[Run], commit: int, now: int) -> None:
         previous, last = peer.next - 1, runs[-1].last

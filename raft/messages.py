@@ -433,11 +433,12 @@ class SnapshotReceived:
 
 @dataclass(slots=True)
 class RunsRead:
-    """What a :class:`ReadRuns` has asked for; without runs: the log on the disk has let go of them,
-    as a snapshot stands for them."""
+    """What a :class:`ReadRuns` has asked for, in this term or an earlier one: they are committed.
+
+    Without runs: the log on the disk has let go of them, as a snapshot stands for them.
+    """
 
     to: Replica
-    term: int
     runs: list[Run]
 
 
@@ -569,7 +570,6 @@ class ReadRuns:
     comes of it; none is on its way for this receiver."""
 
     to: Replica
-    term: int
     first: int
     last: int
 

@@ -78,10 +78,10 @@ def test_a_smaller_share_counts_at_once() -> None:
 
 def test_what_was_read_for_a_peer_goes_to_the_core() -> None:
     memory, core = a_group()
-    wanted = ReadRuns(N2, 3, 4, 6)
+    wanted = ReadRuns(N2, 4, 6)
     assert memory.read([wanted]) == [ReadLog(7, wanted, 4, 6)]
     assert memory.on_read(LogRead(wanted, RUNS[3:6])) == []
-    assert core.heard == [RunsRead(N2, 3, RUNS[3:6])]
+    assert core.heard == [RunsRead(N2, RUNS[3:6])]
 
 
 def test_a_machine_gets_what_is_in_memory_and_has_the_rest_read() -> None:
@@ -141,7 +141,7 @@ class Process:
             on_done(work())
 
 
-WANTED = ReadRuns(N2, 1, 4, 6)
+WANTED = ReadRuns(N2, 4, 6)
 EFFECT = ReadLog(7, WANTED, 4, 6)
 
 
@@ -174,6 +174,7 @@ def test_nobody_hears_what_was_read_for_the_replica_before(is_read: bool) -> Non
     process.groups[7] = object()
     process.wal.is_busy = False
     process.reads.on_batch_done()
+    assert len(process.works) == is_read
     process.work()
     assert process.told == []
 

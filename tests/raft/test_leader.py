@@ -465,8 +465,8 @@ def test_where_a_peer_stands_is_asked_before_anything_is_read() -> None:
     assert each.flush(3) == []
     each.acknowledge(N2, 1, 4)
     assert each.flush(5) == []
-    assert each.leadership.take_read_runs() == [ReadRuns(N2, 5, 2, 4)]
-    each.leadership.on_runs_read(RunsRead(N2, 5, runs[1:]), 0, 6)
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 4)]
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:]), 0, 6)
     read, held = each.flush(7)
     assert read == Append(N1, N2, 5, 1, 1, 0, runs[1:])
     assert isinstance(held, Append)
@@ -479,7 +479,7 @@ def reading() -> tuple[Lead, list[Run]]:
     each.flush(2)
     each.acknowledge(N2, 1, 4)
     each.flush(5)
-    assert each.leadership.take_read_runs() == [ReadRuns(N2, 5, 2, 3)]
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 3)]
     return each, runs
 
 
@@ -487,42 +487,42 @@ def test_one_append_is_read_at_a_time() -> None:
     each, runs = reading()
     assert each.flush(6) == []
     assert each.leadership.take_read_runs() == []
-    each.leadership.on_runs_read(RunsRead(N2, 5, runs[1:3]), 0, 7)
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
     assert each.take() == [Append(N1, N2, 5, 1, 1, 0, runs[1:3])]
     each.flush(8)
-    assert each.leadership.take_read_runs() == [ReadRuns(N2, 5, 4, 4)]
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 4, 4)]
 
 
 def test_what_was_read_and_is_not_what_the_peer_gets_next_is_not_sent() -> None:
     each, runs = reading()
     each.acknowledge(N2, 2, 6)  # it had more than it could say
-    each.leadership.on_runs_read(RunsRead(N2, 5, runs[1:3]), 0, 7)
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
     assert each.flush(8) == []
-    assert each.leadership.take_read_runs() == [ReadRuns(N2, 5, 3, 4)]
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 3, 4)]
 
 
 def test_a_closed_link_ends_no_reading_but_what_is_sent_next() -> None:
     each, runs = reading()
     each.leadership.on_link_closed("n2")
     assert each.flush(6) == [Append(N1, N2, 5, 1, 1, 0, [])]
-    each.leadership.on_runs_read(RunsRead(N2, 5, runs[1:3]), 0, 7)
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
     assert each.take() == []
     each.acknowledge(N2, 1, 8)
     each.flush(9)
-    assert each.leadership.take_read_runs() == [ReadRuns(N2, 5, 2, 3)]
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 3)]
 
 
 def test_what_the_disk_has_let_go_of_is_replaced_by_a_snapshot() -> None:
     each, _ = reading()
-    each.leadership.on_runs_read(RunsRead(N2, 5, []), 0, 6)
+    each.leadership.on_runs_read(RunsRead(N2, []), 0, 6)
     assert each.leadership.progress[N2].state == SNAPSHOT
-    each.leadership.on_runs_read(RunsRead(N2, 5, []), 0, 7)  # nobody waits for it
+    each.leadership.on_runs_read(RunsRead(N2, []), 0, 7)  # nobody waits for it
 
 
 def test_what_was_compacted_while_it_was_read_is_not_sent() -> None:
     each, runs = reading()
     each.log.compact_to(3)
-    each.leadership.on_runs_read(RunsRead(N2, 5, runs[1:3]), 0, 6)
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 6)
     assert each.flush(7) == []
     assert each.leadership.progress[N2].state == SNAPSHOT
 
@@ -531,4 +531,4 @@ def test_runs_that_are_not_those_of_the_log_are_an_error_of_ours() -> None:
     each, _ = reading()
     other = [make_run(COMMAND, 4, 2), make_run(COMMAND, 4, 3)]
     with pytest.raises(AssertionError, match="2 is not what was saved"):
-        each.leadership.on_runs_read(RunsRead(N2, 5, other), 0, 6)
+        each.leadership.on_runs_read(RunsRead(N2, other), 0, 6)
