@@ -310,6 +310,7 @@ class Slot:
         self.world.note(self.where, f"hosts {plan.group}")
         if self.is_up:
             self._open_group(plan, None)
+            self.log_reads.share()
             self.host.on_group_opened(self, plan.group)
             self._ask_for_turn()
 
@@ -425,8 +426,7 @@ class Slot:
             self.world.note(self.where, f"dies: {why}")
             self._unproven = self._under_way
             batch = [] if self._batch is None else [self._batch.run]
-            ended = end_somewhere(self.files, self.rng, self._threads, batch)
-            if ended is not None:
+            if ended := end_somewhere(self.files, self.rng, self._threads, batch):
                 self.world.note(self.where, ended)
             self.host.on_slot_down(self)
             self._restart_after(RESTART_MS)
