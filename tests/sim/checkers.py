@@ -507,8 +507,13 @@ class GroupChecker:
                 f"that is {known.first}..{known.last} of term {known.term}"
             )  # fmt: skip
         if core.commit_index > known_to:
-            made = [self.made[run.term, run.first].run for run in runs if run.first > known_to]
-            self._move_on(core, seen, made)
+            # Some may be in memory no more; whoever made them had their bodies.
+            new = [
+                run if isinstance(run, Run) else self.made[run.term, run.first].run
+                for run in runs
+                if run.first > known_to
+            ]
+            self._move_on(core, seen, new)
 
     def _move_on(self, core: Core, seen: Seen, runs: list[Run]) -> None:
         # Who commits its own removal leads no more at the end of the turn.
