@@ -11,7 +11,7 @@ from raft.store.memory import MemoryFiles
 from raft.store.recovery import Recovered
 from raft.store.salvage import Salvage
 from raft.store.settling import settle
-from raft.store.tidying import ENOUGH_BYTES, Tidier
+from raft.store.tidying import Tidier
 from raft.store.wal import Batch
 from tests.sim.mutants.mutant import Change, Mutant, nothing
 
@@ -23,15 +23,6 @@ def _damage_is_cut() -> list[Change]:
         return True
 
     return [(Salvage, "_looks_torn", torn)]
-
-
-def _read_before_sync() -> list[Change]:
-    reader = Tidier.runs_reader
-
-    def at_once(tidier: Any, log: Any, first: int, last: int, synced_end: int) -> Any:
-        return reader(tidier, log, first, last, ENOUGH_BYTES)
-
-    return [(Tidier, "runs_reader", at_once)]
 
 
 def _sync_again() -> list[Change]:
@@ -98,9 +89,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "segments-go-at-once": Mutant(
         "removes a segment before it is durable that nobody needs it (pitfall 41)",
         _segments_go_at_once,
-    ),
-    "read-before-sync": Mutant(
-        "reads a run where its copy is yet to be written (pitfall 47)", _read_before_sync
     ),
     "damage-is-cut": Mutant("cuts damage like a torn tail (pitfall 45)", _damage_is_cut),
     "no-directory-sync": Mutant(
