@@ -250,11 +250,7 @@ class Worker:
         )
         self._space.limit(self._wal, self._space.room)
         self._log_reads = LogReads(
-            arguments.snapshots,
-            self._wal,
-            self._groups,
-            self._scheduler,
-            lambda work, on_done: self._threads.submit(work, on_done, long=False),
+            arguments.snapshots, self._wal, self._groups, self._scheduler, self._threads.submit
         )
         for loss in self._wal.damage:
             log.error("slot %d: %s", arguments.slot, loss)

@@ -87,6 +87,7 @@ class Extent:
     """A segment that is there.  Places: of its first byte, of its first record of a group."""
 
     number: int
+    path: str  # another segment's, perhaps, where names were changed by hand
     zero: int
     start: int
     used: int = 0  # once it is sealed
@@ -192,7 +193,7 @@ class Tidier:
     # ------------------------------------------------------------------ what the writer tells
 
     def recovered(
-        self, segments: list[tuple[int, int]], oldest: int, pinned: str | None = None
+        self, segments: list[tuple[int, int, str]], oldest: int, pinned: str | None = None
     ) -> int:
         """Segments, number and bytes in use, as they were read.  Answers the log's end.
 
@@ -205,10 +206,10 @@ class Tidier:
         self.live_bytes = sum(log.live_bytes for log in self._groups.values())
         lowest = min((low for log in self._groups.values() for low in _lowest(log)), default=None)
         zero = 0
-        for number, used in segments:
+        for number, used, path in segments:
             zero, start = zero + used, zero
             if number >= oldest or (lowest is not None and lowest < zero):
-                self._extents.append(Extent(number, start, start, used))
+                self._extents.append(Extent(number, path, start, start, used))
             else:
                 self._removable.append(number)
         return zero
@@ -225,7 +226,8 @@ class Tidier:
         """
         if self._extents:
             self._extents[-1].used = sealed_bytes
-        self._extents.append(Extent(number, start, start))
+        path = os.path.join(self._directory, segment_name(number))
+        self._extents.append(Extent(number, path, start, start))
         self._give_up_dead()
         self._leave()
         self._look = True
@@ -254,8 +256,7 @@ class Tidier:
         try:
             for at, part in itertools.groupby(items, lambda it: bisect_right(starts, it.place) - 1):
                 extent = self._extents[at]
-                path = os.path.join(self._directory, segment_name(extent.number))
-                reader.add(path, extent.zero, list(part))
+                reader.add(extent.path, extent.zero, list(part))
         except OSError:
             reader.close()
             raise
@@ -360,8 +361,7 @@ class Tidier:
             self._due, self._look = False, True
             return None
         oldest = self._extents[0]
-        path = os.path.join(self._directory, segment_name(oldest.number))
-        self.chunk = Chunk(self._files, path, oldest.zero, items)
+        self.chunk = Chunk(self._files, oldest.path, oldest.zero, items)
         return self.chunk
 
     def _take_note(self) -> None:

@@ -86,6 +86,17 @@ def test_a_segment_that_is_given_up_while_it_is_read_is_read_to_the_end() -> Non
     assert reader() == bodies(1, 6)
 
 
+def test_segments_that_have_traded_their_names_are_read_for_what_they_are() -> None:
+    slot = filled(60)
+    one, other = (slot.path(number) for number in (2, 3))
+    first, second = slot.files.content(one), slot.files.content(other)
+    slot.files.kill()
+    slot.files.put(one, second)
+    slot.files.put(other, first)
+    assert slot.open()[7].damaged is None
+    assert read(slot, 1, 60) == bodies(1, 60)
+
+
 def test_of_what_a_mark_stands_for_nothing_is_read() -> None:
     slot = filled(30)
     slot.wal.save(7, Save(100, mark=keeps(20, 12)))
