@@ -57,6 +57,7 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.log_memory import GroupLogMemory
 from actors.machine import WRITE_TAG
 from actors.machines import WriteRequest
 from actors.reads import GroupReads
@@ -143,9 +144,9 @@ class GroupActor(Actor):
         self.core = core_factory(self._make_run)
         self.clients = Clients(self.core, client_address)
         self.reads = GroupReads(self.core, self.clients, clock, self._machine, first_token)
-        self.snapshots = GroupSnapshots(
-            group, self.core, self.clients, snapshots or SnapshotSettings(), clock
-        )
+        settings = snapshots or SnapshotSettings()
+        self.snapshots = GroupSnapshots(group, self.core, self.clients, settings, clock)
+        self.log_memory = GroupLogMemory(group, self.core, settings, clock)
         self.rebuild = GroupRebuild(self)
         self.backups = GroupBackups(self)
         self.admin = GroupAdmin(self)
@@ -163,6 +164,7 @@ class GroupActor(Actor):
             machines.Restored: self._on_restored,
             machines.Rebuilt: self._on_rebuilt,
             **self.snapshots.table,
+            **self.log_memory.table,
             BackupChunk: self.backups.on_chunk,
             UploadStored: self.admin.uploading.on_stored,
             ChunkStored: self.rebuild.on_stored,
@@ -179,6 +181,7 @@ class GroupActor(Actor):
         }
 
     def on_start(self) -> Effects:
+        self.log_memory.keep_within()
         return self.snapshots.on_start() + self.end_turn()
 
     def handle(self, message: object) -> Effects:
@@ -532,6 +535,9 @@ class GroupActor(Actor):
             runs = [(run, requests.get(run.first)) for run in output.apply]
             effects.append(Tell(self._machine, machines.Apply(runs), control=True))
             effects += self.snapshots.note_handed(output.apply)
+            self.log_memory.keep_within()
+        if output.read_runs:
+            effects += self.log_memory.read(output.read_runs)
         if output.send_chunks:
             effects += self.snapshots.send(output.send_chunks)
         if output.take_snapshot and self._machine_error is None:

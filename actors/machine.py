@@ -49,6 +49,7 @@ from transport.protocol import parse_write
 log = logging.getLogger("polyraft.machine")
 
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
+QUEUED_BYTES_MAX = 8 << 20  # of run bodies that wait here; what is beyond is asked for again
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
 ANSWER_BYTES_MAX = 8 << 20  # of all answers to one message; above, its reads are REJECTED
 ERROR_TEXT_CHARACTERS_MAX = 500  # kept of what an exception of a machine says
@@ -109,10 +110,27 @@ class Restore:
 
 @dataclass(slots=True)
 class Rebuild:
-    """If quarantined: begin anew as ``snapshot``, or as nothing (None), and apply ``runs``, which
-    follow on it and end where what was told before this ends."""
+    """If quarantined: begin anew as ``snapshot``, or as nothing (None), and apply what follows.
+
+    ``runs`` are the last of it, and end where what was told before this ends; those before them are
+    asked for (:class:`RunsWanted`)."""
 
     snapshot: SnapshotMeta | None
+    runs: list[Run]
+
+
+@dataclass(slots=True)
+class RunsWanted:
+    """The next ones of ``first`` .. ``last``, which are not here (any more).  -> RunsAgain"""
+
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class RunsAgain:
+    """Some of them, from the first one on; none: they are in the log no more."""
+
     runs: list[Run]
 
 
@@ -247,6 +265,8 @@ class MachineActor(Actor):
     ``make_machine``: another one like ``machine`` in its first moment; called where it will run.
     """
 
+    queued_bytes_max = QUEUED_BYTES_MAX
+
     def __init__(
         self,
         name: str,
@@ -273,6 +293,9 @@ class MachineActor(Actor):
         self._time_ms = 0  # log time at the applied index, while that is a border between runs
         # While quarantined: empty, or what may end it is first.
         self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore | Rebuild] = deque()
+        self._queued_bytes = 0  # of run bodies in it
+        self._passed_index = 0  # up to which some were told and not queued: they are asked for
+        self._awaits_runs = False  # that were asked for; until they come nothing is applied
         self._restoring: SnapshotMeta | None = None  # the machine is not ours to call meanwhile
         self._held_hooks: list[tuple[Callable[[Any], None], object]] = []  # for afterwards
         self._views_wanted: list[Any] = []  # keys
@@ -293,6 +316,7 @@ class MachineActor(Actor):
             TakeSnapshot: self._on_take_snapshot,
             Restore: self._on_restore,
             Rebuild: self._on_restore,
+            RunsAgain: self._on_runs_again,
             RestoreEnded: self._on_restore_ended,
             _Continue: self._on_continue,
             TimerFired: self._on_timer,
@@ -310,7 +334,12 @@ class MachineActor(Actor):
     def _on_apply(self, message: Apply) -> list[object]:
         if self.error is not None and not self._is_to_be_restored:
             return []
-        self._queue.extend(message.runs)
+        for run, requests in message.runs:
+            if self._queued_bytes < self.queued_bytes_max:
+                self._queue.append((run, requests))
+                self._queued_bytes += len(run.body)
+            else:
+                self._passed_index = run.last
         return self._begin_work()
 
     def _on_timer(self, message: TimerFired) -> list[object]:
@@ -359,7 +388,14 @@ class MachineActor(Actor):
         return effects
 
     def _has_applies(self) -> bool:
-        return self._progress is not None or bool(self._queue)
+        if self._progress is not None or self._awaits_runs:
+            return self._progress is not None
+        return bool(self._queue) or self._lacks_runs
+
+    @property
+    def _lacks_runs(self) -> bool:
+        """The queue ends before what was told."""
+        return self.error is None and self.applied_index < self._passed_index
 
     # ------------------------------------------------------------------ applying
 
@@ -380,6 +416,11 @@ class MachineActor(Actor):
 
     def _begin(self, effects: list[object]) -> _Progress | None:
         """Open the next run; runs without commands are applied by that."""
+        lacks_to = self._lacks_to()
+        if lacks_to > self.applied_index:
+            self._awaits_runs = True
+            effects.append(self._tell(RunsWanted(self.applied_index + 1, lacks_to)))
+            return None
         item = self._queue.popleft()
         if isinstance(item, Restore):
             self._begin_restore(item.meta, effects)
@@ -388,6 +429,7 @@ class MachineActor(Actor):
             self._begin_rebuild(item, effects)
             return None
         run, requests = item
+        self._queued_bytes -= len(run.body)
         assert run.first == self.applied_index + 1, (
             f"run {run.first} after applied index {self.applied_index}"
         )
@@ -410,6 +452,17 @@ class MachineActor(Actor):
         assert len(parsed) == run.count, f"{len(parsed)} commands in a run of {run.count}"
         self._progress = _Progress(run, body.time_ms, parsed)
         return self._progress
+
+    def _lacks_to(self) -> int:
+        """Up to here runs were told that are to be applied next, and are not here."""
+        if not self._queue:
+            return self._passed_index
+        item = self._queue[0]
+        if isinstance(item, tuple) and (
+            self._rebuild is not None or item[0].first <= self._passed_index + 1
+        ):
+            return item[0].first - 1
+        return 0
 
     def _begin_silent(self, run: Run, time_ms: int, effects: list[object]) -> None:
         """A run that holds nothing for the machine to answer."""
@@ -479,8 +532,7 @@ class MachineActor(Actor):
         self.error = error
         self._progress = None
         self._rebuild = None
-        while self._queue and not isinstance(self._queue[0], Restore | Rebuild):
-            self._queue.popleft()
+        self._drop_runs()
         queries = [each[2] for each in self._waiting] + list(self._due)
         if self._serving is not None:
             queries.append(self._serving.query)
@@ -489,6 +541,12 @@ class MachineActor(Actor):
         effects: list[object] = [self._unanswered(query) for query in queries]
         effects.append(self._tell(Quarantined(index, error, failed)))
         return effects
+
+    def _drop_runs(self) -> None:
+        """Up to what stands for them, if that is told."""
+        while self._queue and isinstance(item := self._queue[0], tuple):
+            self._queued_bytes -= len(item[0].body)
+            self._queue.popleft()
 
     # ------------------------------------------------------------------ snapshots
 
@@ -553,7 +611,24 @@ class MachineActor(Actor):
         return True
 
     def _apply_again(self, rebuild: Rebuild) -> None:
-        self._queue.extendleft((run, None) for run in reversed(rebuild.runs))
+        self._queue_first(rebuild.runs)
+
+    def _queue_first(self, runs: list[Run]) -> None:
+        self._queue.extendleft((run, None) for run in reversed(runs))
+        self._queued_bytes += sum([len(run.body) for run in runs])
+
+    def _on_runs_again(self, message: RunsAgain) -> list[object]:
+        assert self._awaits_runs
+        self._awaits_runs = False
+        effects: list[object] = []
+        if message.runs:
+            self._queue_first(message.runs)
+        elif self._rebuild is None and any(isinstance(it, Restore) for it in self._queue):
+            self._drop_runs()
+        else:
+            text = f"the log behind {self.applied_index} is there no more"
+            effects += self._quarantine(self.applied_index, text)
+        return effects + self._begin_work()
 
     def _maybe_end_rebuild(self, effects: list[object]) -> None:
         rebuild = self._rebuild

@@ -209,6 +209,7 @@ class GroupRebuild:
     def _rebuild_from(self, snapshot: SnapshotMeta | None) -> list[object]:
         core = self._group.core
         first = 1 if snapshot is None else snapshot.index + 1
+        first = max(first, core.log.released_index + 1)  # what is before, it asks for
         if snapshot is not None:
             is_at_another = self._is_rebuilding
             self._group.snapshots.note_rebuilding(snapshot, is_at_another=is_at_another)

@@ -87,10 +87,14 @@ class SnapshotSettings:
     # Kept for replicas that lag a little, and would need the whole snapshot otherwise; both bound.
     snapshot_trailing_entries: int = 10_000
     snapshot_trailing_bytes: int = 16 * MIB
+    # Of what is applied, so much is held in memory: of one group, and of all groups of a worker,
+    # in even shares.  The rest is read back from the disk by who needs it.
+    log_memory_bytes: int = 8 * MIB
+    log_memory_worker_bytes: int = 32 * MIB
     # After the first entry that is in no snapshot, at most so long until there is one; 0: never.
     snapshot_interval_ms: int = 1_800_000
-    # 2: the one before the newest stays, and the log from there on, in memory as well: for a disk
-    # that damages the newest one.
+    # 2: the one before the newest stays, and the log from there on: for a disk that damages the
+    # newest one.
     keep_snapshots: int = 1
     # Slow down: of all groups of a worker together, what is read to be sent; 0: no limit.
     snapshot_send_bytes_per_s: int = 64 * MIB
@@ -110,6 +114,8 @@ class SnapshotSettings:
         for name in (
             "snapshot_trailing_entries",
             "snapshot_trailing_bytes",
+            "log_memory_bytes",
+            "log_memory_worker_bytes",
             "snapshot_interval_ms",
             "snapshot_send_bytes_per_s",
         ):

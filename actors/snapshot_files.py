@@ -247,7 +247,7 @@ class SnapshotThreads:
         self._short: SimpleQueue[tuple[Work, Callable[[object], None]]] = SimpleQueue()
         self._started = False
 
-    def submit(self, work: Work, on_done: Callable[[object], None], *, long: bool) -> None:
+    def submit(self, work: Work, on_done: Callable[[Any], None], *, long: bool = False) -> None:
         """Have ``on_done`` called, in the loop's thread, with what ``work`` has returned."""
         if not self._started:
             # Most workers never come here in tests, and many groups take no snapshot for days.

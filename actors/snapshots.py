@@ -438,7 +438,7 @@ class GroupSnapshots:
         while index > least:
             run = log.run_containing(index)
             assert run is not None
-            left_bytes -= len(run.body)
+            left_bytes -= run.size_bytes
             if left_bytes < 0:
                 break
             index = run.first - 1

@@ -60,6 +60,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.hosting import Hosting
+from actors.log_memory import LogReads, ReadLog
 from actors.loop_timer import LoopTimer
 from actors.machine import Emitted, RunRestore
 from actors.machines import Machine
@@ -85,19 +86,12 @@ from actors.replica import (
 )
 from actors.runtime import MonotonicClock, Scheduler
 from actors.runtime.supervisor import CrashReport
-from actors.settings import (
-    RETRY_AFTER_MS,
-)
+from actors.settings import RETRY_AFTER_MS
 from actors.snapshot_files import Pauses, SnapshotThreads
 from actors.snapshot_traffic import SnapshotTraffic
 from actors.space import DiskSpace, bytes_in
 from actors.worker_arguments import WorkerArguments
-from raft.messages import (
-    ClockAnomaly,
-    LinkClosed,
-    Persisted,
-    Replica,
-)
+from raft.messages import ClockAnomaly, LinkClosed, Persisted, Replica
 from raft.store.errors import StoreError
 from raft.store.files import Files
 from raft.store.placement import PlacedGroup, Placement
@@ -178,6 +172,7 @@ class Worker:
         )
         for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS):
             self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
+        self._scheduler.carry(ReadLog, lambda effect, _: self._log_reads.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
         self._hosting = Hosting(arguments.slot, self._me, self._scheduler, self._traffic, self)
         self._groups = self._hosting.groups
@@ -245,12 +240,16 @@ class Worker:
         )
         self._hosting.start(self._wal, recovered)
         self._space.limit(self._wal, self._space.room)
+        self._log_reads = LogReads(
+            arguments.snapshots, self._wal, self._groups, self._scheduler, self._threads.submit
+        )
         for loss in self._wal.damage:
             log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
         placement = Placement.load(self._files, self._arguments.data)
         self._hosting.load(placement)
+        self._log_reads.share()
 
     # How the hosting makes and undoes what a group needs.
 
@@ -409,6 +408,7 @@ class Worker:
         self._space.sync_since_ms = None
         for group, number, term, index in self._wal.complete(batch):
             self._scheduler.tell(actor_name(group), Persisted(number, term, index), control=True)
+        self._log_reads.on_batch_done()
         if self._hosting.births.on_batch_done():
             self._tell_replicas()
         self._write()

@@ -1,12 +1,14 @@
 """What snapshots cost: a replica that needs one, and writes while one is written.
 
     python benchmarks/snapshots.py join [--megabytes 256] [--rate 5000] [--value-bytes 1000]
+                                        [--raft KEY=VALUE ...]
     python benchmarks/snapshots.py take [--entries 1000000] [--rate 10000] [--value-bytes 100]
 
-``join``: three nodes hold a state of so many megabytes; one is stopped, the others write beyond the
-log that they keep, and it is started again while writes go on at ``--rate`` a second: how fast they
-are before and while it gets the snapshot, how long that takes, by how much the memory of both
-workers grows, and how many elections there were.
+``join``: three nodes hold a state of so many megabytes; one loses its disk and is replaced, and its
+new replica joins while writes go on at ``--rate`` a second: how fast they are before and while it
+gets the snapshot and the log behind it, how long that takes, by how much the memory of the sender
+grows, how much the receiver and a follower with the same state take, and how many elections there
+were.
 
 ``take``: fills one group with so many entries, then writes at ``--rate`` a second, first alone and
 then while the leader writes a snapshot that it was asked for; p50 and p99 of both.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -39,6 +42,7 @@ from transport.client.load import open_dealer
 from transport.client.own_cluster import OwnCluster
 
 GROUP = "kv"
+SYSTEM_GROUP = "_system"
 BATCH_BYTES = 256 << 10  # of values in one message while filling
 FILL_IN_FLIGHT = 16  # messages
 MEASURE_BATCH = 10  # writes in a message while measuring
@@ -70,6 +74,18 @@ class Seen:
         except OSError:
             return 0.0
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def replace(self, name: str) -> None:
+        """As soon as it counts as silent."""
+        ends = time.monotonic() + ANSWER_WAIT_S
+        while True:
+            try:
+                self._client.admin(SYSTEM_GROUP, "replaceNode", name)
+                return
+            except PolyraftError:
+                if time.monotonic() > ends:
+                    raise
+                pause()
 
     def take_snapshot(self, name: str) -> int:
         """Bytes of it."""
@@ -216,41 +232,46 @@ class Load(threading.Thread):
 def join(arguments: argparse.Namespace) -> None:
     entries = int(arguments.megabytes * 1e6 / arguments.value_bytes)
     raft = {"snapshot_trailing_entries": TRAILING, "snapshot_entries": 50_000_000}
-    with running({**raft, "snapshot_bytes": 1 << 40}) as (cluster, client):
+    more = {key: int(value) for key, value in (it.split("=") for it in arguments.raft)}
+    with running({**raft, "snapshot_bytes": 1 << 40, **more}) as (cluster, client):
         seen = Seen(cluster, client)
         leader = cluster.at(seen.leader)
         fill(seen.leader, entries, arguments.value_bytes)
-        away = next(node for node in cluster.nodes.values() if node is not leader)
-        away.stop()
-        fill(seen.leader, 5 * TRAILING, arguments.value_bytes)
+        away, steady = (node for node in cluster.nodes.values() if node is not leader)
         size_bytes = seen.take_snapshot(leader.name)
+        seen.take_snapshot(steady.name)
         term = seen.metadata(seen.leader)["term"]
+        away.stop()
+        shutil.rmtree(away.directory)
+        seen.replace(away.name)
         load = Load(seen.leader, arguments.rate, entries, arguments.value_bytes)
         load.start()
         print(load.measure(lambda passed: passed >= MEASURE_S).show("before"), flush=True)
         sender_mb = seen.worker_memory_mb(seen.leader)
         away.start()
-        watched = _Joining(seen, away.ports.client)
+        watched = _Joining(seen, away.ports.client, away.name, steady.ports.client)
         window = load.measure(watched.is_there)
         print(window.show("while it joins"))
         load.end()
-        after_mb = seen.worker_memory_mb(away.ports.client)
+        most = watched.most
         print(
             f"a snapshot of {size_bytes / 1e6:.0f} MB: received after {watched.arrived_s:.1f} s, "
-            f"serves after {window.seconds:.1f} s; "
-            f"sender +{watched.most[seen.leader] - sender_mb:.0f} MB, "
-            f"receiver at most {watched.most[watched.address]:.0f} MB, {after_mb:.0f} MB "
-            f"afterwards; {seen.metadata(seen.leader)['term'] - term} elections"
+            f"votes after {window.seconds:.1f} s; "
+            f"sender {sender_mb:.0f} MB, +{most[seen.leader] - sender_mb:.0f} MB; "
+            f"receiver at most {most[watched.address]:.0f} MB, "
+            f"a steady follower {most[steady.ports.client]:.0f} MB; "
+            f"{seen.metadata(seen.leader)['term'] - term} elections"
         )
 
 
 class _Joining:
-    """Whether the one at ``address`` is there, and how much memory it took."""
+    """Whether ``name``, at ``address``, votes, and how much memory everybody took meanwhile."""
 
-    def __init__(self, seen: Seen, address: str) -> None:
+    def __init__(self, seen: Seen, address: str, name: str, steady: str) -> None:
         self._seen = seen
+        self._name = name
         self.address = address
-        self.most = {seen.leader: 0.0, address: 0.0}
+        self.most = {seen.leader: 0.0, address: 0.0, steady: 0.0}
         self.arrived_s = 0.0
 
     def is_there(self, passed_s: float) -> bool:
@@ -261,7 +282,10 @@ class _Joining:
         counts = found.get("counts") or {}
         if counts.get("snapshots", {}).get("received") and not self.arrived_s:
             self.arrived_s = passed_s
-        return bool(self.arrived_s) and found.get("state") == "running"
+        replicas = seen.metadata(seen.leader).get("replicas", [])
+        votes = [it["voter"] for it in replicas if it["node"] == self._name]
+        # Until it votes, the one that it replaces is a member, too.
+        return bool(self.arrived_s) and votes == [True] and found.get("state") == "running"
 
 
 def take(arguments: argparse.Namespace) -> None:
@@ -300,6 +324,7 @@ def main() -> None:
     one.add_argument("--megabytes", type=float, default=256)
     one.add_argument("--rate", type=float, default=5_000)
     one.add_argument("--value-bytes", type=int, default=1_000)
+    one.add_argument("--raft", action="append", default=[], metavar="KEY=VALUE")
     one.set_defaults(run=join)
     other = commands.add_parser("take")
     other.add_argument("--entries", type=int, default=1_000_000)

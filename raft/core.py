@@ -17,6 +17,7 @@ between two of them:
 4. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew behind
    the newest snapshot (or what the machine has of its own).
 5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again.
+   ``read_runs`` are to be sent as well; another leadership asks for them again.
    So is ``take_snapshot`` of one that is to travel; it is said again.
 6. ``reads`` may be served once everything up to their index is applied (pitfall 31).
 7. ``decisions`` answer who asked for a change of members or of the leader.
@@ -61,10 +62,12 @@ from raft.messages import (
     Read,
     ReadIndex,
     ReadIndexReply,
+    ReadRuns,
     Reconfigure,
     Replica,
     ResetPeers,
     Run,
+    RunsRead,
     SendChunk,
     SnapshotChunk,
     SnapshotLost,
@@ -129,7 +132,7 @@ class Core(MembershipRules, SnapshotRules):
 
     def take_output(self) -> Output | None:
         """What is to be done now. Each thing is given out once."""
-        chunks = self._flush_leadership() if self._leadership is not None else []
+        chunks, read_runs = self._flush_leadership() if self._leadership is not None else ([], [])
         outbox = self._outbox
         messages, outbox.messages = outbox.messages, []
         save = outbox.take_save(self._now)
@@ -151,6 +154,7 @@ class Core(MembershipRules, SnapshotRules):
             or chunks
             or received
             or decisions
+            or read_runs
             or take_snapshot
         ):
             return None
@@ -169,10 +173,11 @@ class Core(MembershipRules, SnapshotRules):
             chunks,
             received,
             decisions,
+            read_runs,
             take_snapshot,
         )
 
-    def _flush_leadership(self) -> list[SendChunk]:
+    def _flush_leadership(self) -> tuple[list[SendChunk], list[ReadRuns]]:
         """Send what has gathered, and pass on the reads that are safe now."""
         leadership = self._leadership
         assert leadership is not None
@@ -186,7 +191,7 @@ class Core(MembershipRules, SnapshotRules):
                 self._outbox.send(
                     ReadIndexReply(self.me, read.asker, self.term, read.token, read.read_index)
                 )
-        return leadership.take_chunks()
+        return leadership.take_chunks(), leadership.take_read_runs()
 
     def next_deadline(self) -> int:
         """When to step Tick() at the latest; a moment in the past means now."""
@@ -564,6 +569,10 @@ class Core(MembershipRules, SnapshotRules):
         assert self._leadership is not None
         self._leadership.on_snapshot_reply(message, self._now)
 
+    def _on_runs_read(self, message: RunsRead) -> None:
+        assert self._leadership is not None
+        self._leadership.on_runs_read(message, self.commit_index, self._now)
+
     def _distrust_clock(self, _: ClockAnomaly) -> None:
         """The promise to the leader is elapsed time as well, on this replica's clock; so is the
         silence after which it stood."""
@@ -679,6 +688,7 @@ HANDLERS: Final[dict[int, dict[type, Handler]]] = {
         ReadIndex: Core._on_read_index,
         SnapshotReply: Core._on_snapshot_reply,
         SnapshotWanted: Core._on_snapshot_wanted,
+        RunsRead: Core._on_runs_read,
         ClockAnomaly: Core._on_clock_anomaly,
         Reconfigure: Core._on_reconfigure,
         Transfer: Core._on_transfer,
@@ -690,6 +700,7 @@ _NOT_SENT = "answers what only a leader sends, of a leadership that is over"
 _NO_LEADER = "no leader is followed whose link could close"
 _NOT_ASKED = "answers a read that failed when the leader was lost"
 _NOT_LED = "asks a leader, and this replica leads no more"
+_NOT_LED_ANY_MORE = "was read to be sent, and this replica leads no more"
 _LEADS = "whoever leads has all that is committed, and needs no chunk of it"
 
 _NOT_LEADING_IGNORED: Final[dict[type, str]] = {
@@ -698,6 +709,7 @@ _NOT_LEADING_IGNORED: Final[dict[type, str]] = {
     SnapshotReply: _NOT_SENT,
     SnapshotWanted: _NOT_LED,
     ReadIndex: _NOT_LED,
+    RunsRead: _NOT_LED_ANY_MORE,
 }
 _STANDING_IGNORED: Final[dict[type, str]] = {
     **_NOT_LEADING_IGNORED,

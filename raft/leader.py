@@ -19,6 +19,10 @@ snapshot, when the log does not go on any more from where it will end, or while 
 Only so many peers at a time (pitfall 43); the log behind the snapshots that travel is kept
 (pitfall 40). A peer whose machine is lost gets one beside its appends (:mod:`raft.rebuild`).
 
+**What is on the disk alone.** A peer that lags may lack runs whose bodies are in memory no more
+(:mod:`raft.log`). The driver reads them, one append's worth at a time, and they are sent when they
+come. Where such a peer stands is found out with an empty append: nothing is read for that.
+
 **Rounds** are in :mod:`raft.reads`, with what they are good for.
 
 **Commit.**  Followers hear of a new commit index from the next append; when none comes within
@@ -48,7 +52,10 @@ from raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    ReadRuns,
     Replica,
+    Run,
+    RunsRead,
     SendChunk,
     SnapshotMeta,
     SnapshotReply,
@@ -93,6 +100,7 @@ class Leadership:
         "_notice_due_ms",
         "_outbox",
         "_peers",
+        "_read_runs",
         "_reads",
         "_removal_index",
         "_round",
@@ -140,6 +148,7 @@ class Leadership:
             drift_percent=settings.lease_drift_percent,
         )
         self._chunks: list[SendChunk] = []
+        self._read_runs: list[ReadRuns] = []
         self._heartbeat_due_ms = NEVER_MS
         self._notice_due_ms = NEVER_MS
         # When entries were last sent for the first time, and how long after those before.
@@ -429,23 +438,50 @@ class Leadership:
             if peer.next <= log.base_index:
                 peer.become_snapshot()
                 return
-            previous = peer.next - 1
-            runs = log.slice(peer.next, self._settings.append_bytes_max)
-            last = runs[-1].last
-            term = log.term_at(previous)
-            assert term is not None, f"no term for {previous}"
-            self._outbox.send(
-                Append(self._me, peer.replica, self._term, previous, term, commit, runs)
-            )
-            peer.commit_told = max(peer.commit_told, min(commit, last))
-            if peer.state == PROBE:
+            if peer.next > log.released_index:
+                runs = log.slice(peer.next, self._settings.append_bytes_max)
+                self._send_runs(peer, runs, commit, now)
+            elif peer.state == PROBE:
                 peer.probe_sent = True
                 peer.quiet_ms = now
-                return
-            if peer.window.count == 0:
-                peer.quiet_ms = now
-            peer.window.add(last, sum(len(run.body) for run in runs))
-            peer.next = last + 1
+                self._send_probe(peer, commit)
+            else:
+                peer.reading = True
+                last = log.released_stretch(peer.next, self._settings.append_bytes_max)
+                self._read_runs.append(ReadRuns(peer.replica, peer.next, last))
+
+    def _send_runs(self, peer: Progress, runs: list[Run], commit: int, now: int) -> None:
+        previous, last = peer.next - 1, runs[-1].last
+        term = self._log.term_at(previous)
+        assert term is not None, f"no term for {previous}"
+        self._outbox.send(Append(self._me, peer.replica, self._term, previous, term, commit, runs))
+        peer.commit_told = max(peer.commit_told, min(commit, last))
+        if peer.state == PROBE:
+            peer.probe_sent = True
+            peer.quiet_ms = now
+            return
+        if peer.window.count == 0:
+            peer.quiet_ms = now
+        peer.window.add(last, sum([len(run.body) for run in runs]))
+        peer.next = last + 1
+
+    def take_read_runs(self) -> list[ReadRuns]:
+        wanted, self._read_runs = self._read_runs, []
+        return wanted
+
+    def on_runs_read(self, message: RunsRead, commit: int, now: int) -> None:
+        """Send them, if they are still what the peer gets next."""
+        peer = self.progress.get(message.to)
+        if peer is None or not peer.reading:
+            return
+        peer.reading = False
+        if peer.state != REPLICATE or peer.window.is_full:
+            return
+        if not message.runs:
+            peer.become_snapshot()  # a mark that is on its way to the disk stands for them
+        elif message.runs[0].first == peer.next > self._log.base_index:
+            assert self._log.has(message.runs), f"{message.runs[0].first} is not what was saved"
+            self._send_runs(peer, message.runs, commit, now)
 
     def _send_probe(self, peer: Progress, commit: int) -> None:
         """An append without runs: is everything up to here with you?"""
@@ -545,7 +581,7 @@ class Leadership:
     def _log_bytes_behind(self, index: int) -> int:
         log = self._log
         first = max(log.border_at_or_before(index), log.base_index) + 1
-        return sum(len(run.body) for run in log.between(first, log.last_index))
+        return sum(run.size_bytes for run in log.shapes(first, log.last_index))
 
     def _want_chunk(self, peer: Progress, now: int) -> None:
         newest = self.snapshot

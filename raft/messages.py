@@ -70,6 +70,10 @@ class Run:
     def last(self) -> int:
         return self.first + self.count - 1
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.body)
+
 
 @dataclass(slots=True, frozen=True)
 class SnapshotMeta:
@@ -428,6 +432,17 @@ class SnapshotReceived:
 
 
 @dataclass(slots=True)
+class RunsRead:
+    """What a :class:`ReadRuns` has asked for, in this term or an earlier one: they are committed.
+
+    Without runs: the log on the disk has let go of them, as a snapshot stands for them.
+    """
+
+    to: Replica
+    runs: list[Run]
+
+
+@dataclass(slots=True)
 class SnapshotNeeded:
     """The machine is lost: a snapshot of ``index`` at least would help it; 0: no longer.
 
@@ -452,6 +467,7 @@ LocalMessage = (
     | SnapshotLost
     | ChunkStored
     | SnapshotReceived
+    | RunsRead
     | SnapshotNeeded
 )
 LOCAL_MESSAGES: tuple[type, ...] = (
@@ -468,6 +484,7 @@ LOCAL_MESSAGES: tuple[type, ...] = (
     SnapshotLost,
     ChunkStored,
     SnapshotReceived,
+    RunsRead,
     SnapshotNeeded,
 )
 Message = PeerMessage | LocalMessage
@@ -548,6 +565,16 @@ class SendChunk:
 
 
 @dataclass(slots=True)
+class ReadRuns:
+    """Read these runs, whose bodies are on the disk alone, and step a :class:`RunsRead`, whatever
+    comes of it; none is on its way for this receiver."""
+
+    to: Replica
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
 class Output:
     """What is to be done now, field by field in this order.
 
@@ -565,4 +592,5 @@ class Output:
     send_chunks: list[SendChunk] = field(default_factory=list)
     received: list[SnapshotChunk] = field(default_factory=list)  # of the leader, to be kept
     decisions: list[Decision] = field(default_factory=list)
+    read_runs: list[ReadRuns] = field(default_factory=list)
     take_snapshot: bool = False  # somebody waits for a newer one than there is; said again

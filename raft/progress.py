@@ -131,6 +131,7 @@ class Progress:
         "probe_sent",
         "quiet_ms",
         "reached",
+        "reading",
         "replica",
         "round",
         "snapshot",
@@ -151,6 +152,8 @@ class Progress:
         self.state: int = PROBE
         # PROBE only: an append is on its way and nothing more is sent until something is heard.
         self.probe_sent = False
+        # What it gets next is being read from the disk.
+        self.reading = False
         # The highest round of heartbeats that it has answered in this term.
         self.round = 0
         # The highest commit index that a message to it has carried; a lost one is repaired by the
@@ -190,7 +193,7 @@ class Progress:
     @property
     def is_paused(self) -> bool:
         if self.state == REPLICATE:
-            return self.window.is_full
+            return self.reading or self.window.is_full
         return self.state == SNAPSHOT or self.probe_sent
 
     def become_snapshot(self) -> None:

@@ -30,7 +30,7 @@ class RaftSettings:
     stale_read_ms_max: int = 10_000  # how long after the leader was heard STALE reads are served
     catch_up_rounds_max: int = 10  # thesis 4.2.1; a new voter that needs more is too slow
     transfer_lag_entries_max: int = 10_000  # who lags further behind does not become leader
-    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_chunk_bytes: int = 1 << 20
     snapshot_log_bytes_max: int = 256 << 20  # of log kept for who gets a snapshot; then a newer one
 
     def __post_init__(self) -> None:

@@ -336,9 +336,14 @@ class State:
     def settings(self) -> RaftSettings:
         return self._settings
 
+    def release_log(self, bytes_max: int) -> None:
+        """Let go of bodies in memory, down to so many bytes, of what was handed out: it is on the
+        disk."""
+        self.log.release(self._handed_index, bytes_max)
+
     def last_run(self) -> Run | None:
         """The run that ends the log, None if the log holds none."""
-        return self.log.run_containing(self.log.last_index)
+        return self.log.last_run
 
     def progress(self) -> list[PeerStatus]:
         """What a leader knows of the others; empty elsewhere."""

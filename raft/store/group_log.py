@@ -200,6 +200,15 @@ class GroupLog:
                 found.append(range(start, stop))
         return found
 
+    def runs_between(self, first: int, last: int) -> list[tuple[int, int, int]]:
+        """(first index, place, bytes) of the live runs ``first`` .. ``last``, both on borders; of
+        none, if some are not live any more."""
+        start, end = bisect_left(self.firsts, first), bisect_right(self.firsts, last)
+        if self.firsts[start : start + 1].tolist() != [first]:
+            return []
+        columns = (self.firsts, self.places, self.sizes)
+        return list(zip(*(column[start:end] for column in columns), strict=True))
+
     def bytes_below(self, place: int) -> int:
         count = sum(size for _, _, size in self.fixed_below(place))
         for part in self.runs_below(place):

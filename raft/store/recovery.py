@@ -60,8 +60,8 @@ class Recovered:
     torn: bool = False
     bytes_read: int = 0
     oldest: int = 1  # number of the oldest segment that the log still needs
-    # (number, bytes in use) of each segment that was read; places count through all of them.
-    segments: list[tuple[int, int]] = field(default_factory=list)
+    # (number, bytes in use, path) of each segment that was read; places count through all of them.
+    segments: list[tuple[int, int, str]] = field(default_factory=list)
     pinned: str | None = None  # why no segment may be given up
 
 
@@ -185,7 +185,7 @@ class _Recovery:
             self._result.damage.append(member.loss("its first record is damaged, a copy is whole"))
         self._take(member, found)
         self._end(member, reader, found)
-        self._result.segments.append((member.number, reader.used))
+        self._result.segments.append((member.number, reader.used, member.path))
         self._zero += reader.used
 
     def _boundary(self, member: Member) -> None:

@@ -133,3 +133,18 @@ class SegmentJob:
             self._files.unlink(os.path.join(self._directory, segment.name))
             self._files.fsync_dir(self._directory)
             return None
+
+
+class Opening:
+    """The segment that a batch is to open: made ahead by ``job``, or made by the batch itself."""
+
+    __slots__ = ("bytes_min", "job", "number", "segment_id", "size")
+
+    def __init__(
+        self, number: int, segment_id: int, bytes_min: int, size: int, job: SegmentJob | None
+    ) -> None:
+        self.number = number
+        self.segment_id = segment_id
+        self.bytes_min = bytes_min
+        self.size = size
+        self.job = job

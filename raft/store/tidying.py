@@ -55,10 +55,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google_crc32c import value as crc32c
 
@@ -66,6 +67,7 @@ from raft.store import records
 from raft.store.errors import WalDamaged
 from raft.store.files import Files
 from raft.store.group_log import GroupLog
+from raft.store.reading import Item, RunsReader, read_records
 from raft.store.records import HEADER_BYTES, PADDING, encode_header
 from raft.store.segments import segment_name
 
@@ -78,8 +80,6 @@ CHEAP_PART = 4
 GARBAGE_FACTOR = 2
 SEGMENTS_MAX = 64
 ENOUGH_BYTES = 1 << 62  # more than there ever is
-# Records closer together than this are read in one go.
-READ_GAP_BYTES = 4 << 10
 
 
 @dataclass(slots=True)
@@ -87,19 +87,10 @@ class Extent:
     """A segment that is there.  Places: of its first byte, of its first record of a group."""
 
     number: int
+    path: str  # another segment's, perhaps, where names were changed by hand
     zero: int
     start: int
     used: int = 0  # once it is sealed
-
-
-class Item(NamedTuple):
-    """A record to be copied.  ``first``: of a run, otherwise 0."""
-
-    place: int
-    size: int
-    kind: int
-    first: int
-    log: GroupLog
 
 
 class Chunk:
@@ -126,8 +117,16 @@ class Chunk:
         try:
             descriptor = self._files.open(self._path)
             try:
-                for start, end in _spans(self._items):
-                    self._read(descriptor, start, end)
+                for raw, _, body in read_records(
+                    self._files,
+                    descriptor,
+                    self._path,
+                    self._zero,
+                    self._items,
+                    "it cannot be copied forward",
+                ):
+                    self.headers.append(raw)
+                    self.bodies.append(body)
             finally:
                 self._files.close(descriptor)
         except (OSError, WalDamaged) as error:
@@ -135,28 +134,6 @@ class Chunk:
             raise
         finally:
             self.done = True
-
-    def _read(self, descriptor: int, start: int, end: int) -> None:
-        items = self._items[start:end]
-        begin = items[0].place
-        count = items[-1].place + items[-1].size - begin
-        data = self._files.pread(descriptor, count, begin - self._zero)
-        for item in items:
-            at = item.place - begin
-            header = records.decode_header(data, at)
-            body = b""
-            if header is not None:
-                body = data[at + HEADER_BYTES : at + HEADER_BYTES + header.length]
-            if (
-                header is None
-                or (header.kind, header.group) != (item.kind, item.log.group)
-                or len(body) != header.length
-                or crc32c(body) != header.body_crc
-            ):
-                offset, group = item.place - self._zero, item.log.group
-                raise WalDamaged(self._path, offset, (group,), "it cannot be copied forward")
-            self.headers.append(data[at : at + HEADER_BYTES])
-            self.bodies.append(body)
 
 
 class Removal:
@@ -184,18 +161,6 @@ class Removal:
             raise
         finally:
             self.done = True
-
-
-def _spans(items: list[Item]) -> list[tuple[int, int]]:
-    """Positions, start and end, of neighbours that are read together."""
-    found: list[tuple[int, int]] = []
-    start = 0
-    for at in range(1, len(items) + 1):
-        before = items[at - 1]
-        if at == len(items) or items[at].place > before.place + before.size + READ_GAP_BYTES:
-            found.append((start, at))
-            start = at
-    return found
 
 
 class Tidier:
@@ -228,7 +193,7 @@ class Tidier:
     # ------------------------------------------------------------------ what the writer tells
 
     def recovered(
-        self, segments: list[tuple[int, int]], oldest: int, pinned: str | None = None
+        self, segments: list[tuple[int, int, str]], oldest: int, pinned: str | None = None
     ) -> int:
         """Segments, number and bytes in use, as they were read.  Answers the log's end.
 
@@ -241,10 +206,10 @@ class Tidier:
         self.live_bytes = sum(log.live_bytes for log in self._groups.values())
         lowest = min((low for log in self._groups.values() for low in _lowest(log)), default=None)
         zero = 0
-        for number, used in segments:
+        for number, used, path in segments:
             zero, start = zero + used, zero
             if number >= oldest or (lowest is not None and lowest < zero):
-                self._extents.append(Extent(number, start, start, used))
+                self._extents.append(Extent(number, path, start, start, used))
             else:
                 self._removable.append(number)
         return zero
@@ -261,7 +226,8 @@ class Tidier:
         """
         if self._extents:
             self._extents[-1].used = sealed_bytes
-        self._extents.append(Extent(number, start, start))
+        path = os.path.join(self._directory, segment_name(number))
+        self._extents.append(Extent(number, path, start, start))
         self._give_up_dead()
         self._leave()
         self._look = True
@@ -275,6 +241,26 @@ class Tidier:
         """The batch under way is synced."""
         self._removable += self.leaving
         self.leaving = []
+
+    def runs_reader(
+        self, log: GroupLog, first: int, last: int, synced_end: int
+    ) -> RunsReader | None:
+        """Of live runs; None: some are not before that place, that is on the disk.  Raises
+        OSError."""
+        found = log.runs_between(first, last)
+        items = [Item(place, size, records.RUN, at, log) for at, place, size in found]
+        if any(item.place >= synced_end for item in items):
+            return None
+        starts = [extent.start for extent in self._extents]
+        reader = RunsReader(self._files)
+        try:
+            for at, part in itertools.groupby(items, lambda it: bisect_right(starts, it.place) - 1):
+                extent = self._extents[at]
+                reader.add(extent.path, extent.zero, list(part))
+        except OSError:
+            reader.close()
+            raise
+        return reader
 
     # ------------------------------------------------------------------ what rides in batches
 
@@ -375,8 +361,7 @@ class Tidier:
             self._due, self._look = False, True
             return None
         oldest = self._extents[0]
-        path = os.path.join(self._directory, segment_name(oldest.number))
-        self.chunk = Chunk(self._files, path, oldest.zero, items)
+        self.chunk = Chunk(self._files, oldest.path, oldest.zero, items)
         return self.chunk
 
     def _take_note(self) -> None:

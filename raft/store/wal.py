@@ -37,6 +37,7 @@ from raft.store.evidence import REASON_BYTES_MAX, shortened
 from raft.store.files import Files, make_directory
 from raft.store.group_log import GroupLog
 from raft.store.locks import FileLock, me
+from raft.store.reading import RunsReader
 from raft.store.records import (
     ALIGNMENT_BYTES,
     FORMAT,
@@ -54,6 +55,7 @@ from raft.store.recovery import Recovered, RecoveredGroup, recover
 from raft.store.segments import (
     SEGMENT_BYTES_FIRST,
     SEGMENT_BYTES_MAX,
+    Opening,
     Segment,
     SegmentJob,
     create_segment,
@@ -86,7 +88,7 @@ class Batch:
         number: int,
         pieces: list[bytes],
         newest: dict[int, tuple[int, int, int]],
-        opens: _Opening | None,
+        opens: Opening | None,
     ) -> None:
         self._wal = wal
         self._ran = False
@@ -101,21 +103,6 @@ class Batch:
         assert not self._ran, "a batch is written once"
         self._ran = True
         self._wal._write(self)
-
-
-class _Opening:
-    """The segment that a batch is to open: made ahead by ``job``, or made by the batch itself."""
-
-    __slots__ = ("bytes_min", "job", "number", "segment_id", "size")
-
-    def __init__(
-        self, number: int, segment_id: int, bytes_min: int, size: int, job: SegmentJob | None
-    ) -> None:
-        self.number = number
-        self.segment_id = segment_id
-        self.bytes_min = bytes_min
-        self.size = size
-        self.job = job
 
 
 class Wal:
@@ -153,6 +140,7 @@ class Wal:
         self._groups: dict[int, GroupLog] = {}
         self._tidier = Tidier(files, directory, self._groups, copy_bytes_max)
         self._log_end = 0  # place of the first record that the next batch will have
+        self._synced_end = 0  # and of the first one that is not known to be on the disk
         # Gathered and not yet in a batch.
         self._pieces: list[bytes] = []
         self._crcs: list[bytes] = []  # the last four bytes of each header
@@ -507,9 +495,21 @@ class Wal:
             raise WalPoisoned(self._poisoned)
         assert batch._ran, "batch.run() was not called"
         self._in_flight = None
+        self._synced_end = self._log_end  # nothing was put behind it since it was taken
         if self._tidier.leaving:
             self._tidier.completed()
         return [(group, *newest) for group, newest in batch.newest.items()]
+
+    def runs_reader(self, group: int, first: int, last: int) -> RunsReader | None:
+        """What reads runs of a group back, on any thread; of no runs, where a mark stands for some.
+        None: they are being copied, and can be read when the batch under way is complete.
+
+        Raises OSError.  Whatever it, or the reader, raises is final, as what is saved is not there:
+        the owner exits, and recovery finds out what is lost.
+        """
+        self._refuse_if_over()
+        log = self._groups[group]
+        return self._tidier.runs_reader(log, first, last, self._synced_end)
 
     def _make_batch(self, *, open_segment: bool) -> Batch:
         """Close what is gathered with a commit frame; open a segment if it does not fit."""
@@ -564,7 +564,7 @@ class Wal:
             touched[record.header.group] = self._groups[record.header.group].gseq
         return sum(record.size for record in self._carried)
 
-    def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[_Opening, tuple[bytes, ...]]:
+    def _open(self, bytes_rest: int, saved: list[bytes]) -> tuple[Opening, tuple[bytes, ...]]:
         """Plan the next segment: what makes it, and its first record (header, body, padding).
 
         ``saved``: the pieces of the batch, without copies.
@@ -598,7 +598,7 @@ class Wal:
         job, self._job = self._job, None
         self._size = self._next_size()
         self._tidier.opened(self._log_end - size)
-        opening = _Opening(number, segment_id, bytes_min, max(self._size, bytes_min), job)
+        opening = Opening(number, segment_id, bytes_min, max(self._size, bytes_min), job)
         self._number, self._segment_id, self._used = number, segment_id, 0
         return opening, record
 
@@ -638,7 +638,7 @@ class Wal:
         statistics["sync_last_ms"] = elapsed_ms
         statistics["sync_max_ms"] = max(elapsed_ms, statistics["sync_max_ms"])
 
-    def _create(self, opening: _Opening) -> Segment:
+    def _create(self, opening: Opening) -> Segment:
         segment = None
         if opening.job is not None:
             segment = opening.job.take(opening.bytes_min)

@@ -49,6 +49,7 @@ from actors.group_messages import (
     actor_name,
     machine_name,
 )
+from actors.log_memory import LogReads, ReadLog
 from actors.machine import Emitted, MachineActor, RestoreEnded, RunRestore
 from actors.machines import Context, Machine
 from actors.machines.kv import KeyValueMachine
@@ -229,6 +230,7 @@ class Node:
         scheduler.carry(Emitted, self._carry_nothing)
         scheduler.carry(AskCatalog, self._carry_ask)
         scheduler.carry(RunRestore, self._carry_restore)
+        scheduler.carry(ReadLog, lambda effect, _: self.log_reads.carry(effect))
         self.traffic = SnapshotTraffic(
             cluster.snapshots,
             cluster.settings,
@@ -257,6 +259,13 @@ class Node:
             wall_ms=lambda: WALL_MS + cluster.clock.now_ms(),
             client_address=f"tcp://{self.name}:7001",
             snapshots=cluster.snapshots,
+        )
+        self.log_reads = LogReads(
+            cluster.snapshots,
+            self.wal,
+            {GROUP: self.group},
+            scheduler,
+            lambda work, on_done: self.jobs.append(("", (work, on_done))),
         )
         scheduler.spawn(self.machine)
         scheduler.spawn(self.group)
@@ -330,6 +339,7 @@ class Node:
         self.cluster.trace.append(("ran", self.name, batch.number))
         for _, number, term, index in self.wal.complete(batch):
             self.tell(Persisted(number, term, index), control=True)
+        self.log_reads.on_batch_done()
         self._begin_batch()
 
     def _tidy(self) -> None:
@@ -347,6 +357,10 @@ class Node:
             return
         actor, effect = self.jobs.pop(0)
         try:
+            if isinstance(effect, tuple):
+                read, on_done = effect
+                on_done(read())
+                return
             if isinstance(effect, RunRestore):
                 result: object = snapshot_files.run_restore(effect)
                 if result == RestoreEnded(effect.meta):

@@ -17,6 +17,8 @@ from actors.machine import (
     Rebuilt,
     Restore,
     Restored,
+    RunsAgain,
+    RunsWanted,
     TakeSnapshot,
 )
 from actors.machines import Machine, Response
@@ -226,3 +228,73 @@ def test_a_restore_of_a_failed_machine_is_made_on_a_new_one_too() -> None:
     bench.apply(*ten(), run_of(11, ["half", "bad"]))
     bench.tell(Restore(meta_at(20)))
     assert bench.restore() == [Restored(meta_at(20))]
+
+
+# --------------------------------------------------------------------------- a log in pieces
+
+
+def test_what_lies_before_the_last_runs_is_asked_for_in_pieces() -> None:
+    bench, kind = failing()
+    kind.bad = False
+    runs = [*ten(), run_of(11, ["half", "bad"]), run_of(13, ["c"]), run_of(14, ["d"])]
+    assert bench.tell(Rebuild(None, runs[3:])) == [RunsWanted(1, 13)]
+    assert bench.apply(run_of(15, ["e"])) == [], "in its order"
+    assert [type(it) for it in bench.tell(RunsAgain(runs[:1]))] == [Applied, RunsWanted]
+    *applied, last = bench.tell(RunsAgain(runs[1:3]))
+    assert [each.first for each in applied if isinstance(each, Applied)] == [11, 13, 14]
+    assert (applied[-1], last.first) == (Rebuilt(14, None), 15)
+    assert bench.actor.machine.digest() == digest_of(*runs, run_of(15, ["e"]))
+
+
+def test_behind_a_snapshot_only_what_follows_on_it_is_asked_for() -> None:
+    bench, kind = failing()
+    kind.bad = False
+    bench.tell(Rebuild(meta_at(10), [run_of(13, ["c"])]))
+    assert bench.restore() == [RunsWanted(11, 12)]
+    bench.tell(RunsAgain([run_of(11, ["half", "bad"])]))
+    assert bench.actor.error is None
+    assert bench.actor.applied_index == 13
+
+
+def test_a_log_that_is_gone_meanwhile_leaves_it_quarantined_for_the_next_attempt() -> None:
+    bench, kind = failing()
+    kind.bad = False
+    bench.tell(Rebuild(None, [run_of(13, ["c"])]))
+    (quarantined,) = bench.tell(RunsAgain([]))
+    assert quarantined == Quarantined(0, "the log behind 0 is there no more")
+    assert bench.apply(run_of(14, ["d"])) == []
+    runs = [*ten(), run_of(11, ["half", "bad"]), run_of(13, ["c"]), run_of(14, ["d"])]
+    assert bench.tell(Rebuild(None, runs))[-1] == Rebuilt(14, None)
+
+
+def test_what_is_beyond_the_limit_of_the_queue_is_asked_for_when_its_turn_comes() -> None:
+    """While a large snapshot is restored, the log goes on."""
+    bench, kind = failing()
+    kind.bad = False
+    bench.actor.queued_bytes_max = 100
+    bench.tell(Rebuild(meta_at(10), [run_of(11, ["half", "bad"])]))
+    more = [run_of(at, [f"more{at}"]) for at in range(13, 33)]
+    for run in more:
+        assert bench.apply(run) == []
+    held = [it[0] for it in bench.actor._queue if isinstance(it, tuple)]
+    assert held == more[: len(held)]
+    assert sum(len(run.body) for run in held[:-1]) < 100 <= sum(len(run.body) for run in held)
+    *_, wanted = bench.restore()
+    assert wanted == RunsWanted(held[-1].last + 1, 32)
+    *_, applied = bench.tell(RunsAgain(more[len(held) :]))
+    assert applied.last == 32
+    runs = [*ten(), run_of(11, ["half", "bad"]), *more]
+    assert bench.actor.machine.digest() == digest_of(*runs)
+    assert bench.actor._queued_bytes == 0
+
+
+def test_what_is_asked_for_and_gone_is_skipped_if_a_snapshot_stands_for_it() -> None:
+    donor, _ = filled()
+    bench = Bench()
+    bench.snapshots = donor.snapshots
+    bench.actor.queued_bytes_max = 0
+    assert bench.apply(run_of(1, ["a"])) == [RunsWanted(1, 1)]
+    bench.tell(Restore(meta_at(10)))
+    assert bench.tell(RunsAgain([])) == []
+    assert bench.restore()[-1] == Restored(meta_at(10))
+    assert bench.actor.applied_index == 10

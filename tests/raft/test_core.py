@@ -37,6 +37,7 @@ from tests.raft.network import Network, make_run, read_configuration, replica, t
 
 ALLOWED_IMPORTS = {
     "__future__",
+    "array",
     "bisect",
     "collections",
     "collections.abc",

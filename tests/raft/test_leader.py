@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from raft.configuration import Configuration
 from raft.leader import DEPARTING_PEERS_MAX, DEPARTING_TIMEOUTS, Leadership
 from raft.log import Log
@@ -14,7 +16,10 @@ from raft.messages import (
     Heartbeat,
     HeartbeatReply,
     PeerMessage,
+    ReadRuns,
     Replica,
+    Run,
+    RunsRead,
     SendChunk,
     SnapshotMeta,
     SnapshotReply,
@@ -436,3 +441,94 @@ def test_a_leader_that_is_alone_again_sends_nothing() -> None:
     assert each.leadership.progress == {}
     assert each.flush(20_000) == []
     assert each.leadership.next_deadline_ms > 1 << 60
+
+
+# --------------------------------------------------------------------------- on the disk alone
+
+
+def lags(*, append_bytes_max: int = 1 << 20) -> tuple[Lead, list[Run]]:
+    """n2 has acknowledged entry 1 of 5, and the bodies of 1 to 4 are in memory no more."""
+    runs = [make_run(COMMAND, 1, index) for index in range(1, 5)]
+    each = Lead(Log(runs), (N1, N2), (), RaftSettings(append_bytes_max=append_bytes_max))
+    each.log.release(5, 0)
+    each.flush(0)
+    each.leadership.on_append_reply(
+        AppendReply(N2, N1, 5, 4, rejected=True, hint_index=1, hint_term=1), 1
+    )
+    return each, runs
+
+
+def test_where_a_peer_stands_is_asked_before_anything_is_read() -> None:
+    each, runs = lags()
+    assert each.flush(2) == [Append(N1, N2, 5, 1, 1, 0, [])]
+    assert each.leadership.take_read_runs() == []
+    assert each.flush(3) == []
+    each.acknowledge(N2, 1, 4)
+    assert each.flush(5) == []
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 4)]
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:]), 0, 6)
+    read, held = each.flush(7)
+    assert read == Append(N1, N2, 5, 1, 1, 0, runs[1:])
+    assert isinstance(held, Append)
+    assert [run.first for run in held.runs] == [5]
+
+
+def reading() -> tuple[Lead, list[Run]]:
+    """2 and 3 are being read, one append's worth."""
+    each, runs = lags(append_bytes_max=2 * len(make_run(COMMAND, 1, 2).body))
+    each.flush(2)
+    each.acknowledge(N2, 1, 4)
+    each.flush(5)
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 3)]
+    return each, runs
+
+
+def test_one_append_is_read_at_a_time() -> None:
+    each, runs = reading()
+    assert each.flush(6) == []
+    assert each.leadership.take_read_runs() == []
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
+    assert each.take() == [Append(N1, N2, 5, 1, 1, 0, runs[1:3])]
+    each.flush(8)
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 4, 4)]
+
+
+def test_what_was_read_and_is_not_what_the_peer_gets_next_is_not_sent() -> None:
+    each, runs = reading()
+    each.acknowledge(N2, 2, 6)  # it had more than it could say
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
+    assert each.flush(8) == []
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 3, 4)]
+
+
+def test_a_closed_link_ends_no_reading_but_what_is_sent_next() -> None:
+    each, runs = reading()
+    each.leadership.on_link_closed("n2")
+    assert each.flush(6) == [Append(N1, N2, 5, 1, 1, 0, [])]
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 7)
+    assert each.take() == []
+    each.acknowledge(N2, 1, 8)
+    each.flush(9)
+    assert each.leadership.take_read_runs() == [ReadRuns(N2, 2, 3)]
+
+
+def test_what_the_disk_has_let_go_of_is_replaced_by_a_snapshot() -> None:
+    each, _ = reading()
+    each.leadership.on_runs_read(RunsRead(N2, []), 0, 6)
+    assert each.leadership.progress[N2].state == SNAPSHOT
+    each.leadership.on_runs_read(RunsRead(N2, []), 0, 7)  # nobody waits for it
+
+
+def test_what_was_compacted_while_it_was_read_is_not_sent() -> None:
+    each, runs = reading()
+    each.log.compact_to(3)
+    each.leadership.on_runs_read(RunsRead(N2, runs[1:3]), 0, 6)
+    assert each.flush(7) == []
+    assert each.leadership.progress[N2].state == SNAPSHOT
+
+
+def test_runs_that_are_not_those_of_the_log_are_an_error_of_ours() -> None:
+    each, _ = reading()
+    other = [make_run(COMMAND, 4, 2), make_run(COMMAND, 4, 3)]
+    with pytest.raises(AssertionError, match="2 is not what was saved"):
+        each.leadership.on_runs_read(RunsRead(N2, other), 0, 6)

@@ -200,3 +200,90 @@ def test_the_base_of_a_log_that_lost_nothing_is_no_entry() -> None:
     for index, term in ((0, 1), (1, 0)):
         with pytest.raises(AssertionError):
             log().reset(index, term)
+
+
+# --------------------------------------------------------------------------- released bodies
+
+RUNS = [run(1, 3, 1), run(4, 1, 1), run(5, 5, 3), run(10, 2, 6), run(12, 4, 6), run(16, 1, 7)]
+
+
+def answers(it: Log) -> list[object]:
+    """All that needs no body."""
+    found: list[object] = [it.first_index, it.last_index, it.last_term, it.run_count]
+    for index in range(20):
+        found += [it.term_at(index), it.is_border(index), it.border_at_or_before(index)]
+        found += [it.agreement(index, term) for term in range(9)]
+        own = it.run_containing(index)
+        if own is not None:
+            found.append((own.kind, own.term, own.first, own.last, own.size_bytes, own.crc))
+    return found
+
+
+@pytest.mark.parametrize("index", [3, 4, 9, 11, 15, 16])
+def test_a_log_without_its_old_bodies_answers_as_before(index: int) -> None:
+    whole, it = Log(RUNS), Log(RUNS)
+    it.release(index, 0)
+    assert it.held_bytes == 10 * len([run for run in RUNS if run.last >= index])
+    assert it.released_index == max([0, *(run.last for run in RUNS if run.last < index)])
+    assert answers(it) == answers(whole)
+    shapes = it.shapes(1, 16)
+    assert [(each.first, each.last, each.size_bytes) for each in shapes] == [
+        (each.first, each.last, 10) for each in RUNS
+    ]
+
+
+def test_no_more_is_released_than_has_to_be() -> None:
+    it = Log(RUNS)
+    it.release(16, 60)
+    assert it.released_index == 0
+    it.release(16, 35)
+    assert (it.released_index, it.held_bytes) == (9, 30)
+    it.release(11, 0)
+    assert (it.released_index, it.held_bytes) == (9, 30), "not the run that ends there"
+
+
+def test_what_is_behind_released_bodies_goes_on_as_ever() -> None:
+    it = Log(RUNS)
+    it.release(11, 0)
+    assert it.slice(10, 1_000) == RUNS[3:]
+    assert it.between(10, 15) == RUNS[3:5]
+    it.truncate_from(12)
+    assert (it.last_index, it.last_term, it.held_bytes) == (11, 6, 10)
+    assert it.last_run == RUNS[3]
+    it.append([run(12, 1, 9)])
+    assert (it.run_count, it.held_bytes, it.term_at(12)) == (5, 20, 9)
+    it.compact_to(4)
+    assert (it.first_index, it.released_index, it.run_count) == (5, 9, 3)
+    assert it.term_at(7) == 3
+    it.compact_to(11)
+    assert (it.first_index, it.released_index, it.held_bytes) == (12, 11, 10)
+    it.reset(40, 9)
+    assert (it.last_index, it.released_index, it.held_bytes, it.run_count) == (40, 40, 0, 0)
+
+
+def test_a_body_that_was_released_is_not_handed_out() -> None:
+    it = Log(RUNS)
+    it.release(11, 0)
+    with pytest.raises(AssertionError, match="the body at 5 was let go of"):
+        it.slice(5, 100)
+    with pytest.raises(AssertionError, match="the body at 5 was let go of"):
+        it.between(5, 11)
+    with pytest.raises(AssertionError, match="cannot cut at 5: its body was let go of"):
+        it.truncate_from(5)
+    with pytest.raises(AssertionError, match="the body at 10 is in memory"):
+        it.released_stretch(10, 100)
+
+
+def test_a_stretch_of_released_runs_has_so_many_bytes_but_one_run_at_least() -> None:
+    it = Log(RUNS)
+    it.release(16, 0)
+    ends = [it.released_stretch(1, bytes_max) for bytes_max in (0, 19, 20, 1_000)]
+    assert ends == [3, 3, 4, 15]
+
+
+def test_runs_that_were_read_back_are_held_against_what_is_known_of_them() -> None:
+    it = Log(RUNS)
+    it.release(16, 0)
+    assert it.has(RUNS[:3])
+    for wrong in (run(4, 1, 2), run(5, 2, 1), run(17, 1, 7)):
+        assert not it.has([wrong])

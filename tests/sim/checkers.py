@@ -36,6 +36,7 @@ from typing import Any
 
 from raft.configuration import Configuration, History
 from raft.core import Core
+from raft.log import Shape
 from raft.messages import (
     COMMAND,
     CONFIG,
@@ -143,7 +144,7 @@ class Disk:
         self.runs, self._by_last = [], {}
         self._add(left)
 
-    def holds(self, run: Run) -> bool:
+    def holds(self, run: Run | Shape) -> bool:
         """It, or a snapshot that stands for it."""
         known = self._by_last.get(run.last)
         if known is None:
@@ -481,7 +482,7 @@ class GroupChecker:
 
     def _check_uncommitted(self, core: Core) -> None:
         committed = max(self.committed_index, core.log.base_index)
-        tail = core.log.between(core.log.border_at_or_before(committed) + 1, core.last_index)
+        tail = core.log.shapes(core.log.border_at_or_before(committed) + 1, core.last_index)
         # What is in force after a reset makes no difference to what was before.
         found = [run.first for run in tail if run.kind == CONFIG and run.first >= self._reset_index]
         assert len(found) <= 1, f"{core.me.node} has uncommitted configurations at {found}"
@@ -507,7 +508,7 @@ class GroupChecker:
         before = seen.commit_index
         known_to = self.committed_index
         first = max(before, core.log.base_index) + 1
-        runs = core.log.between(first, core.commit_index)
+        runs = core.log.shapes(first, core.commit_index)
         position = bisect_left(self._committed_firsts, first)
         for known, run in zip(self.committed[position:], runs, strict=False):
             assert (known.first, known.last, known.term, known.crc) == (
@@ -517,7 +518,13 @@ class GroupChecker:
                 f"that is {known.first}..{known.last} of term {known.term}"
             )  # fmt: skip
         if core.commit_index > known_to:
-            self._move_on(core, seen, [run for run in runs if run.first > known_to])
+            # Some may be in memory no more; whoever made them had their bodies.
+            new = [
+                run if isinstance(run, Run) else self.made[run.term, run.first].run
+                for run in runs
+                if run.first > known_to
+            ]
+            self._move_on(core, seen, new)
 
     def _move_on(self, core: Core, seen: Seen, runs: list[Run]) -> None:
         # Who commits its own removal leads no more at the end of the turn.

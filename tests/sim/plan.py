@@ -139,8 +139,10 @@ def _draw_settings(world: World) -> RaftSettings:
 
 
 def _draw_snapshots(world: World) -> SnapshotSettings:
-    rng = world.stream("plan/snapshots")
+    rng, memory = world.stream("plan/snapshots"), world.stream("plan/log memory")
     return SnapshotSettings(
+        log_memory_bytes=memory.choice((0, 0, 300, 8 << 20)),
+        log_memory_worker_bytes=memory.choice((500, 32 << 20)),
         snapshot_entries=rng.choice((5, 5, 5, 30, 100_000)),
         snapshot_trailing_entries=rng.choice((0, 0, 0, 5, 50)),
         snapshot_interval_ms=rng.choice((0, 0, 500)),

@@ -45,6 +45,7 @@ from actors.group_messages import (
     machine_name,
 )
 from actors.hosting import Hosting
+from actors.log_memory import LogReads, ReadLog
 from actors.machine import Apply, Emitted, RunRestore
 from actors.runtime import Tell
 from actors.settings import DiskSettings
@@ -63,7 +64,6 @@ from raft.messages import (
 )
 from raft.store.errors import StoreError, UnknownFormat, WalDamaged, WalPoisoned
 from raft.store.incoming import RECEIVING
-from raft.store.memory import PowerLoss
 from raft.store.placement import LEFT
 from raft.store.runs import check_run
 from raft.store.snapshots import SUFFIX, snapshot_name
@@ -83,7 +83,6 @@ from tests.sim.slot_parts import (
     BY_HAND,
     COUNTS,
     DIRECTORY,
-    DISK_OPERATIONS_MAX,
     DRAIN_MS_MAX,
     LONG_WORK_FACTOR,
     LONG_WORK_US_MAX,
@@ -99,8 +98,10 @@ from tests.sim.slot_parts import (
     Thread,
     Work,
     bytes_of,
+    end_somewhere,
     has_decayed,
     raise_it,
+    snapshot_paths,
     snapshots_of,
 )
 from tests.sim.watched import WatchedGroup, looks_of
@@ -159,6 +160,7 @@ class Slot:
             (Emitted, self._carry_nothing),
             (AskCatalog, self._carry_question),
             (RunRestore, self._carry_restore),
+            (ReadLog, self._carry_log_read),
             *(
                 (effect, self._carry_work)
                 for effect in (*snapshot_files.EFFECTS, *snapshot_traffic.EFFECTS)
@@ -206,6 +208,13 @@ class Slot:
         self.making = SlotGroups(self)
         self.hosting = Hosting(self.number, self.host.me, self.scheduler, self.traffic, self.making)
         self._talk = CatalogTalk(self.number, self.scheduler, self._ask_catalog)
+        self.log_reads = LogReads(
+            self.host.plan.snapshots,
+            self._wal,
+            self.hosting.groups,
+            self.scheduler,
+            self._submit_log_read,
+        )
         for group in self.plans:
             self._condemn(group, found)
         self.hosting.start(self._wal, found)
@@ -254,6 +263,7 @@ class Slot:
     def _load(self) -> None:
         """What the placement says by now; and what the node process has to know."""
         self.hosting.load(self.host.node.placement)
+        self.log_reads.share()
         self.host.node.on_replicas(self.hosting.births.rows())
 
     def reload(self) -> None:
@@ -347,32 +357,15 @@ class Slot:
             self.counts["deaths"] += 1
             self.world.note(self.where, f"dies: {why}")
             self.unproven = self._under_way
-            self._end_disk_somewhere()
+            batch = [] if self._batch is None else [self._batch.run]
+            if ended := end_somewhere(self.files, self.rng, self._threads, batch):
+                self.world.note(self.where, ended)
             self.host.on_slot_down(self)
             self._restart_after(RESTART_MS)
         if power:
             self.files.crash(self.rng)
         else:
             self.files.kill()
-
-    def _end_disk_somewhere(self) -> None:
-        """The threads that write were somewhere between their beginnings and their ends."""
-        queues: list[list[Callable[[], object]]] = [
-            [work.run for work in thread.works] for thread in self._threads
-        ]
-        if self._batch is not None:
-            queues.append([self._batch.run])
-        steps: list[Callable[[], object]] = []
-        while queues := [queue for queue in queues if queue]:
-            steps.append(self.rng.choice(queues).pop(0))
-        if not steps:
-            return
-        self.files.lose_power_after(self.rng.randrange(DISK_OPERATIONS_MAX))
-        try:
-            for step in steps:
-                step()
-        except (PowerLoss, WalPoisoned) as error:
-            self.world.note(self.where, f"while it wrote: {type(error).__name__}")
 
     def lose(self, why: str) -> None:
         """Never to be used again under this name."""
@@ -403,21 +396,11 @@ class Slot:
         return any(has_decayed(self.files, path) for path in self.snapshot_paths(group))
 
     def snapshot_paths(self, group: int) -> list[str]:
-        directory = snapshots_of(group)
-        if not self.files.exists(directory):
-            return []
-        names = self.files.listdir(directory)
-        return [f"{directory}/{name}" for name in names if name.endswith(SUFFIX)]
+        return snapshot_paths(self.files, [group], SUFFIX)
 
     def parts_of_snapshots(self, groups: Iterable[int]) -> list[str]:
         """Files of what is being received."""
-        found = []
-        for group in groups:
-            directory = snapshots_of(group)
-            if self.files.exists(directory):
-                names = self.files.listdir(directory)
-                found += [f"{directory}/{name}" for name in names if name.endswith(RECEIVING)]
-        return found
+        return snapshot_paths(self.files, groups, RECEIVING)
 
     def _restart_after(self, ms: tuple[int, int]) -> None:
         self.world.after(draw_us(self.rng, ms[0] * MS, ms[1] * MS), self._restart, self.life)
@@ -759,6 +742,9 @@ class Slot:
             return
         self.counts["works"] += 1
         work = thread.works.popleft()
+        if work.on_done is not None:
+            self._finish_log_read(work, work.on_done)
+            return
         result = work.run()
         if work.store is None or self.hosting.is_over(work.group, work.store):
             return
@@ -779,6 +765,24 @@ class Slot:
             self._note_lost(work.group, result.snapshot)
         if result is not None:
             self.scheduler.tell(work.actor, result, True)
+
+    def _carry_log_read(self, effect: ReadLog, _: object) -> None:
+        self._live_on()
+        self.log_reads.carry(effect)
+
+    def _submit_log_read(self, work: Callable[[], object], on_done: Callable[[Any], None]) -> None:
+        self.counts["log reads"] += 1
+        self._submit(Work(0, work, None, "", on_done=on_done), is_long=False)
+
+    def _finish_log_read(self, work: Work, on_done: Callable[[Any], None]) -> None:
+        try:
+            runs = work.run()
+        except (OSError, WalDamaged) as error:
+            if isinstance(error, WalDamaged) and not self.is_flipped:
+                raise AssertionError(f"{self.where} takes a good disk for damaged") from error
+            self.die(f"its log cannot be read: {error}")
+        else:
+            on_done(runs)
 
     def _breaks_transfer(self) -> bool:
         if self.dies_at_chunk is None:
@@ -907,4 +911,5 @@ class Slot:
             self.host.node.on_replicas(self.hosting.births.rows())
         for group, number, term, index in self._wal.complete(batch):
             self.tell(group, Persisted(number, term, index), control=True)
+        self.log_reads.on_batch_done()
         self._begin_batch()

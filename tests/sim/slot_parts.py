@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from raft.messages import (
     Save,
     SnapshotChunk,
 )
-from raft.store.memory import MemoryFiles
+from raft.store.errors import WalDamaged, WalPoisoned
+from raft.store.memory import MemoryFiles, PowerLoss
 from raft.store.snapshots import SUFFIX, SnapshotStore
 from raft.store.space import Room
 from raft.store.wal import Wal
@@ -38,6 +40,7 @@ COUNTS: Final = (
     "full",
     "short",
     "parts found",
+    "log reads",
 )
 RESTART_MS: Final = (1, 400)  # until a process that ended is started again
 RETRY_MS: Final = (100, 600)  # until one is that could not read its disk
@@ -78,6 +81,7 @@ class Work:
     store: SnapshotStore | None  # of the replica that it is for; None: nobody hears of it
     actor: str  # which hears of the result
     effect: Any = None  # of a group actor, if it is
+    on_done: Callable[[Any], None] | None = None  # hears of the result in place of an actor
     takes_us: int = 0
 
 
@@ -100,6 +104,29 @@ class Thread:
         self.free_us = 0  # when it will have done all of it
 
 
+def end_somewhere(
+    files: MemoryFiles,
+    rng: random.Random,
+    threads: Iterable[Thread],
+    batch: Sequence[Callable[[], object]],
+) -> str | None:
+    """The threads that write were somewhere between their beginnings and their ends."""
+    queues: list[list[Callable[[], object]]]
+    queues = [*([work.run for work in thread.works] for thread in threads), list(batch)]
+    steps: list[Callable[[], object]] = []
+    while queues := [queue for queue in queues if queue]:
+        steps.append(rng.choice(queues).pop(0))
+    if not steps:
+        return None
+    files.lose_power_after(rng.randrange(DISK_OPERATIONS_MAX))
+    try:
+        for step in steps:
+            step()
+    except (PowerLoss, WalPoisoned, WalDamaged) as error:
+        return f"while it wrote: {type(error).__name__}"
+    return None
+
+
 def bytes_of(messages: dict[int, list[PeerMessage]]) -> int:
     """Of appends and chunks; the rest of a frame is small."""
     appends = [it for found in messages.values() for it in found if type(it) is Append]
@@ -111,6 +138,15 @@ def bytes_of(messages: dict[int, list[PeerMessage]]) -> int:
 
 def snapshots_of(group: int) -> str:
     return f"/groups/{group}/snapshots"
+
+
+def snapshot_paths(files: MemoryFiles, groups: Iterable[int], suffix: str) -> list[str]:
+    found = []
+    for directory in map(snapshots_of, groups):
+        if files.exists(directory):
+            names = files.listdir(directory)
+            found += [f"{directory}/{name}" for name in names if name.endswith(suffix)]
+    return found
 
 
 def has_decayed(files: MemoryFiles, path: str) -> bool:

@@ -1,0 +1,171 @@
+"""How much of the logs is in memory, and how the rest is read back.
+
+The log of a group is on the disk, and what was applied is needed again by few: by a peer that lags,
+and by a machine that is built anew.  So of what was applied each group holds its newest bytes in
+memory, and no more: ``log_memory_bytes``, or an even share of ``log_memory_worker_bytes`` where
+many groups are in one process.  What is not applied yet is held in any case.
+
+A group lets go of a quarter at a time, so that it costs nothing per run.  What it needs again is
+read on a thread, an append's worth at a time, and lives until it is sent or applied::
+
+    core, machine --ReadLog--> LogReads --thread--> LogRead --> RunsRead, RunsAgain
+
+What cannot be read back is damage of the log: the error ends the process, as any error of the log
+does, and recovery finds out who has lost what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.group_messages import actor_name, machine_name
+from actors.machine import RunsAgain, RunsWanted
+from actors.runtime import Actor, Clock, Scheduler, Tell
+from actors.settings import SnapshotSettings
+from raft.core import Core
+from raft.messages import ReadRuns, Run, RunsRead
+from raft.store.wal import Wal
+
+RELEASED_PART: Final = 4  # one part in so many at a time
+MACHINE_BYTES_MAX: Final = 1 << 20  # read for a machine at a time, or one run
+
+
+@dataclass(slots=True)
+class LogShare:
+    """So many bytes of its log may the group hold."""
+
+    bytes_max: int
+
+
+@dataclass(slots=True)
+class ReadLog:
+    """Effect: -> LogRead, with the runs ``first`` .. ``last``, or none if a snapshot stands for
+    some of them."""
+
+    group: int
+    wanted: ReadRuns | RunsWanted
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class LogRead:
+    wanted: ReadRuns | RunsWanted
+    runs: list[Run]
+
+
+class GroupLogMemory:
+    """Part of one group actor; what a method returns are effects."""
+
+    __slots__ = ("_bytes_max", "_clock", "_core", "_group")
+
+    def __init__(self, group: int, core: Core, settings: SnapshotSettings, clock: Clock) -> None:
+        self._group = group
+        self._core = core
+        self._clock = clock
+        self._bytes_max = settings.log_memory_bytes
+
+    @property
+    def table(self) -> dict[type, Callable[[Any], Any]]:
+        """What the group actor is told that belongs here."""
+        return {
+            LogShare: self.on_share,
+            LogRead: self.on_read,
+            RunsWanted: self.on_wanted,
+        }
+
+    def on_share(self, message: LogShare) -> None:
+        self._bytes_max = message.bytes_max
+        self.keep_within()
+
+    def keep_within(self) -> None:
+        """Something was handed out to be applied."""
+        bytes_max = self._bytes_max
+        if self._core.log.held_bytes > bytes_max:
+            self._core.release_log(bytes_max - bytes_max // RELEASED_PART)
+
+    def read(self, wanted: list[ReadRuns]) -> list[object]:
+        return [ReadLog(self._group, each, each.first, each.last) for each in wanted]
+
+    def on_wanted(self, message: RunsWanted) -> list[object]:
+        """By the machine, which is built anew."""
+        log, first = self._core.log, message.first
+        if first <= log.base_index:
+            return self._to_machine([])
+        if first <= log.released_index:
+            last = min(message.last, log.released_stretch(first, MACHINE_BYTES_MAX))
+            return [ReadLog(self._group, message, first, last)]
+        runs = log.slice(first, MACHINE_BYTES_MAX)
+        return self._to_machine([run for run in runs if run.last <= message.last])
+
+    def on_read(self, message: LogRead) -> list[object]:
+        wanted = message.wanted
+        if isinstance(wanted, RunsWanted):
+            return self._to_machine(message.runs)
+        news = RunsRead(wanted.to, message.runs)
+        self._core.step(news, self._clock.now_ms())
+        return []
+
+    def _to_machine(self, runs: list[Run]) -> list[object]:
+        return [Tell(machine_name(self._group), RunsAgain(runs), control=True)]
+
+
+class LogReads:
+    """Between the groups of a process and their log.
+
+    ``groups``: actors by group, those that are here at the moment.  ``submit``: have something done
+    on a thread, then a function called with what came of it.
+    """
+
+    def __init__(
+        self,
+        settings: SnapshotSettings,
+        wal: Wal,
+        groups: Mapping[int, Actor],
+        scheduler: Scheduler,
+        submit: Callable[[Callable[[], object], Callable[[Any], None]], None],
+    ) -> None:
+        self._settings = settings
+        self._wal = wal
+        self._groups = groups
+        self._scheduler = scheduler
+        self._submit = submit
+        self._waiting: list[tuple[ReadLog, Actor | None]] = []
+        self.counts = {"reads": 0, "bytes": 0}
+
+    def share(self) -> None:
+        """There are other groups than before."""
+        settings = self._settings
+        share = settings.log_memory_worker_bytes // max(1, len(self._groups))
+        for group in self._groups:
+            self._tell(group, LogShare(min(settings.log_memory_bytes, share)))
+
+    def _tell(self, group: int, news: object) -> None:
+        self._scheduler.tell(actor_name(group), news, control=True)
+
+    def carry(self, effect: ReadLog) -> None:
+        self._begin(effect, self._groups.get(effect.group))
+
+    def on_batch_done(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for effect, replica in waiting:
+            self._begin(effect, replica)
+
+    def _begin(self, effect: ReadLog, replica: Actor | None) -> None:
+        group = effect.group
+        if replica is None or self._groups.get(group) is not replica:
+            return  # its successor has another log
+        reader = self._wal.runs_reader(group, effect.first, effect.last)
+        if reader is None:
+            self._waiting.append((effect, replica))
+            return
+
+        def on_done(runs: list[Run]) -> None:
+            if self._groups.get(group) is replica:
+                self.counts["reads"] += 1
+                self.counts["bytes"] += sum([len(run.body) for run in runs])
+                self._tell(group, LogRead(effect.wanted, runs))
+
+        self._submit(reader, on_done)
