@@ -181,7 +181,7 @@ class Replacing:
             wanted,
             now_ms,
             is_to_vote=self._is_to_vote(wanted),
-            is_desired=group.admin.members.desires(wanted.disk),
+            is_desired=group.admin.members.desires(wanted.disk) and self._is_newest(wanted),
         )
         if standing.error:
             group.clients.refuse(pending.token, protocol.REJECTED, standing.error)
@@ -192,13 +192,15 @@ class Replacing:
         group.clients.finish_json(pending, {"state": standing.state, **self._progress(wanted.new)})
 
     def _is_to_vote(self, wanted: Wanted) -> bool:
-        """Not as a life that is over, nor in a group of which whoever is left is all that is wanted
+        """Not in a group of which whoever is left is all that is wanted
         (:mod:`actors.group_members`)."""
-        members = self._group.admin.members
-        is_wanted = self._group.is_system and members.is_to_vote(wanted.disk)
-        return is_wanted and wanted.old.union((wanted.new,)).issuperset(
-            members.lives_of(wanted.disk)
-        )
+        is_wanted = self._group.admin.members.is_to_vote(wanted.disk)
+        return self._group.is_system and is_wanted and self._is_newest(wanted)
+
+    def _is_newest(self, wanted: Wanted) -> bool:
+        """No life that comes after it is a member."""
+        lives = self._group.admin.members.lives_of(wanted.disk)
+        return wanted.old.union((wanted.new,)).issuperset(lives)
 
     def _begin(
         self, wanted: Wanted, voters: frozenset[Replica], learners: frozenset[Replica]
