@@ -31,8 +31,10 @@ next one is given time to come, up to a heartbeat: with hundreds of groups, each
 to now and then, a notice for each write would double all messages. A heartbeat may overtake
 appends, so it never speaks of more than the peer is known to have.
 
-**Beats.**  A peer that has answered an append within the last interval has heard from this leader,
-and needs no heartbeat on top of that; unless a round is wanted, by reads or for the lease.
+**Beats.**  A peer that was sent an append within the last interval, and has answered one, hears from
+this leader, and needs no heartbeat on top of that; unless a round is wanted, by reads or for the
+lease.  An answer alone says little: it waits for the peer's disk, and then in the queue of a leader
+that stood still.  Nobody is left without a word for more than half an election timeout.
 
 **Who counts.** ``_halves`` has, for each half of the configuration, the peers that vote in it and
 whether this replica does. Beside them there are learners, and for a while those who have left: they
@@ -256,12 +258,19 @@ class Leadership:
 
     def _beat(self, commit: int, now: int) -> None:
         """A round; or, where nobody waits for one, something for those who hear nothing else."""
-        since_ms = now - self._settings.heartbeat_ms
-        silent = [peer for peer in self._peers if peer.answered_ms <= since_ms]
+        heartbeat_ms = self._settings.heartbeat_ms
+        # The next look is an interval from now.
+        quiet_ms = min(heartbeat_ms, self._settings.election_timeout_ms // 2 - heartbeat_ms)
+        answered_ms, sent_ms = now - heartbeat_ms, now - quiet_ms
+        silent = [
+            peer
+            for peer in self._peers
+            if peer.sent_ms <= sent_ms or peer.answered_ms <= answered_ms
+        ]
         if len(silent) == len(self._peers) or self._reads or self._settings.lease_reads:
             self._round_wanted = True
             return
-        self._heartbeat_due_ms = now + self._settings.heartbeat_ms
+        self._heartbeat_due_ms = now + heartbeat_ms
         for peer in silent:
             self._send_heartbeat(peer, commit)
 
@@ -345,6 +354,7 @@ class Leadership:
         """What was on its way to that node is probably lost: do not wait to find out."""
         for peer in self._peers:
             if peer.replica.node == node:
+                peer.sent_ms = -NEVER_MS
                 peer.chunk_sent = peer.agreed = False
                 if peer.state == REPLICATE:
                     peer.become_probe()
@@ -456,6 +466,7 @@ class Leadership:
         assert term is not None, f"no term for {previous}"
         self._outbox.send(Append(self._me, peer.replica, self._term, previous, term, commit, runs))
         peer.commit_told = max(peer.commit_told, min(commit, last))
+        peer.sent_ms = now
         if peer.state == PROBE:
             peer.probe_sent = True
             peer.quiet_ms = now

@@ -134,6 +134,7 @@ class Progress:
         "reading",
         "replica",
         "round",
+        "sent_ms",
         "snapshot",
         "state",
         "votes",
@@ -161,8 +162,9 @@ class Progress:
         self.commit_told = 0
         # When it was last heard of in this term; a new leader gives everybody one election timeout.
         self.active_ms = now
-        # When an answer to an append last came: so late it has surely heard from this leader.
-        self.answered_ms = now - settings.heartbeat_ms
+        # When an append with entries last left for it, and when an answer to one last came: what
+        # was sent arrives where the line is there.
+        self.sent_ms = self.answered_ms = now - settings.heartbeat_ms
         # Since when something is outstanding and no answer has come.
         self.quiet_ms = now
         # Its machine is lost: in any state it gets a snapshot of this index at least, beside what

@@ -241,13 +241,57 @@ def test_who_answers_appends_needs_no_heartbeats() -> None:
     each = written_every(10, until_ms=500)
     assert not [message for message in each.flush(501) if type(message) is Heartbeat]
     each.leadership.on_time(each.commit, 550)
-    each.flush(550)
+    each.append()
+    each.flush(551)
     each.acknowledge(N2, each.log.last_index, 555)
     assert each.leadership.next_deadline_ms <= 650
     each.leadership.on_time(each.commit, 650)
     assert [(type(each_), each_.to) for each_ in each.take()] == [(Heartbeat, N3)], "N2 has heard"
     each.leadership.on_time(each.commit, 750)
     assert [message.to for message in each.flush(750)] == [N2, N3], "a round again"
+
+
+def test_answers_that_waited_for_a_disk_keep_no_heartbeat_back() -> None:
+    """They say what was heard long ago; what the peer hears next has to be sent now."""
+    each = written_every(10, until_ms=500)
+    each.leadership.on_time(each.commit, 600)
+    each.flush(600)
+    for sender in (N2, N3):
+        each.acknowledge(sender, each.log.last_index, 699)
+    each.leadership.on_time(each.commit, 700)
+    beats = each.flush(700)
+    assert [message.to for message in beats if type(message) is Heartbeat] == [N2, N3]
+
+
+@pytest.mark.parametrize("election_timeout_ms", [300, 350, 1_000])
+def test_between_two_words_to_a_peer_there_is_at_most_half_an_election_timeout(
+    election_timeout_ms: int,
+) -> None:
+    """However its answers come, whenever the last append has left."""
+    settings = replace(SETTINGS, election_timeout_ms=election_timeout_ms)
+    for last_ms in range(100, 200):
+        each = Lead(Log(), (N1, N2, N3), (), settings)
+        heard_ms = 0
+        each.flush(0)
+        each.take()
+        for now in range(1, 1_000):
+            if now == last_ms:
+                each.append()
+            if now >= each.leadership.next_deadline_ms:
+                each.leadership.on_time(1, now)
+            if any(message.to == N2 for message in each.flush(now)):
+                assert now - heard_ms <= max(100, election_timeout_ms // 2), last_ms
+                heard_ms = now
+            for sender in (N2, N3):
+                each.acknowledge(sender, each.log.last_index, now)
+        assert heard_ms > 800
+
+
+def test_who_was_sent_something_on_a_line_that_closed_gets_the_next_heartbeat() -> None:
+    each = written_every(10, until_ms=90)
+    each.leadership.on_link_closed(N2.node)
+    each.leadership.on_time(each.commit, 100)
+    assert [message.to for message in each.take()] == [N2]
 
 
 def test_reads_that_wait_get_their_rounds_also_from_who_answers_appends() -> None:
