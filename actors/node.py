@@ -506,10 +506,11 @@ class Node:
         if any(
             group in groups
             if LEFT in placed.options
-            else not placed.is_born and group not in groups
+            else not placed.is_born and (group not in groups or placed.life)
             for group, placed in self._placement.in_slot(slot).items()
         ):
-            # It may have read the placement before that was in it, when RELOAD found no link.
+            # It may have read the placement before that was in it, when RELOAD found no link.  What
+            # runs there of a life that was not born yet is the one before it.
             self._send(wire.RELOAD, slot)
         self._groups.tell_desired(slot=slot)
         self._groups.reconcile_system()

@@ -30,7 +30,7 @@ from actors.node_data import NodeRefused
 from raft.messages import Replica
 from raft.store.identity import DataLock, NodeIdentity
 from raft.store.memory import MemoryFiles
-from raft.store.placement import PlacedGroup, Placement
+from raft.store.placement import REJOINING, PlacedGroup, Placement
 from transport.frames import pack_link, unpack_link
 from transport.links import LinkProtocol
 
@@ -411,6 +411,22 @@ def test_a_worker_that_has_not_heard_which_group_was_left_is_told_again() -> Non
     assert bench.link.of(kinds.RELOAD) == [[1]]
     bench.frame(kinds.WORKER, 1, 100, True, [])
     assert bench.link.of(kinds.RELOAD) == [[1]]
+
+
+def test_a_worker_in_which_a_life_that_is_over_still_runs_is_told_again() -> None:
+    """A replica that was given up runs until RELOAD, and that found no router."""
+    bench = formed()
+    bench.catalog(5)
+    bench.born(5)
+    begins = replace(bench.placed_group(5), life=1, generation=2, options={REJOINING: True})
+    bench.node.place({**bench.node._placement.groups, 5: begins})
+    bench.link.frames.clear()
+    bench.frame(kinds.WORKER, 1, 100, True, [5])
+    assert bench.link.of(kinds.RELOAD) == [[1]]
+    bench.frame(kinds.REPLICAS, [[5, 1, kinds.BEGUN, ""]])
+    bench.link.frames.clear()
+    bench.frame(kinds.WORKER, 1, 100, True, [5])
+    assert bench.link.of(kinds.RELOAD) == []
 
 
 def test_what_a_worker_has_on_disk_is_marked_born_once_and_for_all() -> None:
