@@ -503,19 +503,26 @@ class Node:
         self._damaged.pop(slot, None)
         self._ended_by.pop(slot, None)
         self._reported.add(slot)
-        if any(
-            group in groups
-            if LEFT in placed.options
-            else not placed.is_born and (group not in groups or placed.life)
-            for group, placed in self._placement.in_slot(slot).items()
-        ):
-            # It may have read the placement before that was in it, when RELOAD found no link.  What
-            # runs there of a life that was not born yet is the one before it.
+        if self._is_behind(slot, groups):
             self._send(wire.RELOAD, slot)
         self._groups.tell_desired(slot=slot)
         self._groups.reconcile_system()
         self._send_state()
         self._maybe_ready()
+
+    def _is_behind(self, slot: int, running: list[int]) -> bool:
+        """Whether a worker in which these groups run has not read the placement that there is: it
+        may have begun before, and RELOAD found no link."""
+        placed = self._placement.groups
+        if any(group in placed and placed[group].slot != slot for group in running):
+            return True
+        return any(
+            group in running
+            if LEFT in each.options
+            # What runs of a life that was not born yet is the one before it.
+            else not each.is_born and (group not in running or each.life)
+            for group, each in self._placement.in_slot(slot).items()
+        )
 
     def _on_catalog(self, frame: list[Any]) -> None:
         table = frame[3]

@@ -429,6 +429,18 @@ def test_a_worker_in_which_a_life_that_is_over_still_runs_is_told_again() -> Non
     assert bench.link.of(kinds.RELOAD) == []
 
 
+def test_a_worker_that_has_what_was_left_and_came_back_elsewhere_is_told_again() -> None:
+    """RELOAD of the leaving found no router; the next life is in another slot."""
+    bench = formed()
+    bench.catalog(5)
+    bench.born(5)
+    elsewhere = replace(bench.placed_group(5), slot=2, life=1, generation=2, options={})
+    bench.node.place({**bench.node._placement.groups, 5: elsewhere})
+    bench.link.frames.clear()
+    bench.frame(kinds.WORKER, 1, 100, True, [5])
+    assert bench.link.of(kinds.RELOAD) == [[1]]
+
+
 def test_what_a_worker_has_on_disk_is_marked_born_once_and_for_all() -> None:
     bench = formed()
     bench.catalog(5)
