@@ -40,6 +40,7 @@ class Pending:
     min_index: int = 0
     early: bool = False  # it waits for an index that is not in the log yet
     by_lease: bool = False  # it is good as long as the lease is
+    confirms: dict[str, Any] | None = None  # the answer, if this replica leads
 
 
 @dataclass(slots=True)

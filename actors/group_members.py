@@ -160,7 +160,7 @@ class GroupMembers:
         elif admin.options.get("was_member") == "true" and not self.lives_of(disk):
             # Never as who it was: what its log has may be of another history.
             given_up = core.can_serve and not core.is_changing
-            self._answer_at_once(pending, {"member": False, "given_up": given_up})
+            self._group.reads.confirm(pending, {"member": False, "given_up": given_up})
         else:
             self._offers[disk] = replica
             self._answer_at_once(pending, {"member": False})
@@ -183,7 +183,7 @@ class GroupMembers:
             text = f"{disk} is a member of group {self._group.group_name}"
             self._refuse(pending, protocol.REJECTED, text)
         else:
-            self._answer_at_once(pending, {})
+            self._group.reads.confirm(pending, {})
 
     def desires(self, disk: Replica) -> bool:
         """Whether it is to be a member, as far as is known here."""

@@ -49,6 +49,12 @@ class GroupReads:
         self._gathered.setdefault(consistency, []).append(pending)
         self._clients.admit(pending)
 
+    def confirm(self, pending: Pending, values: dict[str, Any]) -> None:
+        """The answer to a message that is not admitted yet, when it is certain that nobody else led
+        when it came."""
+        pending.confirms = values
+        self.gather(pending, [], LINEARIZABLE)
+
     def start(self, now: int) -> None:
         """One token for all reads of the same consistency."""
         gathered, self._gathered = self._gathered, {}
@@ -73,7 +79,8 @@ class GroupReads:
             if pending.answered:
                 continue
             if not pending.reads:
-                self._clients.finish_json(pending, {"index": index})
+                values = {"index": index} if pending.confirms is None else pending.confirms
+                self._clients.finish_json(pending, values)
                 continue
             query = machines.Query(pending, max(index, pending.min_index), pending.reads)
             effects.append(Tell(self._machine, query, control=True))

@@ -19,6 +19,10 @@ people may still want those remains.
 one, those who are left were told to go on without it (``resetPeers``), and what its log has is of a
 history that is over.  It comes back in the same way, only that it takes nobody's place.
 
+**From who leads.**  A life ends by these answers.  So they leave when a majority has said that
+nobody else led when the question came: a leader that was deposed and does not know it would speak
+of members that were.
+
 **"used"**: the life is a member, and its node does not know that it has begun it: the placement was
 put back from an old copy.  What that life has promised is not known there any more; the next one is
 asked for.
@@ -188,8 +192,8 @@ class Replacing:
             return
         if standing.change is not None:
             self._begin(wanted, *standing.change)
-        group.clients.admit(pending)
-        group.clients.finish_json(pending, {"state": standing.state, **self._progress(wanted.new)})
+        values = {"state": standing.state, **self._progress(wanted.new)}
+        group.reads.confirm(pending, values)
 
     def _is_to_vote(self, wanted: Wanted) -> bool:
         """Not in a group of which whoever is left is all that is wanted

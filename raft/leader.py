@@ -31,10 +31,10 @@ next one is given time to come, up to a heartbeat: with hundreds of groups, each
 to now and then, a notice for each write would double all messages. A heartbeat may overtake
 appends, so it never speaks of more than the peer is known to have.
 
-**Beats.**  A peer that was sent an append within the last interval, and has answered one, hears from
-this leader, and needs no heartbeat on top of that; unless a round is wanted, by reads or for the
-lease.  An answer alone says little: it waits for the peer's disk, and then in the queue of a leader
-that stood still.  Nobody is left without a word for more than half an election timeout.
+**Beats.**  A peer that was sent an append within the last interval, and has answered one, hears
+from this leader, and needs no heartbeat on top of that; unless a round is wanted, by reads or for
+the lease.  An answer alone says little: it waits for the peer's disk, and then in the queue of a
+leader that stood still.  Nobody is left without a word for more than half an election timeout.
 
 **Who counts.** ``_halves`` has, for each half of the configuration, the peers that vote in it and
 whether this replica does. Beside them there are learners, and for a while those who have left: they

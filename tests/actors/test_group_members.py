@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -487,6 +488,39 @@ def test_of_those_who_were_given_up_no_life_that_is_over_comes_back() -> None:
     assert one.core.configuration.learners == {replica_of(two.me, GROUP, 2)}
     late = ask_as_node(cluster, one, two, REPLACE, life="1")
     assert "no replica of" in refused(late)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("offerReplica", {"was_member": "true"}),
+        (REPLACE, {"life": "1"}),
+        ("mayLeave", {}),
+    ],
+)
+def test_a_leader_that_was_deposed_and_does_not_know_it_ends_no_life(
+    command: str, options: dict[str, str]
+) -> None:
+    """Those who lead by now may have taken that very replica in."""
+    cluster, leader, _ = three()
+    other = cluster.add_node("n4")
+    cluster.catalog.say()
+    cluster.settle()
+    if command != "mayLeave":
+        wanted = cluster.catalog.desired()
+        learners = wanted.learners | {other.me}
+        leader.tell(replace(wanted, version=wanted.version + 1, learners=learners), control=True)
+    other.crash()
+    cluster.isolate(leader.name)
+    sent = ask_as_node(cluster, leader, other, command, **options)
+    assert leader.core.can_serve
+    assert sent.outcomes is None
+    cluster.run(2 * cluster.settings.election_timeout_ms)
+    assert not leader.core.is_leader
+    assert sent.handed_back is not None
+    cluster.heal()
+    cluster.run(1_000)
+    assert ask_as_node(cluster, cluster.leader(), other, command, **options).outcomes is not None
 
 
 def test_a_member_is_not_given_up() -> None:
