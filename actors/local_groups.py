@@ -41,7 +41,7 @@ from actors.desired import desired_row
 from actors.known_nodes import KnownNodes
 from actors.machines.registry import DECLARED
 from raft.messages import Replica
-from raft.store.placement import LEFT, MEMBER, PlacedGroup, Placement
+from raft.store.placement import LEFT, MEMBER, REJOINING, PlacedGroup, Placement
 from raft.store.uploads import RESTORE
 from transport import protocol
 
@@ -219,6 +219,10 @@ class LocalGroups:
             self._maybe_join(SYSTEM_GROUP_ID)
 
     def _was_member(self, placed: PlacedGroup) -> bool:
+        """Who comes back as another is a learner before it begins."""
+        return self._is_noted(placed) or bool(placed.options.get(REJOINING))
+
+    def _is_noted(self, placed: PlacedGroup) -> bool:
         return self._is_founder(placed) or bool(placed.options.get(MEMBER))
 
     def _maybe_join(self, group: int) -> None:
@@ -250,6 +254,9 @@ class LocalGroups:
                 async with self._turns:
                     code, text, data = await self._ask("offerReplica", placed, attempt)
                 attempt += 1
+                now = self._placement.groups.get(group)
+                if now is None or now.life != placed.life:
+                    continue  # it was about one that is over
                 answer = json.loads(data) if code == protocol.OK else {}
                 if answer.get("given_up"):
                     self._host.lose(group, placed.life, GIVEN_UP)
@@ -267,7 +274,7 @@ class LocalGroups:
     def _note_member(self, group: int) -> None:
         """Founders need it not.  If the disk is full, it is noted another time."""
         placed = self._placement.groups[group]
-        if group == SYSTEM_GROUP_ID and not self._was_member(placed):
+        if group == SYSTEM_GROUP_ID and not self._is_noted(placed):
             noted = replace(placed, options={**placed.options, MEMBER: True})
             self._host.place({**self._placement.groups, group: noted})
 

@@ -246,14 +246,17 @@ class Rebirths:
         self._ways.reload(placed.slot)
 
     def _on_used(self, rebirth: _Rebirth, answer: dict[str, Any]) -> None:
-        if rebirth.placed or rebirth.life >= LIVES_MAX:
+        if rebirth.life >= LIVES_MAX:
             return
-        log.error(
-            "life %d of group %d was begun before, and is not in the placement: was that put back "
-            "from an old copy?",
-            rebirth.life,
-            rebirth.group,
-        )
+        if rebirth.placed:
+            text = "life %d of group %d was given up before it had come back"
+            rebirth.lost, rebirth.placed = rebirth.life, False
+        else:
+            text = (
+                "life %d of group %d was begun before, and is not in the placement: was that put "
+                "back from an old copy?"
+            )
+        log.error(text, rebirth.life, rebirth.group)
         rebirth.life += 1
 
     def _on_done(self, rebirth: _Rebirth, answer: dict[str, Any]) -> None:

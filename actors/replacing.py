@@ -25,7 +25,7 @@ of members that were.
 
 **"used"**: the life is a member, and its node does not know that it has begun it: the placement was
 put back from an old copy.  What that life has promised is not known there any more; the next one is
-asked for.
+asked for.  Or it was begun, is to vote, and is no member: it was given up as well.
 
 **Who lost its log before it was a member** has nothing that a majority could miss: as long as its
 disk is wanted, its next life may begin, and offers itself as any newcomer does.
@@ -124,6 +124,8 @@ def stand(
         return Standing()
     if not wanted.placed:
         return _stand_before(core, wanted, now_ms)
+    if not old and new not in configuration:
+        return Standing(USED)
     voters, learners = configuration.voters, configuration.learners
     if not old and (new in voters or not is_to_vote):
         return Standing(DONE)

@@ -17,7 +17,7 @@ from actors.known_nodes import KnownNodes
 from actors.local_groups import LocalGroups
 from raft.messages import Replica
 from raft.store.memory import MemoryFiles
-from raft.store.placement import BORN, LEFT, PlacedGroup, Placement
+from raft.store.placement import BORN, LEFT, REJOINING, PlacedGroup, Placement
 from raft.store.placement import MEMBER as MEMBER_OPTION
 from transport import protocol
 
@@ -309,6 +309,38 @@ def test_so_has_a_node_that_joined_when_it_has_been_a_member_and_not_before() ->
     bench.run()
     assert bench.host.asked[-1][2]["was_member"] == "true"
     assert bench.host.lost == [(SYSTEM_GROUP_ID, 0)]
+
+
+def test_a_life_that_is_coming_back_was_a_member_when_it_began() -> None:
+    bench = Bench(GIVEN_UP)
+    placed = bench.placement.groups[SYSTEM_GROUP_ID]
+    again = replace(placed, life=1, generation=2, options={BORN: True, REJOINING: True})
+    bench.placement.replace({SYSTEM_GROUP_ID: again})
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22), node_row("n3", 33)])
+    bench.groups.check_system()
+    bench.run()
+    assert bench.host.asked[-1][2]["was_member"] == "true"
+    assert bench.host.lost == [(SYSTEM_GROUP_ID, 1)]
+    bench.host.answers = [MEMBER]
+    bench.groups.check_system()
+    bench.run()
+    assert system_options(bench) == {BORN: True, REJOINING: True, MEMBER_OPTION: True}
+
+
+def test_an_answer_about_a_life_that_is_over_by_now_says_nothing_of_the_next() -> None:
+    bench = Bench(MEMBER, NOT_YET, MEMBER)
+    bench.nodes.merge([node_row("n1", 11, 7), node_row("n2", 22), node_row("n3", 33)])
+    placed = bench.placement.groups[SYSTEM_GROUP_ID]
+
+    def begin_another() -> None:
+        again = replace(placed, life=1, generation=2)
+        bench.placement.replace({SYSTEM_GROUP_ID: again})
+        bench.host.before_answer = lambda: None
+
+    bench.host.before_answer = begin_another
+    bench.groups.on_nodes()
+    bench.run()
+    assert [it[2]["life"] for it in bench.host.asked] == ["0", "1", "1"]
 
 
 def test_a_node_that_was_removed_ends_when_the_catalog_s_group_lets_it_go() -> None:

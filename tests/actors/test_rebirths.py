@@ -264,6 +264,24 @@ def test_a_life_that_others_know_already_is_not_begun_again(bench: Bench) -> Non
     assert bench.disk.life == 2
 
 
+def test_a_life_that_is_given_up_before_it_has_come_back_is_followed_by_the_next(
+    bench: Bench,
+) -> None:
+    bench.lose()
+    bench.answer(LEARNER)
+    bench.wait()
+    assert bench.question() == (1, True)
+    bench.answer(USED)
+    assert bench.disk.life == 1, "nothing is let go of before the next one is a learner"
+    bench.wait()
+    assert bench.question() == (2, False)
+    bench.answer(LEARNER)
+    assert (bench.disk.life, bench.disk.generation) == (2, 3)
+    assert bench.disk.options == {REJOINING: True}
+    bench.wait()
+    assert bench.question() == (2, True)
+
+
 def test_a_replica_that_is_not_born_has_not_come_back(bench: Bench) -> None:
     bench.lose()
     bench.answer(LEARNER)

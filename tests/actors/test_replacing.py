@@ -143,6 +143,15 @@ def test_who_was_given_up_and_is_to_vote_comes_back_in_nobody_s_place() -> None:
     assert ask(Leader(of(A, C1)), is_to_vote=True) == Standing(USED)
 
 
+def test_a_life_that_was_let_in_and_given_up_again_does_not_come_back_as_who_it_was() -> None:
+    """Its log may be of a history that ended with a second reset."""
+    alone = Leader(of(A))
+    assert ask(alone, placed=True, is_to_vote=True) == Standing(USED)
+    changing = Leader(of(A), is_changing=True)
+    assert ask(changing, placed=True, is_to_vote=True) == Standing(WAITING)
+    assert ask(alone, 2, is_to_vote=True).change == (frozenset((A,)), frozenset((C2,)))
+
+
 def test_who_lost_its_log_before_it_was_a_member_begins_again_where_it_is_wanted() -> None:
     leader = Leader(of(A, B, D))
     assert ask(leader, is_desired=True) == Standing(LEARNER)
