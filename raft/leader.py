@@ -354,7 +354,7 @@ class Leadership:
         """What was on its way to that node is probably lost: do not wait to find out."""
         for peer in self._peers:
             if peer.replica.node == node:
-                peer.sent_ms = -NEVER_MS
+                peer.answered_ms = -NEVER_MS
                 peer.chunk_sent = peer.agreed = False
                 if peer.state == REPLICATE:
                     peer.become_probe()

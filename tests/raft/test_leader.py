@@ -290,6 +290,8 @@ def test_between_two_words_to_a_peer_there_is_at_most_half_an_election_timeout(
 def test_who_was_sent_something_on_a_line_that_closed_gets_the_next_heartbeat() -> None:
     each = written_every(10, until_ms=90)
     each.leadership.on_link_closed(N2.node)
+    each.append()
+    each.flush(91)
     each.leadership.on_time(each.commit, 100)
     assert [message.to for message in each.take()] == [N2]
 
