@@ -565,7 +565,8 @@ class GroupSnapshots:
         """
         if message.snapshot == self._core.snapshot:
             self._is_lost = True
-            self._view_wanted = self.is_dirty = self._may_begin
+            if self._may_begin:
+                self.want_one()
         self._reading = {
             to: reading
             for to, reading in self._reading.items()

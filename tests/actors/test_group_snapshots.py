@@ -794,6 +794,23 @@ def test_a_snapshot_that_was_overtaken_does_not_stand_in_for_a_newer_one_that_is
     assert json.loads(asked.outcome.data)["index"] >= newest.index
 
 
+def test_what_is_let_go_of_in_the_turn_of_a_loss_is_removed_while_one_is_written() -> None:
+    cluster = Cluster(snapshots=OFTEN)
+    leader = cluster.leader()
+    fill(cluster, leader, 12)
+    node = cluster.followers()[0]
+    snapshots, newest = node.group.snapshots, node.core.snapshot
+    assert newest is not None
+    node.works_at_once = False
+    ask(cluster, node)
+    cluster.settle()
+    assert [type(effect) for _, effect in node.jobs] == [WriteSnapshot]
+    snapshots.let_go()
+    snapshots.on_lost(SnapshotLost(newest))
+    assert snapshots.is_dirty
+    assert [type(effect) for effect in snapshots.end_turn()] == [KeepSnapshots]
+
+
 def test_a_failure_that_is_told_late_frees_the_place_for_the_next() -> None:
     cluster, leader, _ = three()
     fill(cluster, leader, 3)
