@@ -281,10 +281,20 @@ class Routing:
     def remove_host(self, worker: WorkerLink, group: int) -> None:
         """Its replica of the group has stopped, and answers nothing more."""
         worker.groups.discard(group)
-        if self.hosts.get(group) is worker:
-            del self.hosts[group]
+        self._unhost(worker, group)
         for token in [token for token, each in worker.pending.items() if each.group == group]:
             self._unavailable(worker.pending.pop(token), "the replica that held it has stopped")
+
+    def _unhost(self, worker: WorkerLink, group: int) -> bool:
+        """Whether it had it.  One that did not know yet that the group has moved to another slot
+        leaves it to the worker there."""
+        if self.hosts.get(group) is not worker:
+            return False
+        del self.hosts[group]
+        for other in self.workers.values():
+            if other is not worker and group in other.groups:
+                self.hosts[group] = other
+        return True
 
     def on_worker_lost(self, worker: WorkerLink) -> None:
         """Its process or its link has ended: what it held is unknown, and said to be, at once."""
@@ -292,8 +302,7 @@ class Routing:
             del self.workers[worker.slot]
         self.dirty.pop(worker.slot, None)
         for group in worker.groups:
-            if self.hosts.get(group) is worker:
-                del self.hosts[group]
+            if self._unhost(worker, group):
                 route = self.by_group.get(group)
                 if route is not None:
                     route.summary = {}

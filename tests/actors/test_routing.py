@@ -224,6 +224,19 @@ def test_other_workers_notice_nothing_of_a_loss() -> None:
     assert len(bench.replies) == 2
 
 
+@pytest.mark.parametrize("by_loss", [True, False])
+def test_a_worker_that_still_had_what_moved_leaves_it_to_the_one_that_has_it(by_loss: bool) -> None:
+    """It connected last, and has not read yet that the group was left and is back elsewhere."""
+    bench = Bench()
+    there = bench.worker(slot=2)
+    behind = bench.worker(slot=1)
+    if by_loss:
+        bench.routing.on_worker_lost(behind)
+    else:
+        bench.routing.remove_host(behind, GROUP)
+    assert bench.routing.hosts[GROUP] is there
+
+
 def test_a_replica_that_stops_makes_unknown_what_it_held_and_nothing_else() -> None:
     bench = Bench()
     worker = bench.worker(GROUP, SYSTEM_GROUP_ID)
