@@ -52,6 +52,9 @@ WORKERS_MAX: Final = 1_000  # processes; beyond, groups share workers, whatever 
 _NEVER: Final = 1 << 64  # above every version
 PAUSE_MS_MIN: Final = 200  # between two questions to the leader; doubled each time
 PAUSE_MS_MAX: Final = 10_000
+# A member that asks others as well has known no leader for so many questions, 3 s together: longer
+# than an election takes.  After a reset by mistake they may be of another history.
+PATIENCE_QUESTIONS: Final = 5
 ASK_TIMEOUT_MS: Final = 3_000
 QUESTIONS_MAX: Final = 16  # to leaders at the same time, however many groups come or go
 
@@ -280,12 +283,15 @@ class LocalGroups:
 
     async def _ask(self, command: str, placed: PlacedGroup, attempt: int) -> tuple[int, str, bytes]:
         """The group's leader, wherever it is: by way of the replica that it is about, which may
-        lead, and in turn by way of others, for it may know nobody who does."""
+        lead, and in turn by way of others, for it may know nobody who does: a newcomer at once, a
+        member after a while."""
         options = {"incarnation": str(self._me.incarnation), "life": str(placed.life)}
+        elsewhere = attempt % 2 == 1
         if placed.name == SYSTEM_GROUP and self._was_member(placed):
             options["was_member"] = "true"
+            elsewhere = elsewhere and attempt >= PATIENCE_QUESTIONS
         batch = protocol.encode_admin(command, self._me.node, options, ASK_TIMEOUT_MS)
-        return await self._host.ask(placed.name, batch, elsewhere=attempt % 2 == 1)
+        return await self._host.ask(placed.name, batch, elsewhere=elsewhere)
 
     # ------------------------------------------------------------------ leaving
 
