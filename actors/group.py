@@ -133,7 +133,7 @@ class GroupActor(Actor):
         self._gathered: list[Gathered] = []
         self._gathered_bytes = 0
         self._appended: dict[int, list[Pending]] = {}
-        self._requests: dict[int, list[WriteRequest]] = {}  # parsed commands of our own runs
+        self._requests: dict[int, list[WriteRequest]] = {}  # parsed; of our runs, until handed out
         self._timer_ms: int | None = None
         self._draining = False
         self._machine_error: str | None = None
@@ -424,7 +424,6 @@ class GroupActor(Actor):
     def _on_applied(self, message: machines.Applied) -> None:
         self._applied_index = message.last
         self._log_time_ms = max(self._log_time_ms, message.time_ms)
-        self._requests.pop(message.first, None)
         for pending in self._appended.pop(message.first, ()):
             if not pending.answered:
                 self.clients.finish_writes(pending, message.first, message.responses)
@@ -532,7 +531,8 @@ class GroupActor(Actor):
             effects += self.snapshots.restore(output.restore)
         if output.apply:
             requests = self._requests
-            runs = [(run, requests.get(run.first)) for run in output.apply]
+            # Who is behind lets go of some, so nobody else may hold them.
+            runs = [(run, requests.pop(run.first, None)) for run in output.apply]
             effects.append(Tell(self._machine, machines.Apply(runs), control=True))
             effects += self.snapshots.note_handed(output.apply)
             self.log_memory.keep_within()

@@ -5,8 +5,9 @@ and by a machine that is built anew.  So of what was applied each group holds it
 memory, and no more: ``log_memory_bytes``, or an even share of ``log_memory_worker_bytes`` where
 many groups are in one process.  What is not applied yet is held in any case.
 
-A group lets go of a quarter at a time, so that it costs nothing per run.  What it needs again is
-read on a thread, an append's worth at a time, and lives until it is sent or applied::
+A group lets go of a part at a time, so that it costs next to nothing per run, and nobody waits
+for it.  What it needs again is read on a thread, an append's worth at a time, and lives until it is
+sent or applied::
 
     core, machine --ReadLog--> LogReads --thread--> LogRead --> RunsRead, RunsAgain
 
@@ -16,6 +17,7 @@ does, and recovery finds out who has lost what.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,8 +30,11 @@ from raft.core import Core
 from raft.messages import ReadRuns, Run, RunsRead
 from raft.store.wal import Wal
 
-RELEASED_PART: Final = 4  # one part in so many at a time
+RELEASED_PART: Final = 32  # one part in so many at a time
 MACHINE_BYTES_MAX: Final = 1 << 20  # read for a machine at a time, or one run
+# So many are under way in a process: each has files open, and brings as much into memory.  When a
+# node comes back, all groups that are led here may have somebody who needs some.
+READS_MAX: Final = 4
 
 
 @dataclass(slots=True)
@@ -132,7 +137,9 @@ class LogReads:
         self._groups = groups
         self._scheduler = scheduler
         self._submit = submit
-        self._waiting: list[tuple[ReadLog, Actor | None]] = []
+        self._line: deque[tuple[ReadLog, Actor | None]] = deque()
+        self._under_way = 0
+        self._copied: list[tuple[ReadLog, Actor | None]] = []  # until the batch is complete
         self.counts = {"reads": 0, "bytes": 0}
 
     def share(self) -> None:
@@ -146,12 +153,17 @@ class LogReads:
         self._scheduler.tell(actor_name(group), news, control=True)
 
     def carry(self, effect: ReadLog) -> None:
-        self._begin(effect, self._groups.get(effect.group))
+        self._line.append((effect, self._groups.get(effect.group)))
+        self._go_on()
 
     def on_batch_done(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for effect, replica in waiting:
-            self._begin(effect, replica)
+        self._line.extend(self._copied)
+        self._copied.clear()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._line and self._under_way < READS_MAX:
+            self._begin(*self._line.popleft())
 
     def _begin(self, effect: ReadLog, replica: Actor | None) -> None:
         group = effect.group
@@ -159,13 +171,16 @@ class LogReads:
             return  # its successor has another log
         reader = self._wal.runs_reader(group, effect.first, effect.last)
         if reader is None:
-            self._waiting.append((effect, replica))
+            self._copied.append((effect, replica))
             return
+        self._under_way += 1
 
         def on_done(runs: list[Run]) -> None:
+            self._under_way -= 1
             if self._groups.get(group) is replica:
                 self.counts["reads"] += 1
                 self.counts["bytes"] += sum([len(run.body) for run in runs])
                 self._tell(group, LogRead(effect.wanted, runs))
+            self._go_on()
 
         self._submit(reader, on_done)

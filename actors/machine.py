@@ -129,7 +129,8 @@ class RunsWanted:
 
 @dataclass(slots=True)
 class RunsAgain:
-    """Some of them, from the first one on; none: they are in the log no more."""
+    """Some of them, from the first one on; none: a snapshot stands for them, which is told next
+    unless it is one that another attempt will find."""
 
     runs: list[Run]
 
@@ -623,8 +624,11 @@ class MachineActor(Actor):
         effects: list[object] = []
         if message.runs:
             self._queue_first(message.runs)
-        elif self._rebuild is None and any(isinstance(it, Restore) for it in self._queue):
+        elif self._rebuild is None:
+            # A snapshot of the leader's, which is told, or will be once it is durable.
             self._drop_runs()
+            if not self._queue:
+                self._passed_index = self.applied_index
         else:
             text = f"the log behind {self.applied_index} is there no more"
             effects += self._quarantine(self.applied_index, text)

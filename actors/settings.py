@@ -50,8 +50,6 @@ ADMIN_ANSWER_MS_MAX: Final = 1_000
 GROUP_UNCOMMITTED_BYTES_MAX: Final = 64 * MIB
 # Refuse.  Client messages that wait in the mailbox of one group actor.
 GROUP_MAILBOX_MESSAGES_MAX: Final = 10_000
-# Slow down: the group stops handing over committed runs until its machine has caught up.
-MACHINE_MAILBOX_MESSAGES_MAX: Final = 10_000
 # Slow down.  After either of the two, apply lets the control lane be served before it goes on.
 APPLY_SLICE_MS_MAX: Final = 10
 APPLY_SLICE_ENTRIES_MAX: Final = 1_000

@@ -592,7 +592,7 @@ class Leadership:
     def _log_bytes_behind(self, index: int) -> int:
         log = self._log
         first = max(log.border_at_or_before(index), log.base_index) + 1
-        return sum(run.size_bytes for run in log.shapes(first, log.last_index))
+        return log.bytes_from(first)
 
     def _want_chunk(self, peer: Progress, now: int) -> None:
         newest = self.snapshot

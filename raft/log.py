@@ -34,8 +34,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from raft.messages import Run
+
+STRETCH_RUNS_MAX: Final = 1_000  # that are read back at a time: each costs its reader time
 
 
 @dataclass(slots=True)
@@ -264,16 +267,22 @@ class Log:
 
     def released_stretch(self, from_index: int, bytes_max: int) -> int:
         """Where the released runs from ``from_index`` on end, up to so many bytes, but one at
-        least."""
+        least; and no more than can be read back without holding others up."""
         assert from_index <= self._released_index, f"the body at {from_index} is in memory"
         position = start = self._position(from_index)
         size_bytes = 0
-        while position < len(self._terms):
+        while position < min(len(self._terms), start + STRETCH_RUNS_MAX):
             size_bytes += self._sizes[position]
             if position > start and size_bytes > bytes_max:
                 break
             position += 1
         return self._at(position - 1).last
+
+    def bytes_from(self, from_index: int) -> int:
+        """Of all bodies from there on, in memory or not."""
+        position = self._position(from_index)
+        held = self._runs[max(0, position - len(self._terms)) :]
+        return sum(self._sizes[position:]) + sum([len(run.body) for run in held])
 
     def has(self, runs: list[Run]) -> bool:
         """Whether these, which were read back, are runs of this log."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from actors import snapshots as snapshots_module
+from actors.machine import Apply
 from actors.settings import SnapshotSettings
 from raft.messages import Append
 from raft.settings import RaftSettings
@@ -139,3 +140,18 @@ def test_the_snapshot_before_the_newest_is_enough_with_a_log_on_the_disk() -> No
     assert sick.group.snapshots.counts["spare_used"] == 1
     assert sick.log_reads.counts["reads"] > 0
     assert len(digests(cluster)) == 1
+
+
+def test_of_what_the_machine_was_given_its_group_holds_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that is behind lets go of what it cannot take in."""
+    cluster = Cluster(("n1",), snapshots=NOTHING)
+    leader = cluster.leader()
+    fill(cluster, leader, 3)
+    handed: list[Apply] = []
+    monkeypatch.setitem(leader.machine._table, Apply, handed.append)
+    assert write(cluster, leader, "late").outcomes is None
+    ((told,),) = [message.runs for message in handed]
+    assert told[1] is not None, "parsed"
+    assert leader.group._requests == {}

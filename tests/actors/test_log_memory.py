@@ -53,27 +53,27 @@ def test_what_is_not_applied_stays_in_memory_however_much_it_is() -> None:
     assert (core.log.held_bytes, core.log.released_index) == (410, 59)
 
 
-def test_a_quarter_is_let_go_of_at_a_time() -> None:
-    memory, core = a_group()
+def test_a_part_is_let_go_of_at_a_time() -> None:
+    memory, core = a_group(bytes_max=640)
     core.handed_index = 100
     memory.keep_within()
-    assert core.log.held_bytes == 150
-    for more in range(5):
+    assert core.log.held_bytes == 620
+    for more in range(2):
         core.log.append([Run(COMMAND, 1, 101 + more, 1, b"x" * 10, 0)])
         core.handed_index = 101 + more
         memory.keep_within()
-        assert core.log.held_bytes == 160 + 10 * more, "nothing to do yet"
-    core.log.append([Run(COMMAND, 1, 106, 1, b"x" * 10, 0)])
-    core.handed_index = 106
+        assert core.log.held_bytes == 630 + 10 * more, "nothing to do yet"
+    core.log.append([Run(COMMAND, 1, 103, 1, b"x" * 10, 0)])
+    core.handed_index = 103
     memory.keep_within()
-    assert core.log.held_bytes == 150
+    assert core.log.held_bytes == 620
 
 
 def test_a_smaller_share_counts_at_once() -> None:
     memory, core = a_group(bytes_max=10_000)
     core.handed_index = 100
     memory.on_share(LogShare(80))
-    assert core.log.held_bytes == 60
+    assert core.log.held_bytes == 70
 
 
 def test_what_was_read_for_a_peer_goes_to_the_core() -> None:
@@ -111,8 +111,10 @@ class WalStub:
 
     def __init__(self) -> None:
         self.is_busy = False
+        self.opened = 0
 
     def runs_reader(self, group: int, first: int, last: int) -> Callable[[], list[Run]] | None:
+        self.opened += not self.is_busy
         return None if self.is_busy else lambda: RUNS[first - 1 : last]
 
 
@@ -164,6 +166,31 @@ def test_what_is_being_copied_is_read_when_the_batch_is_complete() -> None:
     process.reads.on_batch_done()
     process.reads.on_batch_done()
     assert len(process.works) == 1
+
+
+def test_few_are_read_at_a_time_and_the_others_in_the_order_of_asking() -> None:
+    """Each has files open, and what was read is in memory until its group has its turn."""
+    process = Process()
+    for first in range(1, 21):
+        process.reads.carry(ReadLog(7, ReadRuns(N2, first, first), first, first))
+    opened = len(process.works)
+    assert 1 < opened == process.wal.opened < 20
+    while process.works:
+        process.work()
+        assert len(process.works) <= opened
+    read = [it.runs[0].first for _, it in process.told if isinstance(it, LogRead)]
+    assert read == list(range(1, 21))
+
+
+def test_who_is_gone_when_its_turn_comes_keeps_nobody_waiting() -> None:
+    process = Process()
+    for first in range(1, 21):
+        process.reads.carry(ReadLog(7 + first % 2, ReadRuns(N2, first, first), first, first))
+    del process.groups[8]
+    while process.works:
+        process.work()
+    read = [it.runs[0].first for _, it in process.told if isinstance(it, LogRead)]
+    assert read == list(range(2, 21, 2))
 
 
 @pytest.mark.parametrize("is_read", [False, True])

@@ -298,3 +298,20 @@ def test_what_is_asked_for_and_gone_is_skipped_if_a_snapshot_stands_for_it() -> 
     assert bench.tell(RunsAgain([])) == []
     assert bench.restore()[-1] == Restored(meta_at(10))
     assert bench.actor.applied_index == 10
+
+
+def test_what_is_gone_is_no_failure_where_a_snapshot_for_it_is_about_to_be_told() -> None:
+    """The log began anew behind the snapshot; who is to become it hears of that once it is
+    durable."""
+    donor, _ = filled()
+    bench = Bench()
+    bench.snapshots = donor.snapshots
+    bench.actor.queued_bytes_max = 0
+    assert bench.apply(run_of(1, ["a"])) == [RunsWanted(1, 1)]
+    assert bench.tell(RunsAgain([])) == []
+    assert bench.actor.error is None
+    bench.tell(Restore(meta_at(10)))
+    assert bench.restore()[-1] == Restored(meta_at(10))
+    assert bench.apply(run_of(11, ["b"])) == [RunsWanted(11, 11)]
+    *_, applied = bench.tell(RunsAgain([run_of(11, ["b"])]))
+    assert applied.last == 11

@@ -281,6 +281,21 @@ def test_a_stretch_of_released_runs_has_so_many_bytes_but_one_run_at_least() -> 
     assert ends == [3, 3, 4, 15]
 
 
+def test_a_stretch_of_very_small_runs_ends_where_reading_it_would_take_long() -> None:
+    it = Log(run(index, 1, 1) for index in range(1, 3_001))
+    it.release(3_000, 0)
+    assert [it.released_stretch(first, 1 << 20) for first in (1, 2_500)] == [1_000, 2_999]
+
+
+def test_bytes_of_bodies_are_counted_where_they_are() -> None:
+    it = Log(RUNS)
+    bytes_of = [sum(len(each.body) for each in RUNS[at:]) for at in range(len(RUNS) + 1)]
+    starts = [*(each.first for each in RUNS), RUNS[-1].last + 1]
+    for released_to in (0, 10, 16):
+        it.release(released_to, 0)
+        assert [it.bytes_from(start) for start in starts] == bytes_of
+
+
 def test_runs_that_were_read_back_are_held_against_what_is_known_of_them() -> None:
     it = Log(RUNS)
     it.release(16, 0)
