@@ -424,6 +424,7 @@ class GroupActor(Actor):
     def _on_applied(self, message: machines.Applied) -> None:
         self._applied_index = message.last
         self._log_time_ms = max(self._log_time_ms, message.time_ms)
+        self.log_memory.note_applied(message.first)
         for pending in self._appended.pop(message.first, ()):
             if not pending.answered:
                 self.clients.finish_writes(pending, message.first, message.responses)
@@ -451,6 +452,7 @@ class GroupActor(Actor):
         """The machine is the snapshot's; whatever was wrong with it is gone with its state."""
         self._machine_error = None
         self._applied_index = max(self._applied_index, message.meta.index)
+        self.log_memory.note_state(message.meta.index)
         self.snapshots.on_restored(message)
         self.rebuild.on_well(message.meta)
         return self._on_changed()
@@ -458,6 +460,7 @@ class GroupActor(Actor):
     def _on_rebuilt(self, message: machines.Rebuilt) -> list[object]:
         self._machine_error = None
         self._applied_index = message.index
+        self.log_memory.note_state(message.index)
         if message.snapshot is None:
             self.snapshots.note_well()
         else:
@@ -530,10 +533,8 @@ class GroupActor(Actor):
         if output.restore is not None:
             effects += self.snapshots.restore(output.restore)
         if output.apply:
-            requests = self._requests
-            # Who is behind lets go of some, so nobody else may hold them.
-            runs = [(run, requests.pop(run.first, None)) for run in output.apply]
-            effects.append(Tell(self._machine, machines.Apply(runs), control=True))
+            apply = self.log_memory.hand_out(output.apply, self._requests)
+            effects.append(Tell(self._machine, apply, control=True))
             effects += self.snapshots.note_handed(output.apply)
             self.log_memory.keep_within()
         if output.read_runs:

@@ -11,6 +11,9 @@ sent or applied::
 
     core, machine --ReadLog--> LogReads --thread--> LogRead --> RunsRead, RunsAgain
 
+**A machine that is behind** is not told more than so many bytes that it has not applied: its queue
+and its mailbox hold no more, whatever it is at.  What is beyond it asks for when its turn comes.
+
 What cannot be read back is damage of the log: the error ends the process, as any error of the log
 does, and recovery finds out who has lost what.
 """
@@ -23,13 +26,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.group_messages import actor_name, machine_name
-from actors.machine import RunsAgain, RunsWanted
+from actors.machine import Apply, RunsAgain, RunsWanted
+from actors.machines import WriteRequest
 from actors.runtime import Actor, Clock, Scheduler, Tell
 from actors.settings import SnapshotSettings
 from raft.core import Core
 from raft.messages import ReadRuns, Run, RunsRead
 from raft.store.wal import Wal
 
+QUEUED_BYTES_MAX: Final = 8 << 20  # of bodies that a machine was told and has not applied
 RELEASED_PART: Final = 32  # one part in so many at a time
 MACHINE_BYTES_MAX: Final = 1 << 20  # read for a machine at a time, or one run
 # So many are under way in a process: each has files open, and brings as much into memory.  When a
@@ -64,13 +69,26 @@ class LogRead:
 class GroupLogMemory:
     """Part of one group actor; what a method returns are effects."""
 
-    __slots__ = ("_bytes_max", "_clock", "_core", "_group")
+    __slots__ = (
+        "_bytes_max",
+        "_clock",
+        "_core",
+        "_group",
+        "_queued",
+        "_queued_bytes",
+        "queued_bytes_max",
+    )
 
     def __init__(self, group: int, core: Core, settings: SnapshotSettings, clock: Clock) -> None:
         self._group = group
         self._core = core
         self._clock = clock
         self._bytes_max = settings.log_memory_bytes
+        self.queued_bytes_max = QUEUED_BYTES_MAX
+        # Told and not applied: bytes by first index; those that a quarantine drops count until
+        # another state stands for them.
+        self._queued: dict[int, int] = {}
+        self._queued_bytes = 0
 
     @property
     def table(self) -> dict[type, Callable[[Any], Any]]:
@@ -90,6 +108,29 @@ class GroupLogMemory:
         bytes_max = self._bytes_max
         if self._core.log.held_bytes > bytes_max:
             self._core.release_log(bytes_max - bytes_max // RELEASED_PART)
+
+    def hand_out(self, runs: list[Run], requests: dict[int, list[WriteRequest]]) -> Apply:
+        """``requests``: parsed, by first index; nobody else may hold those of who is behind."""
+        told: list[tuple[Run, list[WriteRequest] | None]] = []
+        passed_index = 0
+        for run in runs:
+            parsed = requests.pop(run.first, None)
+            if self._queued_bytes < self.queued_bytes_max:
+                self._queued[run.first] = size_bytes = len(run.body)
+                self._queued_bytes += size_bytes
+                told.append((run, parsed))
+            else:
+                passed_index = run.last
+        return Apply(told, passed_index)
+
+    def note_applied(self, first: int) -> None:
+        """The run that begins there."""
+        self._queued_bytes -= self._queued.pop(first, 0)
+
+    def note_state(self, index: int) -> None:
+        """The machine has another one, of that index."""
+        for first in [first for first in self._queued if first <= index]:
+            self.note_applied(first)
 
     def read(self, wanted: list[ReadRuns]) -> list[object]:
         return [ReadLog(self._group, each, each.first, each.last) for each in wanted]

@@ -49,7 +49,6 @@ from transport.protocol import parse_write
 log = logging.getLogger("polyraft.machine")
 
 WRITE_TAG = b"\x38\x02"  # before a WriteRequest in the log; itself a legal, unknown field
-QUEUED_BYTES_MAX = 8 << 20  # of run bodies that wait here; what is beyond is asked for again
 CHUNK_ENTRIES = 250  # entries between two looks at the clock
 ANSWER_BYTES_MAX = 8 << 20  # of all answers to one message; above, its reads are REJECTED
 ERROR_TEXT_CHARACTERS_MAX = 500  # kept of what an exception of a machine says
@@ -62,9 +61,13 @@ WAITING_QUERIES_MAX = 65_536  # queries that wait for their index; then refused
 
 @dataclass(slots=True)
 class Apply:
-    """Committed runs in log order; with each, its parsed commands where the leader kept them."""
+    """Committed runs in log order; with each, its parsed commands where the leader kept them.
+
+    Some may be left out, of those up to ``passed_index``: they are asked for (:class:`RunsWanted`)
+    when their turn comes."""
 
     runs: list[tuple[Run, list[WriteRequest] | None]]
+    passed_index: int = 0
 
 
 @dataclass(slots=True)
@@ -266,8 +269,6 @@ class MachineActor(Actor):
     ``make_machine``: another one like ``machine`` in its first moment; called where it will run.
     """
 
-    queued_bytes_max = QUEUED_BYTES_MAX
-
     def __init__(
         self,
         name: str,
@@ -294,8 +295,7 @@ class MachineActor(Actor):
         self._time_ms = 0  # log time at the applied index, while that is a border between runs
         # While quarantined: empty, or what may end it is first.
         self._queue: deque[tuple[Run, list[WriteRequest] | None] | Restore | Rebuild] = deque()
-        self._queued_bytes = 0  # of run bodies in it
-        self._passed_index = 0  # up to which some were told and not queued: they are asked for
+        self._passed_index = 0  # up to which some were left out of what was told
         self._awaits_runs = False  # that were asked for; until they come nothing is applied
         self._restoring: SnapshotMeta | None = None  # the machine is not ours to call meanwhile
         self._held_hooks: list[tuple[Callable[[Any], None], object]] = []  # for afterwards
@@ -335,12 +335,8 @@ class MachineActor(Actor):
     def _on_apply(self, message: Apply) -> list[object]:
         if self.error is not None and not self._is_to_be_restored:
             return []
-        for run, requests in message.runs:
-            if self._queued_bytes < self.queued_bytes_max:
-                self._queue.append((run, requests))
-                self._queued_bytes += len(run.body)
-            else:
-                self._passed_index = run.last
+        self._queue.extend(message.runs)
+        self._passed_index = max(self._passed_index, message.passed_index)
         return self._begin_work()
 
     def _on_timer(self, message: TimerFired) -> list[object]:
@@ -430,7 +426,6 @@ class MachineActor(Actor):
             self._begin_rebuild(item, effects)
             return None
         run, requests = item
-        self._queued_bytes -= len(run.body)
         assert run.first == self.applied_index + 1, (
             f"run {run.first} after applied index {self.applied_index}"
         )
@@ -545,8 +540,7 @@ class MachineActor(Actor):
 
     def _drop_runs(self) -> None:
         """Up to what stands for them, if that is told."""
-        while self._queue and isinstance(item := self._queue[0], tuple):
-            self._queued_bytes -= len(item[0].body)
+        while self._queue and isinstance(self._queue[0], tuple):
             self._queue.popleft()
 
     # ------------------------------------------------------------------ snapshots
@@ -594,7 +588,7 @@ class MachineActor(Actor):
         self._rebuild = rebuild
         self.applied_index, self._time_ms = 0, 0
         if snapshot is None:
-            self._apply_again(rebuild)
+            self._queue_first(rebuild.runs)
             self._call_held_hooks()
         else:
             self._start_restore(snapshot, effects)
@@ -611,12 +605,8 @@ class MachineActor(Actor):
             self._held_hooks.append((self.machine.on_leader_start, self._leads.term))
         return True
 
-    def _apply_again(self, rebuild: Rebuild) -> None:
-        self._queue_first(rebuild.runs)
-
     def _queue_first(self, runs: list[Run]) -> None:
         self._queue.extendleft((run, None) for run in reversed(runs))
-        self._queued_bytes += sum([len(run.body) for run in runs])
 
     def _on_runs_again(self, message: RunsAgain) -> list[object]:
         assert self._awaits_runs
@@ -679,7 +669,7 @@ class MachineActor(Actor):
                 self.error = None
                 effects.append(self._tell(Restored(meta)))
             else:
-                self._apply_again(rebuild)
+                self._queue_first(rebuild.runs)
                 self._maybe_end_rebuild(effects)
             self._tell_members(meta.configuration)
         else:

@@ -15,6 +15,7 @@ from raft.settings import RaftSettings
 from raft.store.errors import WalDamaged
 from tests.actors.cluster import Cluster, Node
 from tests.actors.test_rebuild import Mood, cluster_of, fill, led_by, state, write
+from transport import protocol
 
 NOTHING = SnapshotSettings(snapshot_entries=1_000, log_memory_bytes=0)
 
@@ -142,16 +143,31 @@ def test_the_snapshot_before_the_newest_is_enough_with_a_log_on_the_disk() -> No
     assert len(digests(cluster)) == 1
 
 
-def test_of_what_the_machine_was_given_its_group_holds_nothing_more(
+def test_a_machine_that_stands_still_is_told_little_and_catches_up_from_the_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A machine that is behind lets go of what it cannot take in."""
+    """As one of its own thread does while it is restored: what it is told waits in its mailbox."""
     cluster = Cluster(("n1",), snapshots=NOTHING)
     leader = cluster.leader()
     fill(cluster, leader, 3)
-    handed: list[Apply] = []
-    monkeypatch.setitem(leader.machine._table, Apply, handed.append)
-    assert write(cluster, leader, "late").outcomes is None
-    ((told,),) = [message.runs for message in handed]
-    assert told[1] is not None, "parsed"
-    assert leader.group._requests == {}
+    leader.group.log_memory.queued_bytes_max = 200
+    handle = leader.machine._table[Apply]
+    mailbox: list[Apply] = []
+    monkeypatch.setitem(leader.machine._table, Apply, mailbox.append)
+    sent = [write(cluster, leader, f"late{at}") for at in range(30)]
+    bodies = [len(run.body) for message in mailbox for run, _ in message.runs]
+    assert sum(bodies[:-1]) < 200 <= sum(bodies)
+    assert mailbox[-1].passed_index == leader.core.handed_index
+    assert leader.group._requests == {}, "nor is what was parsed kept elsewhere"
+    assert len(leader.core.log.tail(1_000)) == 1
+
+    def take_all(last: Apply) -> list[object]:
+        told, mailbox[:] = [*mailbox, last], []
+        return [effect for each in told for effect in handle(each)]
+
+    monkeypatch.setitem(leader.machine._table, Apply, take_all)
+    sent.append(write(cluster, leader, "end"))
+    cluster.settle()
+    assert [each.outcome.code for each in sent] == [protocol.OK] * 31
+    assert leader.log_reads.counts["reads"] > 0
+    assert leader.machine.applied_index == leader.core.handed_index

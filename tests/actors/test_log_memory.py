@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.log_memory import GroupLogMemory, LogRead, LogReads, LogShare, ReadLog
-from actors.machine import RunsAgain, RunsWanted
+from actors.machine import Apply, RunsAgain, RunsWanted
 from actors.runtime import Tell
 from actors.settings import MIB, SnapshotSettings
 from raft.log import Log
@@ -74,6 +74,29 @@ def test_a_smaller_share_counts_at_once() -> None:
     core.handed_index = 100
     memory.on_share(LogShare(80))
     assert core.log.held_bytes == 70
+
+
+def test_a_machine_that_is_behind_is_not_told_more_than_so_many_bytes() -> None:
+    memory, _ = a_group()
+    memory.queued_bytes_max = 25
+    parsed: list[Any] = []
+    requests = {2: parsed, 3: parsed, 4: parsed}
+    assert memory.hand_out(RUNS[:2], requests) == Apply([(RUNS[0], None), (RUNS[1], parsed)])
+    assert memory.hand_out(RUNS[2:5], requests) == Apply([(RUNS[2], parsed)], passed_index=5)
+    assert requests == {}, "of who is behind, too"
+    memory.note_applied(1)
+    assert memory.hand_out(RUNS[5:7], requests) == Apply([(RUNS[5], None)], passed_index=7)
+    for again in (2, 3, 4, 5):
+        memory.note_applied(again)
+    assert memory.hand_out(RUNS[7:10], requests) == Apply([(run, None) for run in RUNS[7:9]], 10)
+
+
+def test_what_another_state_stands_for_is_not_waited_for() -> None:
+    memory, _ = a_group()
+    memory.queued_bytes_max = 25
+    memory.hand_out(RUNS[:5], {})
+    memory.note_state(2)
+    assert memory.hand_out(RUNS[5:8], {}) == Apply([(run, None) for run in RUNS[5:7]], 8)
 
 
 def test_what_was_read_for_a_peer_goes_to_the_core() -> None:

@@ -267,33 +267,34 @@ def test_a_log_that_is_gone_meanwhile_leaves_it_quarantined_for_the_next_attempt
     assert bench.tell(Rebuild(None, runs))[-1] == Rebuilt(14, None)
 
 
-def test_what_is_beyond_the_limit_of_the_queue_is_asked_for_when_its_turn_comes() -> None:
+def test_what_was_left_out_of_what_it_was_told_is_asked_for_when_its_turn_comes() -> None:
     """While a large snapshot is restored, the log goes on."""
     bench, kind = failing()
     kind.bad = False
-    bench.actor.queued_bytes_max = 100
     bench.tell(Rebuild(meta_at(10), [run_of(11, ["half", "bad"])]))
     more = [run_of(at, [f"more{at}"]) for at in range(13, 33)]
-    for run in more:
+    for run in more[:4]:
         assert bench.apply(run) == []
-    held = [it[0] for it in bench.actor._queue if isinstance(it, tuple)]
-    assert held == more[: len(held)]
-    assert sum(len(run.body) for run in held[:-1]) < 100 <= sum(len(run.body) for run in held)
+    assert bench.tell(Apply([(more[4], None)], passed_index=20)) == []
+    assert bench.apply(*more[8:10]) == []
+    assert bench.tell(Apply([], passed_index=32)) == []
     *_, wanted = bench.restore()
-    assert wanted == RunsWanted(held[-1].last + 1, 32)
-    *_, applied = bench.tell(RunsAgain(more[len(held) :]))
+    assert wanted == RunsWanted(18, 20)
+    *_, wanted = bench.tell(RunsAgain(more[5:7]))
+    assert wanted == RunsWanted(20, 20)
+    *_, wanted = bench.tell(RunsAgain(more[7:8]))
+    assert wanted == RunsWanted(23, 32)
+    *_, applied = bench.tell(RunsAgain(more[10:]))
     assert applied.last == 32
     runs = [*ten(), run_of(11, ["half", "bad"]), *more]
     assert bench.actor.machine.digest() == digest_of(*runs)
-    assert bench.actor._queued_bytes == 0
 
 
 def test_what_is_asked_for_and_gone_is_skipped_if_a_snapshot_stands_for_it() -> None:
     donor, _ = filled()
     bench = Bench()
     bench.snapshots = donor.snapshots
-    bench.actor.queued_bytes_max = 0
-    assert bench.apply(run_of(1, ["a"])) == [RunsWanted(1, 1)]
+    assert bench.tell(Apply([], passed_index=1)) == [RunsWanted(1, 1)]
     bench.tell(Restore(meta_at(10)))
     assert bench.tell(RunsAgain([])) == []
     assert bench.restore()[-1] == Restored(meta_at(10))
@@ -306,12 +307,11 @@ def test_what_is_gone_is_no_failure_where_a_snapshot_for_it_is_about_to_be_told(
     donor, _ = filled()
     bench = Bench()
     bench.snapshots = donor.snapshots
-    bench.actor.queued_bytes_max = 0
-    assert bench.apply(run_of(1, ["a"])) == [RunsWanted(1, 1)]
+    assert bench.tell(Apply([], passed_index=1)) == [RunsWanted(1, 1)]
     assert bench.tell(RunsAgain([])) == []
     assert bench.actor.error is None
     bench.tell(Restore(meta_at(10)))
     assert bench.restore()[-1] == Restored(meta_at(10))
-    assert bench.apply(run_of(11, ["b"])) == [RunsWanted(11, 11)]
+    assert bench.tell(Apply([], passed_index=11)) == [RunsWanted(11, 11)]
     *_, applied = bench.tell(RunsAgain([run_of(11, ["b"])]))
     assert applied.last == 11

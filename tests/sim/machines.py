@@ -124,7 +124,6 @@ class WatchedMachine(MachineActor):
     ``has_decayed``: whether a snapshot of this replica has; ``node``: where it is.
     """
 
-    queued_bytes_max = 300
     node: str
     checker: GroupChecker
     has_decayed: Callable[[], bool]

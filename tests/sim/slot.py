@@ -46,8 +46,7 @@ from actors.group_messages import (
 )
 from actors.hosting import Hosting
 from actors.log_memory import LogReads, ReadLog
-from actors.machine import Apply, Emitted, RunRestore
-from actors.runtime import Tell
+from actors.machine import Emitted, RunRestore
 from actors.settings import DiskSettings
 from actors.snapshot_traffic import SnapshotTraffic
 from raft import invariants
@@ -104,7 +103,7 @@ from tests.sim.slot_parts import (
     snapshot_paths,
     snapshots_of,
 )
-from tests.sim.watched import WatchedGroup, looks_of
+from tests.sim.watched import WatchedCore, WatchedGroup, looks_of
 from tests.sim.world import MS, draw_us
 from transport import peer_codec
 from transport.frames import LANE_BULK, LANE_CONTROL
@@ -516,14 +515,14 @@ class Slot:
         if looks != actor.looks or core.is_leader:
             actor.looks = looks
             self._check_core(actor, checker)
-        applied, marks = [], []
+        assert isinstance(core, WatchedCore)
+        applied, core.handed = core.handed, []
+        marks = []
         for effect in effects:
             if type(effect) is SaveLog:
                 checker.note_stored(core, effect.save.runs)
                 if effect.save.mark is not None:
                     marks.append(effect.save.mark)
-            elif type(effect) is Tell and type(effect.message) is Apply:
-                applied += [run for run, _ in effect.message.runs]
         if applied:
             checker.note_applied(self.host.name, applied)
         for mark in marks:

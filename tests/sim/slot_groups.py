@@ -121,7 +121,7 @@ class SlotGroups:
                 read_configuration=read_configuration,
                 now=slot.clock.now_ms(),
             )
-            core.checker, core.asked = checker, {}
+            core.checker, core.asked, core.handed = checker, {}, []
             return core
 
         actor = WatchedGroup(

@@ -16,6 +16,7 @@ from raft.messages import (
     Read,
     Reconfigure,
     Replica,
+    Run,
 )
 from tests.sim.checkers import GroupChecker, Seen
 
@@ -25,6 +26,7 @@ class WatchedCore(Core):
 
     checker: GroupChecker
     asked: dict[int, tuple[int, int]]  # token -> what the group had committed
+    handed: list[Run]  # in this turn
 
     def step(self, message: Any, now: int) -> None:
         if type(message) is Read and message.mode != STALE:
@@ -34,6 +36,7 @@ class WatchedCore(Core):
     def take_output(self) -> Output | None:
         output = super().take_output()
         if output is not None:
+            self.handed += output.apply
             for token, index in output.reads:
                 committed = self.asked.pop(token, None)
                 if committed is not None:
@@ -60,6 +63,7 @@ class WatchedGroup(GroupActor):
 
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
+        self.log_memory.queued_bytes_max = 300
         self._table[ChangeMembers] = self._on_change_members
 
     def _on_change_members(self, message: ChangeMembers) -> None:
