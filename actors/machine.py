@@ -132,8 +132,7 @@ class RunsWanted:
 
 @dataclass(slots=True)
 class RunsAgain:
-    """Some of them, from the first one on; none: a snapshot stands for them, which is told next
-    unless it is one that another attempt will find."""
+    """Some of them, from the first one on; none: a snapshot stands for them."""
 
     runs: list[Run]
 
