@@ -15,7 +15,7 @@ from actors import ctl
 from raft.store.files import Files
 from raft.store.locks import FileLock
 from raft.store.placement import LEFT, Placement
-from raft.store.records import HEADER_BYTES
+from raft.store.records import HEADER_BYTES, padded
 from raft.store.wal import Wal
 from tests.actors.data_directory import INCARNATION, KV, NAMES, make_data
 
@@ -221,6 +221,11 @@ def test_what_stays_of_a_group_that_was_left_is_no_damage(run: Run, data: Path) 
         assert f"note: slot 1 has left-overs of group {KV}" in lines
         assert not [line for line in lines if "marked" in line or "missing" in line], lines
     assert "its log is gone" in lines[-1], "of the replica that is in another slot"
+    (slot,) = json.loads(run("stat", str(data), "--json")[1])["slots"]
+    (left,) = (each for each in slot["groups"] if each["group"] == KV)
+    (only,) = records(run, data, "--group", str(KV), "--limit", "100")[-1:]
+    assert only["kind"] == "DAMAGED"
+    assert left["live_bytes"] == HEADER_BYTES + padded(only["length"])
 
 
 def test_a_node_that_runs_is_not_looked_into_and_its_process_is_named(run: Run, data: Path) -> None:
