@@ -369,6 +369,9 @@ class GroupMembers:
         """The newest word of the catalog counts; two may come in any order."""
         if self._desired is None or message.version > self._desired.version:
             self._desired = message
+            # Who is wanted no more comes back as another life, if at all, and then says so.
+            disks = message.voters | message.learners
+            self._offers = {disk: it for disk, it in self._offers.items() if disk in disks}
             self._failures = self._not_before_ms = 0
             self.look()
 

@@ -338,6 +338,20 @@ def test_nobody_loses_a_vote_while_somebody_is_waited_for() -> None:
     assert members(leader) == (sorted((leader.name, one.name, "n5")), [two.name])
 
 
+def test_what_was_offered_before_it_left_is_not_taken_for_what_comes_back() -> None:
+    """That is another life, which the node has yet to tell of."""
+    cluster, leader, _ = three()
+    newcomer = cluster.add_node("n4")
+    for voters in ("n1,n2,n3,n4", "n1,n2,n3"):
+        sent = admin(cluster, leader, "changePeers", voters)
+        cluster.run(500)
+        assert ",".join(done(sent)["members"]) == voters
+    newcomer.crash()
+    sent = admin(cluster, leader, "changePeers", "n1,n2,n3,n4")
+    cluster.run(GIVEN_UP_MS)
+    assert "n4 has not shown its replica" in refused(sent)
+
+
 def test_the_deadline_passes_and_the_change_goes_on() -> None:
     cluster, leader, _ = three()
     newcomer = cluster.add_node("n4")
