@@ -189,7 +189,7 @@ def _show(plan: Plan) -> None:
     print(f"left as the voters of {plan.group}: {', '.join(plan.voters)}")
     if plan.given_up:
         names = ", ".join(plan.given_up)
-        print(f"given up for good: {names}. Never start them again with what they have on disk.")
+        print(f"given up for good: {names}. What only they have is lost, also if they come back.")
     print(
         "Whatever was acknowledged and is on none of the replicas above is lost: at worst all "
         f"behind index {best.metadata.get('commit_index')}, which is known to be committed."

@@ -19,6 +19,7 @@ life of a node, goes on where somebody died.
 are a rebirth under way (:mod:`actors.replacing`), which is left alone.  Of a disk that has none
 among the members the leader cannot know which life it is to be.  The node says so: it *offers* its
 replica, and goes on until it is one of the members.  So nothing begins before a newcomer is there.
+Of several, who is there does not wait for who is not: that one may never come.
 
 **An Admin** is answered when its change is committed.  Until the catalog has taken it nothing has
 happened; from then on it stands, also beyond its deadline and the life of its leader.  A change
@@ -294,12 +295,17 @@ class GroupMembers:
             return False
         if desired is None:
             return True
-        target = self._target(desired)
-        return target is not None and _is_in_force(core.configuration, target)
+        target, is_all = self._target(desired)
+        return is_all and _is_in_force(core.configuration, target)
 
-    def _target(self, desired: DesiredMembers) -> Target | None:
-        """The replicas that are to be voters and learners; None: one of them is not known yet."""
+    def _target(self, desired: DesiredMembers) -> tuple[Target, bool]:
+        """The replicas that are to be voters and learners, and whether these are all.
+
+        As long as one has not shown itself, nobody goes, nor loses a vote, but for another disk of
+        the same node: there are not to be fewer while somebody is waited for.
+        """
         configuration = self._group.core.configuration
+        is_all = True
         voters: set[Replica] = set()
         learners: set[Replica] = set()
         for disks, part in ((desired.voters, voters), (desired.learners, learners)):
@@ -313,8 +319,14 @@ class GroupMembers:
                 elif disk in self._offers:
                     part.add(self._offers[disk])
                 else:
-                    return None
-        return frozenset(voters), frozenset(learners)
+                    is_all = False
+        if not is_all:
+            shown = _names(frozenset(voters | learners))
+            voters |= {
+                each for each in configuration.voters if each in learners or each.node not in shown
+            }
+            learners |= {each for each in configuration.learners if each.node not in shown}
+        return (frozenset(voters), frozenset(learners - voters)), is_all
 
     def _shown(self) -> dict[str, Any]:
         voters, learners = self._present()
@@ -357,6 +369,9 @@ class GroupMembers:
         """The newest word of the catalog counts; two may come in any order."""
         if self._desired is None or message.version > self._desired.version:
             self._desired = message
+            # Who is wanted no more comes back as another life, if at all, and then says so.
+            disks = message.voters | message.learners
+            self._offers = {disk: it for disk, it in self._offers.items() if disk in disks}
             self._failures = self._not_before_ms = 0
             self.look()
 
@@ -406,11 +421,12 @@ class GroupMembers:
         if core.is_changing or not core.can_serve or core.is_transferring:
             self._look_at(group.now_ms() + LOOK_AGAIN_MS)
             return
-        target = self._target(desired)
-        if target is None:
+        target, is_all = self._target(desired)
+        if not is_all and order is not None:
             self._await_newcomers(desired)
         elif _is_in_force(core.configuration, target):
-            self._on_done(desired)
+            if is_all:
+                self._on_done(desired)
         elif group.now_ms() < self._not_before_ms:
             self._look_at(self._not_before_ms)
         elif self._lacks_majority(target[0]) or (order is None and self._has_unheard(target[0])):

@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from actors.catalog_members import Row, node_row
-from raft.store.documents import read_table, write_document
+from raft.store.documents import NODES, NODES_FORMAT, read_table, write_document
 from raft.store.files import Files
 from raft.store.space import is_full_error
 
 log = logging.getLogger("polyraft.node")
 
-FILE: Final = "nodes"
-WHAT: Final = "nodes"
-FORMAT: Final = 1
+FILE: Final = NODES
+WHAT: Final = NODES
+FORMAT: Final = NODES_FORMAT
 ADDRESSES: Final = ("client", "peer", "events")
 NUMBER: Final = "incarnation"  # of 64 bits: as hexadecimal text in JSON
 

@@ -17,6 +17,10 @@ from google_crc32c import value as crc32c
 from raft.store.errors import DamagedDocument, UnknownFormat
 from raft.store.files import Files, read_whole, replace_whole
 
+# ``DATA/nodes``, which has its content from the catalog (actors/known_nodes.py).
+NODES = "nodes"
+NODES_FORMAT = 1
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 

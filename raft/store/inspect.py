@@ -264,6 +264,8 @@ class SeenGroup:
         """Recovery has the last word."""
         run_bytes = sum(HEADER_BYTES + padded(len(run.body)) for run in found.runs)
         self.live_bytes = run_bytes + sum(self.single_bytes.values())
+        if self.marked is not None:  # nothing else of it counts
+            self.live_bytes = self.single_bytes[records.DAMAGED]
         self.gseq, self.state, self.snapshot = found.last_gseq, found.hard_state, found.snapshot
         self.last = (found.base_index, found.base_term)
         if found.runs:
@@ -281,7 +283,9 @@ _NOTES: dict[int, Callable[[SeenGroup, Header, bytes], None]] = {
     records.DAMAGED: SeenGroup._note_damaged,
 }
 # Of these a group needs the newest one alone.
-_SINGLE_KINDS = frozenset((records.BOOTSTRAP, records.HARD_STATE, records.SNAPSHOT))
+_SINGLE_KINDS = frozenset(
+    (records.BOOTSTRAP, records.HARD_STATE, records.SNAPSHOT, records.DAMAGED)
+)
 
 
 class Survey:

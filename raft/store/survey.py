@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from raft.messages import SnapshotMeta
 from raft.store import placement as placements
+from raft.store.documents import NODES, NODES_FORMAT, read_document
 from raft.store.errors import SnapshotDamaged, StoreError, UnknownFormat
 from raft.store.files import Files
 from raft.store.identity import FILE as IDENTITY_FILE
@@ -94,7 +95,8 @@ def survey(files: Files, directory: str) -> DataSurvey:
         _against_placement(data, seen)
         for each in seen.slots:
             for group, found in sorted(each.groups.items()):
-                _snapshots(files, data, group, found, seen)
+                if not _is_left_over(found, seen):
+                    _snapshots(files, data, group, found, seen)
     return seen
 
 
@@ -109,19 +111,36 @@ def _small_files(files: Files, data: str, seen: DataSurvey) -> None:
     try:
         if files.exists(os.path.join(data, placements.FILE)):
             seen.placed = dict(Placement.load(files, data).groups)
+        elif seen.identity is not None and seen.identity.cluster is not None:
+            path = os.path.join(data, placements.FILE)
+            seen.findings.append(Finding(path, None, (), None, "it is missing"))
         else:
             seen.notes.append("there is no placement: the node was never part of a cluster")
     except StoreError as error:
         seen.findings.append(_of_document(os.path.join(data, placements.FILE), error))
+    path = os.path.join(data, NODES)
+    try:
+        read_document(files, path, NODES, NODES_FORMAT)
+    except StoreError as error:
+        seen.findings.append(_of_document(path, error))
 
 
 def _of_document(path: str, error: StoreError) -> Finding:
     return Finding(path, None, (), None, getattr(error, "reason", str(error)))
 
 
+def _is_left_over(found: SeenGroup, seen: DataSurvey) -> bool:
+    """Of a group that this disk has left, or has as a later life, perhaps in another slot: by
+    design nothing stays of it but the mark that says so."""
+    placed = (seen.placed or {}).get(found.group)
+    if placed is None:
+        return False
+    return found.generation < placed.generation + (LEFT in placed.options)
+
+
 def _marks(slot: Survey, seen: DataSurvey) -> None:
     for group, found in sorted(slot.groups.items()):
-        if found.marked is not None:
+        if found.marked is not None and not _is_left_over(found, seen):
             reason = f"the replica was marked as damaged: {found.marked}"
             seen.findings.append(Finding(slot.directory, None, (group,), None, reason))
 
@@ -152,7 +171,8 @@ def _against_placement(data: str, seen: DataSurvey) -> None:
     for slot in seen.slots:
         for group in sorted(slot.groups):
             there = seen.placed.get(group)
-            if there is None or there.slot != slot.slot:
+            is_here = there is not None and there.slot == slot.slot
+            if not is_here or _is_left_over(slot.groups[group], seen):
                 seen.notes.append(f"slot {slot.slot} has left-overs of group {group}")
 
 

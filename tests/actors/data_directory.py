@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgpack
 
+from actors.catalog_members import node_row
+from actors.known_nodes import KnownNodes
 from actors.machine import WRITE_TAG
 from raft.configuration import Configuration
 from raft.messages import COMMAND, HardState, Mark, Replica, Run, Save, SnapshotMeta
@@ -46,6 +48,8 @@ def make_data(path: Path) -> None:
         NAMES: PlacedGroup(1, 1, "names", "kv", (N1, N2), {"born": True}),
     }
     Placement.load(files, data).replace(placed)
+    known = KnownNodes.load(files, data, on_full=lambda again: None)
+    known.merge([node_row(N1.node, N1.incarnation, 3)])
     ids = itertools.count(0xABCDEF)
     wal, _ = Wal.open(
         files,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 from actors import ctl
 from raft.store.files import Files
 from raft.store.locks import FileLock
-from raft.store.records import HEADER_BYTES
-from tests.actors.data_directory import KV, NAMES, make_data
+from raft.store.placement import LEFT, Placement
+from raft.store.records import HEADER_BYTES, padded
+from raft.store.wal import Wal
+from tests.actors.data_directory import INCARNATION, KV, NAMES, make_data
 
 Run = Callable[..., tuple[int, str, str]]
 SEGMENT = "0000000000000001.wal"
@@ -135,6 +139,17 @@ def spoil_placement(data: Path) -> str:
     return "placement: its checksum is wrong"
 
 
+def remove_placement(data: Path) -> str:
+    """Of a node that belongs to a cluster, which does not start without it."""
+    (data / "placement").unlink()
+    return "placement: it is missing"
+
+
+def spoil_nodes(data: Path) -> str:
+    flip(data / "nodes", 80)
+    return "nodes: its checksum is wrong"
+
+
 def remove_log(data: Path) -> str:
     (data / "wal" / "1" / SEGMENT).unlink()
     return f"group {KV} (kv): its log is gone"
@@ -154,6 +169,8 @@ def remove_slot(data: Path) -> str:
         remove_snapshot,
         spoil_identity,
         spoil_placement,
+        remove_placement,
+        spoil_nodes,
         remove_log,
         remove_slot,
     ],
@@ -164,6 +181,51 @@ def test_whatever_else_is_wrong_is_told(run: Run, data: Path, spoil: Callable[[P
     assert code == 1
     assert said in out
     assert err.count("\n") == 1
+
+
+def place(data: Path, group: int, **changes: Any) -> None:
+    placement = Placement.load(Files(), str(data))
+    changed = replace(placement.groups[group], **changes)
+    placement.replace({**placement.groups, group: changed})
+
+
+def mark(data: Path, group: int) -> None:
+    """As its worker does when this node has no part in the group any more."""
+    ids = itertools.count(0xFEDCBA)
+    wal, _ = Wal.open(
+        Files(),
+        str(data / "wal" / "1"),
+        slot=1,
+        incarnation=INCARNATION,
+        random_id=lambda: next(ids),
+    )
+    wal.forget_group(group, "this node is no member of the group any more")
+    batch = wal.take_batch()
+    assert batch is not None
+    batch.run()
+    wal.complete(batch)
+    wal.close()
+
+
+def test_what_stays_of_a_group_that_was_left_is_no_damage(run: Run, data: Path) -> None:
+    """Its snapshots are gone, and of its log nothing counts but the mark."""
+    remove_snapshot(data)
+    mark(data, KV)
+    assert "was marked as damaged" in run("verify", str(data))[1]
+    for changes in (
+        {"options": {LEFT: 12}},
+        {"options": {"born": True}, "generation": 2, "slot": 2, "life": 1},
+    ):
+        place(data, KV, **changes)
+        lines = run("verify", str(data))[1].splitlines()
+        assert f"note: slot 1 has left-overs of group {KV}" in lines
+        assert not [line for line in lines if "marked" in line or "missing" in line], lines
+    assert "its log is gone" in lines[-1], "of the replica that is in another slot"
+    (slot,) = json.loads(run("stat", str(data), "--json")[1])["slots"]
+    (left,) = (each for each in slot["groups"] if each["group"] == KV)
+    (only,) = records(run, data, "--group", str(KV), "--limit", "100")[-1:]
+    assert only["kind"] == "DAMAGED"
+    assert left["live_bytes"] == HEADER_BYTES + padded(only["length"])
 
 
 def test_a_node_that_runs_is_not_looked_into_and_its_process_is_named(run: Run, data: Path) -> None:

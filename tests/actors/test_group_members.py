@@ -17,7 +17,7 @@ from raft import membership
 from raft.lives import replica_of
 from raft.messages import Append, Replica
 from raft.settings import RaftSettings
-from tests.actors.cluster import GROUP, Cluster, Node, Sent, put
+from tests.actors.cluster import GROUP, NAME, Cluster, Node, Sent, put
 from transport import protocol
 from transport.client import wire
 
@@ -57,6 +57,14 @@ def names(replicas: Iterable[Replica]) -> list[str]:
 def wanted(cluster: Cluster) -> tuple[list[str], list[str]]:
     desired = cluster.catalog.desired()
     return names(desired.voters), names(desired.learners)
+
+
+def want(cluster: Cluster, *voters: str, learners: Iterable[str] = ()) -> None:
+    """By an order of which nobody waits for the answer any more."""
+    values = {"voters": list(voters), "learners": list(learners)}
+    response = cluster.catalog.write("SET_MEMBERS", NAME, values)
+    assert response.success, response.error
+    cluster.catalog.say()
 
 
 def members(node: Node) -> tuple[list[str], list[str]]:
@@ -295,6 +303,54 @@ def test_a_new_disk_that_is_not_heard_is_tried_again_with_pauses() -> None:
     new.start()
     cluster.run(module.PAUSE_MS_MAX + 2_000)
     assert new.me in leader.core.configuration.voters
+
+
+def test_who_is_there_does_not_wait_for_who_never_comes() -> None:
+    """And nobody goes meanwhile, but the old disk of one that has a new one."""
+    cluster, leader, (one, two) = three()
+    newcomer = cluster.add_node("n4")
+    lost = cluster.add_node("n5")
+    lost.crash()
+    want(cluster, leader.name, two.name, "n4", "n5")
+    cluster.run(GIVEN_UP_MS)
+    assert members(leader) == (["n1", "n2", "n3", "n4"], []), "n5 may be what is to replace one"
+    assert newcomer.me in leader.core.configuration.voters
+    cluster.catalog.write("REPLACE_NODE", two.name, {})
+    new = cluster.add_node(two.name, 999)
+    cluster.catalog.say()
+    cluster.run(GIVEN_UP_MS)
+    assert new.me in leader.core.configuration.voters
+    assert two.me not in leader.core.configuration
+    assert one.me in leader.core.configuration.voters
+    lost.start()
+    cluster.run(GIVEN_UP_MS)
+    assert members(leader) == (sorted((leader.name, two.name, "n4", "n5")), [])
+
+
+def test_nobody_loses_a_vote_while_somebody_is_waited_for() -> None:
+    cluster, leader, (one, two) = three()
+    lost = cluster.add_node("n5")
+    lost.crash()
+    want(cluster, leader.name, one.name, "n5", learners=(two.name,))
+    cluster.run(GIVEN_UP_MS)
+    assert members(leader) == (["n1", "n2", "n3"], [])
+    lost.start()
+    cluster.run(GIVEN_UP_MS)
+    assert members(leader) == (sorted((leader.name, one.name, "n5")), [two.name])
+
+
+def test_what_was_offered_before_it_left_is_not_taken_for_what_comes_back() -> None:
+    """That is another life, which the node has yet to tell of."""
+    cluster, leader, _ = three()
+    newcomer = cluster.add_node("n4")
+    for voters in ("n1,n2,n3,n4", "n1,n2,n3"):
+        sent = admin(cluster, leader, "changePeers", voters)
+        cluster.run(500)
+        assert ",".join(done(sent)["members"]) == voters
+    newcomer.crash()
+    sent = admin(cluster, leader, "changePeers", "n1,n2,n3,n4")
+    cluster.run(GIVEN_UP_MS)
+    assert "n4 has not shown its replica" in refused(sent)
 
 
 def test_the_deadline_passes_and_the_change_goes_on() -> None:

@@ -64,7 +64,7 @@ def text_of(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return ",".join(text_of(item) for item in value)
+        return ",".join(text_of(item) for item in value) or "-"
     if isinstance(value, dict):
         node = value.get("id", value.get("node"))
         if node is not None:

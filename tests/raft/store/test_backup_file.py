@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import replace
 
 import pytest
+from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +72,17 @@ def opened(content: bytes) -> BackupFile:
     files.mkdir("/backups")
     files.put(PATH, content)
     return BackupFile(files, PATH)
+
+
+def test_a_file_is_laid_out_as_documented() -> None:
+    length = int.from_bytes(CONTENT[12:16], "little")
+    assert CONTENT[:12] == b"PRbackup" + bytes((1, 0, 0, 0))
+    head, frames = CONTENT[16 : 16 + length], CONTENT[20 + length : -20]
+    assert json.loads(head)["snapshot"]["members"][0][1:] == ["0000000000000011", 1]
+    assert crc32c(CONTENT[: 16 + length]).to_bytes(4, "little") == CONTENT[16 + length :][:4]
+    assert (len(frames), crc32c(frames)) == (META.size_bytes, META.crc)
+    assert CONTENT[-20:-4] == b"PRbk-end" + len(CONTENT).to_bytes(8, "little")
+    assert CONTENT[-4:] == crc32c(CONTENT[:-4]).to_bytes(4, "little")
 
 
 def test_what_was_written_is_read_and_says_what_it_is() -> None:

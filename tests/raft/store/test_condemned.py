@@ -182,6 +182,15 @@ def test_a_copy_under_the_name_of_a_later_one_condemns_all() -> None:
         assert check(history, found.groups) == history.groups
 
 
+def test_garbage_under_the_name_of_a_later_one_condemns_all() -> None:
+    """But what is no longer than a header looks like a write that ended there."""
+    history = LARGE()
+    name = segment_name(len(history.disk) + 1)
+    found = read({**history.disk, name: b"garbage" * 100})
+    assert check(history, found.groups) == history.groups
+    assert check(history, read({**history.disk, name: b"g" * 64}).groups) == set()
+
+
 def test_a_copy_in_the_place_of_another_is_the_loss_of_that_one() -> None:
     history = LARGE()
     names = list(history.disk)

@@ -83,6 +83,27 @@ def test_a_commit_frame_comes_back_and_ends_in_a_byte_that_is_not_zero() -> None
     assert records.decode_commit(body) == commit
 
 
+def test_a_commit_frame_is_laid_out_as_documented() -> None:
+    body = records.encode_commit(Commit(9, 0xABC, 1, 2, {5: 10, 2**64 - 1: 0}))
+    assert len(body) == 32 + 2 * 16 + 8
+    longs = [int.from_bytes(body[at : at + 8], "little") for at in (0, 8, 32, 40, 48, 56)]
+    assert longs == [9, 0xABC, 5, 10, 2**64 - 1, 0]
+    numbers = [int.from_bytes(body[at : at + 4], "little") for at in (16, 20, 24, 28)]
+    assert numbers == [1, 2, 2, 0]
+    assert body[-8:] == b"PRcommit"
+
+
+def test_what_opens_a_segment_is_laid_out_as_documented() -> None:
+    row = records.TableRow(2, 3, 4, N1, 5, 6, "why", 1)
+    info = records.SegmentInfo(7, 8, 9, 10, 11, 12, {13: row}, 14, 15)
+    body = records.encode_segment(info, 4096)
+    assert len(body) + records.HEADER_BYTES == 4096
+    *fields, filling = msgpack.unpackb(body)
+    table = [[13, 2, 3, 4, N1.node, N1.incarnation, 5, 6, "why", 1]]
+    assert fields == [7, 8, 9, 10, 11, 12, table, 14, 15]
+    assert set(filling) == {0xFF}
+
+
 HEADERS = [
     records.encode_header(records.RUN, 1, 1, 1, 7, gseq, 1, gseq, 3, 0xABC) for gseq in range(1, 6)
 ]

@@ -393,3 +393,17 @@ def test_the_addresses_may_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("POLYRAFT_CONNECT", node.address)
     assert ctl.main(["put", "kv", "a", "b"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        ([], "-"),
+        (["n1", {"id": "n2"}], "n1,n2"),
+        (True, "yes"),
+        ({"a": 1}, '{"a": 1}'),
+    ],
+)
+def test_a_value_has_a_text_also_when_there_is_none(value: object, text: str) -> None:
+    assert ctl.text_of(value) == text
