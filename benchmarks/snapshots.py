@@ -32,6 +32,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "bin")]
+    import bootstrap
+
+    bootstrap.enter()
+
 import zmq
 
 from transport.client import wire
@@ -336,5 +343,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

@@ -22,6 +22,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "bin")]
+    import bootstrap
+
+    bootstrap.enter()
+
 import zmq
 
 from transport.client import wire
@@ -190,7 +197,8 @@ def _size(arguments: argparse.Namespace, cluster: OwnCluster, leader: str) -> No
     writer = Writer(leader)
     began = time.monotonic()
     look_at = began
-    written, most, bytes_most, history = 0, 0, 0, []
+    written, bytes_most = 0, 0
+    most: list[int] = []  # segments of the node that has most, at each look
     pause_s = BATCH / arguments.rate if arguments.rate else 0.0
     while time.monotonic() < began + arguments.seconds:
         writer.write(batches(written, 20 * BATCH, arguments.keys, arguments.value_bytes), pause_s)
@@ -198,14 +206,14 @@ def _size(arguments: argparse.Namespace, cluster: OwnCluster, leader: str) -> No
         if time.monotonic() < look_at:
             continue
         look_at = time.monotonic() + 1.0
-        for node in cluster.nodes.values():
-            count, length = segments(node.directory)
-            most, bytes_most = max(most, count), max(bytes_most, length)
-        history.append(most)
+        found = [segments(node.directory) for node in cluster.nodes.values()]
+        most.append(max(count for count, _ in found))
+        bytes_most = max(bytes_most, *(length for _, length in found))
     writer.close()
     print(
         f"{written:,} overwrites of {arguments.keys:,} keys in {arguments.seconds:g} s, "
-        f"{len(history)} looks: at most {most} segments, {bytes_most / 1e6:.1f} MB in a log; "
+        f"{len(most)} looks: at most {max(most)} segments, {bytes_most / 1e6:.1f} MB in a log, "
+        f"{max(most[len(most) // 2 :])} segments in the second half; "
         f"{writer.again} messages written again"
     )
     for node in cluster.nodes.values():
@@ -232,5 +240,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     raise SystemExit(main())
