@@ -247,7 +247,13 @@ class Worker:
             log.error("slot %d: %s", arguments.slot, loss)
 
     def _load_groups(self) -> None:
+        """At the start: the node process may have renamed the placement, and not synced that yet.
+
+        What was read had its name before this sync.  So a log that begins by it never has more in
+        it, after a loss of power, than the placement.
+        """
         placement = Placement.load(self._files, self._arguments.data)
+        self._files.fsync_dir(self._arguments.data)
         self._hosting.load(placement)
         self._log_reads.share()
 
@@ -592,7 +598,8 @@ class Worker:
             self._scheduler.tell(actor_name(group), LinkClosed(frame[3]), control=True)
 
     def _on_reload(self, frame: list[Any]) -> None:
-        self._load_groups()
+        # No sync: this is the loop, and what RELOAD is about was durable before it was sent.
+        self._hosting.load(Placement.load(self._files, self._arguments.data))
         self._tell_replicas()
         self._ask_for_turn()
 

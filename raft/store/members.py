@@ -8,6 +8,10 @@ and a copy of one that is there, are not part of the log, and what their names s
 One of another disk stops everything: somebody put it there, perhaps all of them, and nobody may
 vote with the votes of another node.
 
+The log cannot begin with a segment of which neither is whole.  When one stands there and is needed
+no more, it is no part of the log: those before it were removed, and it has not been yet, or nothing
+of it could be read, so that it was never given up.  What begins behind it proves what is there.
+
 What no later segment follows on is skipped: it was lost already when that one was opened, and was
 judged then.  So damage is judged once, and what it left is set aside (:mod:`raft.store.settling`).
 """
@@ -60,9 +64,17 @@ class Members:
 
 
 def find_members(
-    files: Files, directory: str, slot: int, incarnation: int | None, without: str | None = None
+    files: Files,
+    directory: str,
+    slot: int,
+    incarnation: int | None,
+    *,
+    without: str | None = None,
+    oldest: int = 1,
 ) -> Members:
-    """``without``: the name of a file in which nothing is durable.  Changes nothing.
+    """``without``: the name of a file in which nothing is durable.  ``oldest``: number of the
+    oldest segment that is needed, as far as known; what is older, and has lost what it begins with,
+    is no part of the log.  Changes nothing.
 
     Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
     OSError when the disk does not give the bytes."""
@@ -94,7 +106,10 @@ def find_members(
             ours[member.number] = _without_content(member, f"it is a copy of segment {info.number}")
     for member in foreign:
         ours.setdefault(member.number, _without_content(member, "it is of another slot"))
-    result.segments = _linked([ours[number] for number in sorted(ours)])
+    candidates = [ours[number] for number in sorted(ours)]
+    while candidates and candidates[0].info is None and candidates[0].number < oldest:
+        del candidates[0]
+    result.segments = _linked(candidates)
     names = {os.path.basename(each.path): each for each in found}
     for member in result.segments:
         name = os.path.basename(member.path)

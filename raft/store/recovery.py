@@ -27,6 +27,7 @@ first batch of the next segment says who is condemned, before anything else is s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from raft.store.evidence import Evidence
 from raft.store.files import Files, read_whole
@@ -37,6 +38,15 @@ from raft.store.replay import RecoveredGroup
 from raft.store.salvage import Batch, Gap, Loss, Place, Salvage, SegmentRead
 
 __all__ = ["Recovered", "RecoveredGroup", "recover"]
+
+
+class ReadSegment(NamedTuple):
+    """``is_bound``: what opens it is lost, so it can only be read behind the one before it."""
+
+    number: int
+    used: int
+    path: str
+    is_bound: bool
 
 
 @dataclass(slots=True)
@@ -60,8 +70,7 @@ class Recovered:
     torn: bool = False
     bytes_read: int = 0
     oldest: int = 1  # number of the oldest segment that the log still needs
-    # (number, bytes in use, path) of each segment that was read; places count through all of them.
-    segments: list[tuple[int, int, str]] = field(default_factory=list)
+    segments: list[ReadSegment] = field(default_factory=list)  # places count through all of them
     pinned: str | None = None  # why no segment may be given up
 
 
@@ -71,6 +80,14 @@ class _NeverWas(Exception):
     def __init__(self, member: Member) -> None:
         super().__init__(member.path)
         self.name = member.path.rpartition("/")[2]
+
+
+class _GivenUp(Exception):
+    """Nothing can be read of the oldest segment, and it is needed no more."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(oldest)
+        self.oldest = oldest
 
 
 class _Recovery:
@@ -83,13 +100,15 @@ class _Recovery:
         slot: int,
         incarnation: int | None,
         without: str | None,
+        oldest: int,
     ) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
         self._incarnation = incarnation
         self._without = without  # name of the newest segment, if that was never durable
-        self._result = Recovered({}, [])
+        self._oldest = oldest  # number of the oldest segment that is needed, as far as known
+        self._result = Recovered({}, [], oldest=oldest)
         self._evidence = Evidence()
         self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
         self._zero = 0  # place of the first byte of the next segment
@@ -97,7 +116,12 @@ class _Recovery:
     def run(self) -> Recovered:
         result, evidence = self._result, self._evidence
         members = find_members(
-            self._files, self._directory, self._slot, self._incarnation, self._without
+            self._files,
+            self._directory,
+            self._slot,
+            self._incarnation,
+            without=self._without,
+            oldest=result.oldest,
         )
         result.discard, result.aside, result.number = members.discard, members.aside, members.number
         result.torn = self._without is not None
@@ -111,6 +135,12 @@ class _Recovery:
             reader = last if member is segments[-1] else self._read(member)
             self._segment(member, reader, is_last)
         first = segments[0] if segments else None
+        if (
+            first is not None
+            and first.info is None
+            and self._oldest <= first.number < result.oldest
+        ):
+            raise _GivenUp(result.oldest)
         if first is not None and first.is_late and first.number > result.oldest:
             loss = missing_before(first)
             result.damage.append(loss)
@@ -185,7 +215,9 @@ class _Recovery:
             self._result.damage.append(member.loss("its first record is damaged, a copy is whole"))
         self._take(member, found)
         self._end(member, reader, found)
-        self._result.segments.append((member.number, reader.used, member.path))
+        self._result.segments.append(
+            ReadSegment(member.number, reader.used, member.path, member.info is None)
+        )
         self._zero += reader.used
 
     def _boundary(self, member: Member) -> None:
@@ -237,8 +269,12 @@ def recover(files: Files, directory: str, slot: int, incarnation: int | None) ->
     Damage is no exception: it is in ``groups``.  Raises UnknownFormat, ForeignWal and WalDamaged
     when not one segment is of this disk and slot, and OSError when the disk gives no bytes.
     """
-    try:
-        return _Recovery(files, directory, slot, incarnation, None).run()
-    except _NeverWas as newest:
-        # What it says of those before it does not count either.
-        return _Recovery(files, directory, slot, incarnation, newest.name).run()
+    without, oldest = None, 1
+    while True:
+        try:
+            return _Recovery(files, directory, slot, incarnation, without, oldest).run()
+        except _NeverWas as newest:
+            # What it says of those before it does not count either.
+            without = newest.name
+        except _GivenUp as found:
+            oldest = found.oldest

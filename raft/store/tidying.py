@@ -31,6 +31,10 @@ gone by design is said by the newest OLDEST record, or by the record that opened
 segment; they are removed oldest first, each durably before the next, so never one between
 others.
 
+A segment of which both records that open it are lost says nothing by itself, neither floors nor
+whose bytes these are.  It is *bound* to the one before it: they are given up together, once nothing
+in them lives, by one OLDEST record.
+
 **When.**  With nothing live in it, the oldest segment goes at once.  Otherwise it is due if
 
 * live is at most a quarter of it: a copied byte then frees four; or
@@ -69,6 +73,7 @@ from raft.store.files import Files
 from raft.store.group_log import GroupLog
 from raft.store.reading import Item, RunsReader, read_records
 from raft.store.records import HEADER_BYTES, PADDING, encode_header
+from raft.store.recovery import ReadSegment
 from raft.store.segments import segment_name
 
 # What rides in one batch, so that the saves in it wait a little longer only.  One record may be
@@ -84,13 +89,17 @@ ENOUGH_BYTES = 1 << 62  # more than there ever is
 
 @dataclass(slots=True)
 class Extent:
-    """A segment that is there.  Places: of its first byte, of its first record of a group."""
+    """A segment that is there.  Places: of its first byte, of its first record of a group.
+
+    ``is_bound``: see :class:`raft.store.recovery.ReadSegment`.
+    """
 
     number: int
     path: str  # another segment's, perhaps, where names were changed by hand
     zero: int
     start: int
     used: int = 0  # once it is sealed
+    is_bound: bool = False
 
 
 class Chunk:
@@ -181,6 +190,8 @@ class Tidier:
         self._removal: Removal | None = None
         self.chunk: Chunk | None = None
         self._due = False  # the oldest is being given up
+        self._source = Extent(0, "", 0, 0)  # what is read for that, up to this place
+        self._source_end = 0
         self._todo: list[GroupLog] = []  # groups that it may hold something of
         self._look = True
         self._lacked_bytes = ENOUGH_BYTES  # with so much room, or less, nothing could be copied
@@ -192,10 +203,8 @@ class Tidier:
 
     # ------------------------------------------------------------------ what the writer tells
 
-    def recovered(
-        self, segments: list[tuple[int, int, str]], oldest: int, pinned: str | None = None
-    ) -> int:
-        """Segments, number and bytes in use, as they were read.  Answers the log's end.
+    def recovered(self, segments: list[ReadSegment], oldest: int, pinned: str | None = None) -> int:
+        """Segments as they were read.  Answers the log's end.
 
         ``pinned``: why nothing may be given up as long as this log is open.
 
@@ -205,13 +214,18 @@ class Tidier:
         self._stopped = pinned
         self.live_bytes = sum(log.live_bytes for log in self._groups.values())
         lowest = min((low for log in self._groups.values() for low in _lowest(log)), default=None)
-        zero = 0
-        for number, used, path in segments:
-            zero, start = zero + used, zero
-            if number >= oldest or (lowest is not None and lowest < zero):
-                self._extents.append(Extent(number, path, start, start, used))
-            else:
-                self._removable.append(number)
+        zero, extents = 0, []
+        for it in segments:
+            extents.append(Extent(it.number, it.path, zero, zero, it.used, it.is_bound))
+            zero += it.used
+        end = ENOUGH_BYTES if lowest is None else lowest
+        gone = 0
+        while gone < len(extents) and _is_given_up(extents[gone], oldest, end):
+            gone += 1
+        while 0 < gone < len(extents) and extents[gone].is_bound:
+            gone -= 1
+        self._removable += [extent.number for extent in extents[:gone]]
+        self._extents.extend(extents[gone:])
         return zero
 
     def killed(self, count: int) -> None:
@@ -289,6 +303,7 @@ class Tidier:
                 self._copied_records += 1
             self._copied_bytes += place - begin
             if not self._todo:
+                self._due, self._look = False, True
                 self._give_up_dead()
         if self.announces:
             self._leave()
@@ -322,8 +337,9 @@ class Tidier:
         extents = self._extents
         if self._stopped is not None:
             return
-        while len(extents) > 1 and self._live_in_oldest() == 0:
-            self._given_up.append(extents.popleft().number)
+        while len(extents) > self._oldest_count and self._live_in_oldest() == 0:
+            for _ in range(self._oldest_count):
+                self._given_up.append(extents.popleft().number)
             self.announces = True
             self._due = False
             self._look = True
@@ -360,8 +376,7 @@ class Tidier:
         if not items:
             self._due, self._look = False, True
             return None
-        oldest = self._extents[0]
-        self.chunk = Chunk(self._files, oldest.path, oldest.zero, items)
+        self.chunk = Chunk(self._files, self._source.path, self._source.zero, items)
         return self.chunk
 
     def _take_note(self) -> None:
@@ -389,23 +404,39 @@ class Tidier:
         if len(extents) < 2:
             return
         live = self.live_bytes
-        behind = sum(extent.used for extent in extents) - extents[0].used - extents[-1].used
+        oldest = sum(extents[at].used for at in range(self._oldest_count))
+        behind = sum(extent.used for extent in extents) - oldest - extents[-1].used
         self._due = (
-            CHEAP_PART * self._live_in_oldest() <= extents[0].used
+            CHEAP_PART * self._live_in_oldest() <= oldest
             or behind > GARBAGE_FACTOR * live
             or len(extents) > SEGMENTS_MAX
         )
         if self._due:
-            end = extents[1].start
-            self._todo = [log for log in self._groups.values() if log.bytes_below(end)]
+            self._find_source()
+
+    @property
+    def _oldest_count(self) -> int:
+        """Of segments that go together: the oldest, and those behind it that are bound to it."""
+        count = 1
+        while count < len(self._extents) and self._extents[count].is_bound:
+            count += 1
+        return count
+
+    def _find_source(self) -> None:
+        """The first of the segments that are due, and have something live."""
+        for at in range(self._oldest_count):
+            self._source, self._source_end = self._extents[at], self._extents[at + 1].start
+            self._todo = [log for log in self._groups.values() if log.bytes_below(self._source_end)]
+            if self._todo:
+                return
 
     def _live_in_oldest(self) -> int:
-        end = self._extents[1].start
+        end = self._extents[self._oldest_count].start
         return sum(log.bytes_below(end) for log in self._groups.values())
 
     def _next_items(self, room: int) -> list[Item]:
-        """Of the oldest segment, in the order in which they stand there."""
-        end = self._extents[1].start
+        """Of the segment that is read, in the order in which they stand there."""
+        end = self._source_end
         found: list[Item] = []
         while self._todo and room > 0 and len(found) < COPY_RECORDS_MAX:
             log = self._todo[-1]
@@ -442,6 +473,11 @@ class Tidier:
             "segments_to_remove": len(self._given_up) + len(self.leaving) + len(self._removable),
             "tidying_stopped": self._stopped,
         }
+
+
+def _is_given_up(extent: Extent, oldest: int, lowest: int) -> bool:
+    """``oldest``: what the log says is needed; ``lowest``: place of the first live record."""
+    return extent.number < oldest and extent.zero + extent.used <= lowest
 
 
 def _lowest(log: GroupLog) -> list[int]:

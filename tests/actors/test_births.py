@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
@@ -22,6 +23,7 @@ from raft.store.memory import MemoryFiles
 from raft.store.placement import BORN, PlacedGroup, Placement
 from raft.store.wal import RecoveredGroup
 from tests.actors.test_worker import KV, ME, N2, N3, OTHER, Bench
+from tests.crash_points.disk import FATES, Fate
 from transport import peer_codec
 
 LATER = replica_of(ME, KV, 1)
@@ -223,6 +225,26 @@ def test_a_placement_that_is_older_than_the_log_ends_the_replica_and_begins_none
     assert dict(rows)[KV]["state"] == "damaged"
     assert "an old copy" in dict(rows)[KV]["error"]
     assert bench.link.of(kinds.REPLICAS) == []
+
+
+@pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
+def test_a_worker_that_starts_while_the_placement_is_replaced_begins_no_log_that_is_newer(
+    fate: Fate,
+) -> None:
+    """The placement has its name already, and that is not durable yet."""
+    files = MemoryFiles()
+    files.mkdir("/data")
+    files.fsync_dir("/")
+    Bench(KV, files=files, members=THREE)
+    files.kill()
+    with patch.object(MemoryFiles, "fsync_dir"):
+        begin_life(files)
+    bench = Bench(KV, files=files, members=THREE, keep=True, synced=False)
+    bench.sync_disk()
+    fate.befall(files, "a seed")
+    bench = Bench(KV, files=files, members=THREE, keep=True)
+    assert bench.worker._hosting.broken == {}
+    assert bench.worker._groups[KV].core.me == LATER
 
 
 def test_the_other_groups_of_the_worker_go_on_as_who_they_are() -> None:
