@@ -15,6 +15,7 @@ judged then.  So damage is judged once, and what it left is set aside (:mod:`raf
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from raft.store.errors import ForeignWal, WalDamaged
@@ -60,9 +61,15 @@ class Members:
 
 
 def find_members(
-    files: Files, directory: str, slot: int, incarnation: int | None, without: str | None = None
+    files: Files,
+    directory: str,
+    slot: int,
+    incarnation: int | None,
+    without: str | None = None,
+    over: Collection[str] = (),
 ) -> Members:
-    """``without``: the name of a file in which nothing is durable.  Changes nothing.
+    """``without``: the name of a file in which nothing is durable; ``over``: of files that the log
+    needs no more.  Changes nothing.
 
     Raises ForeignWal, WalDamaged (the log of another slot), UnknownFormat, and
     OSError when the disk does not give the bytes."""
@@ -73,6 +80,8 @@ def find_members(
     foreign: list[Member] = []
     for member in found:
         info = member.info
+        if os.path.basename(member.path) in over:
+            continue
         if info is not None and incarnation not in (None, info.incarnation):
             # No disk does this: somebody put it here, and can take it away.
             raise ForeignWal(member.path, info.incarnation, incarnation or 0)

@@ -26,6 +26,8 @@ first batch of the next segment says who is condemned, before anything else is s
 
 from __future__ import annotations
 
+import itertools
+import os
 from dataclasses import dataclass, field
 
 from raft.store.evidence import Evidence
@@ -73,6 +75,14 @@ class _NeverWas(Exception):
         self.name = member.path.rpartition("/")[2]
 
 
+class _Over(Exception):
+    """At the beginning of the log are files that cannot be read, and are needed no more."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(*sorted(names))
+        self.names = names
+
+
 class _Recovery:
     """One pass over the segments, oldest first."""
 
@@ -83,12 +93,14 @@ class _Recovery:
         slot: int,
         incarnation: int | None,
         without: str | None,
+        over: frozenset[str],
     ) -> None:
         self._files = files
         self._directory = directory
         self._slot = slot
         self._incarnation = incarnation
         self._without = without  # name of the newest segment, if that was never durable
+        self._over = over  # names of files that were given up
         self._result = Recovered({}, [])
         self._evidence = Evidence()
         self._place: Place | None = Place(0, 0, 0)  # where the chain is; None: that is not known
@@ -97,7 +109,7 @@ class _Recovery:
     def run(self) -> Recovered:
         result, evidence = self._result, self._evidence
         members = find_members(
-            self._files, self._directory, self._slot, self._incarnation, self._without
+            self._files, self._directory, self._slot, self._incarnation, self._without, self._over
         )
         result.discard, result.aside, result.number = members.discard, members.aside, members.number
         result.torn = self._without is not None
@@ -110,6 +122,7 @@ class _Recovery:
             is_last = position == len(segments) - 1 and self._without is None
             reader = last if member is segments[-1] else self._read(member)
             self._segment(member, reader, is_last)
+        self._drop_given_up(segments)
         first = segments[0] if segments else None
         if first is not None and first.is_late and first.number > result.oldest:
             loss = missing_before(first)
@@ -126,6 +139,14 @@ class _Recovery:
             if group.unknown is not None and group.damaged is None:
                 result.pinned = group.unknown
         return result
+
+    def _drop_given_up(self, segments: list[Member]) -> None:
+        """Who gives segments up copies what is live in them, and removes what was read of the log.
+        A file that could not be read is left over, and stands for nothing any more."""
+        lost = itertools.takewhile(lambda it: it.lost is not None, segments)
+        given_up = [it.path for it in lost if it.number < self._result.oldest]
+        if given_up:
+            raise _Over(frozenset(os.path.basename(path) for path in given_up))
 
     def _read(self, member: Member) -> SegmentReader | None:
         if member.lost is not None:
@@ -237,8 +258,13 @@ def recover(files: Files, directory: str, slot: int, incarnation: int | None) ->
     Damage is no exception: it is in ``groups``.  Raises UnknownFormat, ForeignWal and WalDamaged
     when not one segment is of this disk and slot, and OSError when the disk gives no bytes.
     """
-    try:
-        return _Recovery(files, directory, slot, incarnation, None).run()
-    except _NeverWas as newest:
-        # What it says of those before it does not count either.
-        return _Recovery(files, directory, slot, incarnation, newest.name).run()
+    without: str | None = None
+    over: frozenset[str] = frozenset()
+    while True:
+        try:
+            return _Recovery(files, directory, slot, incarnation, without, over).run()
+        except _NeverWas as newest:
+            # What it says of those before it does not count either.
+            without = newest.name
+        except _Over as more:
+            over |= more.names
