@@ -68,21 +68,25 @@ class Desire:
             self._simulation.world.after(delay_us, host.node_learns, row)
 
     def want(self, group: int, voters: list[Host], learners: list[Host]) -> None:
-        plan = self._simulation.plan.group(group)
-        founders = self._simulation.checkers[group].founders.voters
-        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
         row = {
-            **self._rows.get(group, first),
+            **self._row(group),
             "members": [list(host.me) for host in voters],
             "learners": [list(host.me) for host in learners],
             "version": self._version(group),
         }
         self._say(group, row)
 
+    def _row(self, group: int) -> Row:
+        plan = self._simulation.plan.group(group)
+        founders = self._simulation.checkers[group].founders.voters
+        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
+        return self._rows.get(group, first)
+
     def set_members(self, name: str, options: Mapping[str, str]) -> tuple[int, str, bytes]:
-        """A leader orders it; the answer, as the real catalog gives it."""
+        """A replica orders it; the answer, as the real catalog gives it.  After a majority was lost
+        this may be the first word on the members."""
         group = next(each.group for each in self._simulation.plan.groups if each.name == name)
-        known = self._rows.get(group)
+        known = self._row(group)
         nodes = {
             host.name: {**node_row(host.name, host.me.incarnation), "peer": f"tcp://{host.name}"}
             for host in self._simulation.hosts.values()
@@ -93,12 +97,12 @@ class Desire:
         }
         if "if_version" in options:
             values["if_version"] = int(options["if_version"])
-        row = None if known is None else dict(known)
+        row = dict(known)
         context = Context(self._version(group), 0, 0, _emit_nothing)
         response = set_members(nodes, row, name, values, context)
         if not response.success:
             return protocol.REJECTED, response.error, b""
-        if row is not None and row != known:
+        if row != known:
             self._say(group, row)
         return protocol.OK, "", json.dumps(msgpack.unpackb(response.data)).encode()
 
