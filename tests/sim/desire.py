@@ -45,7 +45,14 @@ class Desire:
         self._words: defaultdict[int, list[DesiredMembers]] = defaultdict(list)
 
     def may_want(self, group: int) -> bool:
-        """Nobody else may be about to change its members."""
+        """Nobody else may be about to change its members.
+
+        Nor may a new group lack some of those it begins with: who is not wanted any more makes no
+        replica, and without a majority of them nobody ever leads, and so could order that.
+        """
+        restoring = self._simulation.restoring
+        if restoring is not None and restoring.group == group and restoring.is_beginning:
+            return False
         words = self._words[group]
         if words:
             return len(words) < WORDS_MAX
