@@ -160,9 +160,12 @@ class Desire:
         if not self._words[group]:
             return None
         word = self._words[group][-1]
+        awaits_lost = self._awaits_lost(group, word)
         for host in self._simulation.hosts.values():
             is_wanted = host.me in word.voters | word.learners
             if not is_wanted and host.node.has(group) is not None:
+                if awaits_lost:
+                    continue
                 return f"{host.name} has not left {group}"
             if is_wanted and host.node.has(group) is None:
                 return f"{host.name} has no replica of {group}"
@@ -172,6 +175,16 @@ class Desire:
                 if remains is not None:
                     return f"{slot.where} has left {group}, and has {remains}"
         return None
+
+    def _awaits_lost(self, group: int, word: DesiredMembers) -> bool:
+        """A disk is wanted that was wiped before it was a member.  It offers itself no more, and
+        nobody here has the node replaced: its leader changes nothing, and nobody may leave."""
+        hosts = self._simulation.hosts
+        members = {each.node for each in self._simulation.checkers[group].configuration.members}
+        return any(
+            hosts[disk.node].me != disk and disk.node not in members
+            for disk in word.voters | word.learners
+        )
 
 
 def _emit_nothing(kind: str, values: Mapping[str, Any]) -> None:
