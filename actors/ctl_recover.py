@@ -64,7 +64,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     recover.add_argument("--plan", action="store_true", help="show what would be done, and end")
     recover.add_argument("--yes", metavar="GROUP", help="the name again, instead of typing it in")
     recover.add_argument(
-        "--force", action="store_true", help="though a leader or a majority is heard"
+        "--force",
+        action="store_true",
+        help="whatever is heard, and without _system",
     )
 
 

@@ -32,7 +32,7 @@ from actors.group_messages import LATER_ADMINS
 from actors.machines.registry import kind_error
 from actors.replacing import REPLACE, Replacing
 from actors.restores import Uploading, described
-from raft.messages import Decision, Replica, ResetPeers, Transfer
+from raft.messages import Decision, Replica, Transfer
 from raft.store.backup_file import meta_values
 from transport import protocol
 from transport.addresses import AddressError, parse_tcp
@@ -207,8 +207,7 @@ class GroupAdmin:
         return bool(self._transfers)
 
     def _reset_peers(self, pending: Pending, admin: AdminOperation) -> None:
-        group = self._group
-        members = group.core.configuration.members
+        members = self._group.core.configuration.members
         named = admin.options.get("voters") or admin.value
         names = [name for part in named.split(",") if (name := part.strip())]
         voters = {name: _of_node(members, name) for name in names}
@@ -217,11 +216,8 @@ class GroupAdmin:
             text = f"{', '.join(strangers)[:256] or 'nobody'}: name members of the group as voters"
             self._refuse(pending, protocol.BAD_REQUEST, text)
             return
-        self.members.begin_reset()
-        token = self._await(pending, lambda: {"voters": sorted(voters)}, self.members.end_reset)
         replicas = frozenset(voter for voter in voters.values() if voter is not None)
-        message = ResetPeers(token, replicas, _is_true(admin, "force"))
-        group.core.step(message, group.now_ms())
+        self.members.resets.begin(pending, replicas, force=_is_true(admin, "force"))
 
     def _replace_replica(self, pending: Pending, admin: AdminOperation) -> None:
         Replacing(self._group).accept(pending, admin.value, admin.options)
@@ -281,19 +277,13 @@ class GroupAdmin:
         self,
         pending: Pending,
         answer: Callable[[], dict[str, Any]],
-        hear: Callable[[Decision], None] | None = None,
     ) -> int:
-        """Admit the message; its answer comes with the decision on the token returned.
-
-        ``hear`` is told of the decision whether or not anybody still waits for the answer.
-        """
+        """Admit the message; its answer comes with the decision on the token returned."""
         clients = self._group.clients
         pending.appended = True  # from now on it may take effect
         clients.admit(pending)
 
         def decide(decision: Decision) -> None:
-            if hear is not None:
-                hear(decision)
             if pending.answered:
                 return
             if decision.error is None:

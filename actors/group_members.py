@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.clients import Pending
 from actors.group_messages import AskCatalog, CatalogAnswered, DesiredMembers
+from actors.member_resets import Resets
 from actors.runtime import StartTimer
 from raft.configuration import Configuration
 from raft.lives import DERIVED_BIT, LIVES_MAX, incarnation_of, replica_of
@@ -95,10 +96,9 @@ class GroupMembers:
         "_offers",
         "_order",
         "_questions",
-        "_resets",
-        "_resetting",
         "_timer_ms",
         "_token",
+        "resets",
     )
 
     def __init__(self, group: GroupActor, admin: GroupAdmin) -> None:
@@ -107,8 +107,7 @@ class GroupMembers:
         self._desired: DesiredMembers | None = None
         self._order: _Order | None = None
         self._change: DesiredMembers | None = None  # what the core is asked to bring about
-        self._resetting = False  # by force: what is wanted follows, for once
-        self._resets = 0  # that are not decided
+        self.resets = Resets(group, admin, self)
         self._failures = 0
         self._not_before_ms = 0
         self._offers: dict[Replica, Replica] = {}  # disk -> its replica, while this one leads
@@ -123,21 +122,21 @@ class GroupMembers:
         """Exactly these nodes vote; learners that are not among them stay."""
         named = self._named(pending, admin)
         if named is not None:
-            _, learners = self._present()
+            _, learners = self.present()
             self._begin(pending, named, learners - named)
 
     def remove_peers(self, pending: Pending, admin: AdminOperation) -> None:
         """Who is no member is removed already."""
         named = self._named(pending, admin)
         if named is not None:
-            voters, learners = self._present()
+            voters, learners = self.present()
             self._begin(pending, voters - named, learners - named)
 
     def add_learner(self, pending: Pending, admin: AdminOperation) -> None:
         named = self._named(pending, admin)
         if named is None:
             return
-        voters, learners = self._present()
+        voters, learners = self.present()
         voting = sorted(named & voters)
         if voting:
             self._refuse(pending, protocol.BAD_REQUEST, f"{', '.join(voting)} votes already")
@@ -228,10 +227,10 @@ class GroupMembers:
         if not voters:
             self._refuse(pending, protocol.BAD_REQUEST, "nobody would remain who votes")
             return
-        if self._order is not None or self._resetting:
+        if self._order is not None or self.resets.is_under_way:
             self._refuse(pending, protocol.REJECTED, "another change of membership is under way")
             return
-        if self._is_settled and (voters, learners) == self._present():
+        if self._is_settled and (voters, learners) == self.present():
             self._answer_at_once(pending, {**self._shown(), "changed": False})
             return
         if core.is_transferring or not core.can_serve:
@@ -250,7 +249,7 @@ class GroupMembers:
         self._group.clients.admit(pending)
         patience_ms = NEWCOMER_SILENT_TIMEOUTS * core.settings.election_timeout_ms
         self._order = _Order(pending, self._group.now_ms() + patience_ms)
-        self._set(voters, learners, self._on_order_taken)
+        self.set_wanted(voters, learners, self._on_order_taken)
 
     def _silent_among(self, voters: frozenset[str]) -> list[str]:
         """Nodes that are to vote and are not heard, as any life of theirs.  Newcomers have to show
@@ -280,7 +279,7 @@ class GroupMembers:
             each.replica in newcomers and not each.match for each in self._group.core.progress()
         )
 
-    def _present(self) -> tuple[frozenset[str], frozenset[str]]:
+    def present(self) -> tuple[frozenset[str], frozenset[str]]:
         """Names of voters and learners, as the log has them; of a rebirth under way it counts what
         votes."""
         configuration = self._group.core.configuration
@@ -329,7 +328,7 @@ class GroupMembers:
         return (frozenset(voters), frozenset(learners - voters)), is_all
 
     def _shown(self) -> dict[str, Any]:
-        voters, learners = self._present()
+        voters, learners = self.present()
         return {"members": sorted(voters), "learners": sorted(learners)}
 
     def _answer_at_once(self, pending: Pending, values: dict[str, Any]) -> None:
@@ -342,7 +341,7 @@ class GroupMembers:
 
     # ------------------------------------------------------------------ the catalog
 
-    def _set(
+    def set_wanted(
         self,
         voters: Iterable[str],
         learners: Iterable[str],
@@ -374,6 +373,10 @@ class GroupMembers:
             self._offers = {disk: it for disk, it in self._offers.items() if disk in disks}
             self._failures = self._not_before_ms = 0
             self.look()
+
+    def on_wanted(self, answered: CatalogAnswered) -> None:
+        """The catalog has taken what was asked of it: that counts from now on."""
+        self.on_desired(_read_members(answered.data))
 
     def _on_order_taken(self, answered: CatalogAnswered) -> None:
         order = self._order
@@ -416,7 +419,7 @@ class GroupMembers:
                 )
                 self._finish(order, protocol.NOT_LEADER, text, maybe_applied=True)
             return
-        if desired is None or self._change is not None or self._resetting:
+        if desired is None or self._change is not None or self.resets.is_under_way:
             return
         if core.is_changing or not core.can_serve or core.is_transferring:
             self._look_at(group.now_ms() + LOOK_AGAIN_MS)
@@ -457,7 +460,7 @@ class GroupMembers:
         """Nobody wants any more what could not be had."""
         self._order = None
         self._finish(order, protocol.REJECTED, text, maybe_applied=False)
-        self._set(*self._present(), _nothing_more, if_version=order.version)
+        self.set_wanted(*self.present(), _nothing_more, if_version=order.version)
 
     def _on_done(self, desired: DesiredMembers) -> None:
         order, self._failures = self._order, 0
@@ -486,31 +489,6 @@ class GroupMembers:
         pause_ms = min(PAUSE_MS_MAX, PAUSE_MS_MIN << min(self._failures - 1, 10))
         self._not_before_ms = self._group.now_ms() + pause_ms
         self.look()
-
-    # ------------------------------------------------------------------ by force
-
-    def begin_reset(self) -> None:
-        """Somebody exchanges the members by hand: what is wanted must not undo it."""
-        self._resets += 1
-        self._resetting = True
-
-    def end_reset(self, decision: Decision) -> None:
-        """Whoever is left is what is wanted from now on."""
-        self._resets -= 1
-        if decision.error is None and not self._group.is_system:
-            self._set(*self._present(), self._on_reset_told)
-        elif not self._resets:  # or it was refused, or replaced, beside one that is under way
-            self._resetting = False
-
-    def _on_reset_told(self, answered: CatalogAnswered) -> None:
-        if answered.code in (protocol.OK, protocol.REJECTED, protocol.BAD_REQUEST):
-            self._resetting = False
-            if answered.code == protocol.OK:
-                self.on_desired(_read_members(answered.data))
-        elif self._group.core.is_leader:
-            self._set(*self._present(), self._on_reset_told)
-        else:
-            self._resetting = False
 
     # ------------------------------------------------------------------ time
 

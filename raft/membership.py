@@ -268,7 +268,7 @@ class MembershipRules(State):
     # ------------------------------------------------------------------ majority lost
 
     def _on_reset_peers(self, message: ResetPeers) -> None:
-        error = self._reset_error(message)
+        error = self.reset_error(message, self._now)
         if error is not None:
             self._decide(message.token, error)
             return
@@ -282,14 +282,15 @@ class MembershipRules(State):
         self._timer.forget_leader(self._now)
         self._timer.expire(self._now)
 
-    def _reset_error(self, message: ResetPeers) -> str | None:
+    def reset_error(self, message: ResetPeers, now: int) -> str | None:
+        """Why it would be refused."""
         if self.me not in message.voters:
             return f"{self.me} has to be one of the voters"
-        hears_leader = self.leader is not None and self._timer.leader_is_alive(self._now)
+        hears_leader = self.leader is not None and self._timer.leader_is_alive(now)
         if message.force:
             return None
         if hears_leader or self.role == LEADER:
             return f"the leader {self.leader} is heard: the majority is not lost"
-        if self._now - self._started_ms < self._settings.election_timeout_ms:
+        if now - self._started_ms < self._settings.election_timeout_ms:
             return "started a moment ago: a leader may yet be heard"
         return None

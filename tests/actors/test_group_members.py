@@ -470,23 +470,6 @@ def test_no_client_can_send_a_replica_away() -> None:
 # --------------------------------------------------------------------------- by force
 
 
-def test_after_a_reset_who_is_left_is_what_is_wanted() -> None:
-    cluster, leader, (one, two) = three()
-    cluster.catalog.say()
-    cluster.settle()
-    leader.crash()
-    two.crash()
-    cluster.run(4_000)
-    sent = admin(cluster, one, "resetPeers", one.name)
-    cluster.run(3_000)
-    done(sent)
-    assert wanted(cluster) == ([one.name], [])
-    last = one.core.last_index
-    cluster.run(5 * module.PAUSE_MS_MAX)
-    assert members(one) == ([one.name], [])
-    assert one.core.last_index == last, "nobody tries to get the lost ones back"
-
-
 def reset_of_the_catalog() -> tuple[Cluster, Node, Node]:
     """Of the three nodes one is left, and was told to go on alone; all are wanted."""
     cluster, leader, (one, two) = three()
@@ -588,29 +571,6 @@ def test_a_member_is_not_given_up() -> None:
         assert done(sent) == {"member": True}
 
 
-def test_a_reset_is_not_undone_while_the_catalog_does_not_answer() -> None:
-    cluster, leader, (one, two) = three()
-    cluster.catalog.say()
-    cluster.settle()
-    leader.crash()
-    two.crash()
-    cluster.run(4_000)
-    cluster.catalog.answers = False
-    done(ran(cluster, admin(cluster, one, "resetPeers", one.name), 3_000))
-    for lost in (leader, two):
-        assert done(ask_as_node(cluster, one, lost, "offerReplica")) == {"member": False}
-    last = one.core.last_index
-    cluster.run(60_000)
-    assert one.core.last_index == last, "though those that were lost have come back"
-    assert members(one) == ([one.name], [])
-    assert "another change" in refused(
-        settled(cluster, admin(cluster, one, "changePeers", "n1,n2"))
-    )
-    cluster.catalog.answers = True
-    cluster.run(2 * module.ASK_AGAIN_MS)
-    assert wanted(cluster) == ([one.name], [])
-
-
 def ran(cluster: Cluster, sent: Sent, duration_ms: int) -> Sent:
     cluster.run(duration_ms)
     return sent
@@ -677,21 +637,3 @@ def test_nor_is_waited_for_its_turn_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     _, leader, _, sent = in_line()
     assert "does not come nearer" in refused(sent)
     assert members(leader) == (["n1", "n2", "n3"], [])
-
-
-def test_of_two_resets_the_first_ends_nothing_for_the_second() -> None:
-    """Otherwise what was wanted before would count in between, and bring back who was lost."""
-    cluster, leader, (one, two) = three()
-    leader.crash()
-    two.crash()
-    cluster.run(3 * TIMEOUT_MS)
-    first = admin(cluster, one, "resetPeers", f"{one.name},{two.name}", force="true")
-    cluster.run(50)
-    cluster.catalog.answers = False
-    second = admin(cluster, one, "resetPeers", one.name, force="true")
-    cluster.run(20)
-    assert "another reset" in refused(first)
-    assert one.group.admin.members._resetting
-    cluster.run(1_000)
-    assert done(second) == {"voters": [one.name]}
-    assert one.group.admin.members._resetting, "the catalog has not heard of it"

@@ -90,6 +90,8 @@ def test_after_the_loss_of_a_majority_the_rest_goes_on_by_hand(cluster: Cluster)
     wait_until(lambda: (left.why("kv") or {}).get("reason") == "no_quorum", "it is noticed")
     with Client(left.client, timeout_ms=500) as client, pytest.raises(PolyraftError):
         client.kv("kv").put("a", b"b")
+    assert left.ask("kv", "resetPeers", left.name) is None, "the catalog has to take it"
+    wait_until(lambda: left.ask("_system", "resetPeers", left.name), "the catalog goes on")
     answer = wait_until(lambda: left.ask("kv", "resetPeers", left.name), "the leader is given up")
     assert answer == {"voters": [left.name]}
     assert cluster.leader("kv") is left

@@ -45,7 +45,14 @@ class Desire:
         self._words: defaultdict[int, list[DesiredMembers]] = defaultdict(list)
 
     def may_want(self, group: int) -> bool:
-        """Nobody else may be about to change its members."""
+        """Nobody else may be about to change its members.
+
+        Nor may a new group lack some of those it begins with: who is not wanted any more makes no
+        replica, and without a majority of them nobody ever leads, and so could order that.
+        """
+        restoring = self._simulation.restoring
+        if restoring is not None and restoring.group == group and restoring.is_beginning:
+            return False
         words = self._words[group]
         if words:
             return len(words) < WORDS_MAX
@@ -68,21 +75,25 @@ class Desire:
             self._simulation.world.after(delay_us, host.node_learns, row)
 
     def want(self, group: int, voters: list[Host], learners: list[Host]) -> None:
-        plan = self._simulation.plan.group(group)
-        founders = self._simulation.checkers[group].founders.voters
-        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
         row = {
-            **self._rows.get(group, first),
+            **self._row(group),
             "members": [list(host.me) for host in voters],
             "learners": [list(host.me) for host in learners],
             "version": self._version(group),
         }
         self._say(group, row)
 
+    def _row(self, group: int) -> Row:
+        plan = self._simulation.plan.group(group)
+        founders = self._simulation.checkers[group].founders.voters
+        first = group_row(group, plan.name, "kv", [list(each) for each in sorted(founders)])
+        return self._rows.get(group, first)
+
     def set_members(self, name: str, options: Mapping[str, str]) -> tuple[int, str, bytes]:
-        """A leader orders it; the answer, as the real catalog gives it."""
+        """A replica orders it; the answer, as the real catalog gives it.  After a majority was lost
+        this may be the first word on the members."""
         group = next(each.group for each in self._simulation.plan.groups if each.name == name)
-        known = self._rows.get(group)
+        known = self._row(group)
         nodes = {
             host.name: {**node_row(host.name, host.me.incarnation), "peer": f"tcp://{host.name}"}
             for host in self._simulation.hosts.values()
@@ -93,12 +104,12 @@ class Desire:
         }
         if "if_version" in options:
             values["if_version"] = int(options["if_version"])
-        row = None if known is None else dict(known)
+        row = dict(known)
         context = Context(self._version(group), 0, 0, _emit_nothing)
         response = set_members(nodes, row, name, values, context)
         if not response.success:
             return protocol.REJECTED, response.error, b""
-        if row is not None and row != known:
+        if row != known:
             self._say(group, row)
         return protocol.OK, "", json.dumps(msgpack.unpackb(response.data)).encode()
 
@@ -149,9 +160,12 @@ class Desire:
         if not self._words[group]:
             return None
         word = self._words[group][-1]
+        awaits_lost = self._awaits_lost(group, word)
         for host in self._simulation.hosts.values():
             is_wanted = host.me in word.voters | word.learners
             if not is_wanted and host.node.has(group) is not None:
+                if awaits_lost:
+                    continue
                 return f"{host.name} has not left {group}"
             if is_wanted and host.node.has(group) is None:
                 return f"{host.name} has no replica of {group}"
@@ -161,6 +175,16 @@ class Desire:
                 if remains is not None:
                     return f"{slot.where} has left {group}, and has {remains}"
         return None
+
+    def _awaits_lost(self, group: int, word: DesiredMembers) -> bool:
+        """A disk is wanted that was wiped before it was a member.  It offers itself no more, and
+        nobody here has the node replaced: its leader changes nothing, and nobody may leave."""
+        hosts = self._simulation.hosts
+        members = {each.node for each in self._simulation.checkers[group].configuration.members}
+        return any(
+            hosts[disk.node].me != disk and disk.node not in members
+            for disk in word.voters | word.learners
+        )
 
 
 def _emit_nothing(kind: str, values: Mapping[str, Any]) -> None:

@@ -105,9 +105,7 @@ class Disaster:
         )
         names = ",".join(sorted(each.node for each in configuration.voters))
         group = simulation.plan.group(self.group).name
-        number = simulation.operator.ask_at(
-            slot.host, group, "resetPeers", names, {"force": "true"}
-        )
+        number = simulation.operator.ask_at(slot.host, group, "resetPeers", names, {})
         self._asked = number, slot, slot.life
 
 

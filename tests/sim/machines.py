@@ -121,12 +121,14 @@ class _TroubledView:
 class WatchedMachine(MachineActor):
     """A machine actor whose snapshots, restores and failures are looked at.
 
-    ``has_decayed``: whether a snapshot of this replica has; ``node``: where it is.
+    ``has_decayed``: whether a snapshot of this replica has; ``is_over``: it was left, or begins
+    anew as another; ``node``: where it is.
     """
 
     node: str
     checker: GroupChecker
     has_decayed: Callable[[], bool]
+    is_over: Callable[[], bool]
 
     def note_digest(self) -> None:
         """Of the state at the applied index, unless it is that of nothing."""
@@ -154,6 +156,9 @@ class WatchedMachine(MachineActor):
     def _quarantine(
         self, index: int, error: str, *, failed: SnapshotMeta | None = None
     ) -> list[object]:
+        if self.is_over():
+            # What its thread was doing when it was left ends afterwards, with the files gone.
+            return super()._quarantine(index, error, failed=failed)
         # A snapshot that was under way when it failed may end while it begins with the one before,
         # and then the log behind that goes: the next attempt begins with the newer one.
         was_overtaken = self._rebuild is not None and error.endswith("is there no more")

@@ -99,6 +99,7 @@ class SlotGroups:
         )
         watched.node, watched.checker = slot.host.name, checker
         watched.has_decayed = lambda: slot.has_decayed(group)
+        watched.is_over = lambda: self.machines.get(group) is not watched
         return watched
 
     def _make_group(

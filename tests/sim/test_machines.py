@@ -45,6 +45,8 @@ class Bench:
         self.actor.node, self.actor.checker = "n1", self.checker
         self.has_decayed = False
         self.actor.has_decayed = lambda: self.has_decayed
+        self.is_over = False
+        self.actor.is_over = lambda: self.is_over
         self.started: list[tuple[Any, Any]] = []
 
     def apply(self, *runs: Run) -> list[object]:
@@ -71,6 +73,14 @@ def test_a_quarantine_that_nothing_explains() -> None:
         bench.apply(strange)
     bench.has_decayed = True
     assert [type(each) for each in bench.apply(strange)] == [Quarantined]
+
+
+def test_what_a_thread_was_doing_when_its_replica_was_left_counts_nowhere() -> None:
+    bench = Bench()
+    bench.is_over = True
+    strange = Run(99, 1, 1, 1, a_run(1, "a").body, 0)
+    assert [type(each) for each in bench.apply(strange)] == [Quarantined]
+    assert bench.checker.counts["quarantined"] == 0
 
 
 def test_a_blocking_machine_does_later_what_it_is_told_and_one_thing_at_a_time() -> None:

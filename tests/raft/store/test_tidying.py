@@ -483,6 +483,27 @@ def test_a_segment_that_was_given_up_and_is_still_there_changes_nothing() -> Non
     check_places(slot)
 
 
+def test_a_segment_that_was_lost_and_whose_neighbours_are_given_up_is_no_loss() -> None:
+    """Nobody had anything in it that was needed; it cannot be read, so nobody gives it up."""
+    slot = a_slot(7, 8, **SMALL)
+    for _ in range(3):
+        slot.reopen()
+    lost = slot.segments()[1]
+    slot.files.put(f"{DIRECTORY}/{lost}", b"")
+    assert not [it for it in slot.reopen().values() if it.damaged]
+    writer = Writer(slot, 7, 8)
+    writer.busy(7, 60)
+    assert slot.segments()[0] == lost
+    assert slot.segments()[1] > segment_name(5)
+    found = recover(slot.files, DIRECTORY, 0, INCARNATION)
+    assert found.damage == []
+    good = summary(found.groups)
+    assert len(good[7][3]) > 1
+    assert summary(slot.reopen()) == good
+    assert f"{lost}.aside" in slot.files.listdir(DIRECTORY)
+    check_places(slot)
+
+
 def test_segments_are_removed_one_by_one_behind_the_sync_of_what_gave_them_up() -> None:
     slot = a_slot(7, 8, **SMALL)
     slot.files.operations.clear()
