@@ -25,6 +25,7 @@ from actors.desired import read_desired
 from actors.group_messages import DesiredMembers
 from actors.machines import Context
 from raft.configuration import Configuration
+from raft.lives import life_of
 from raft.messages import Replica
 from tests.sim.world import MS
 from transport import protocol
@@ -177,12 +178,14 @@ class Desire:
         return None
 
     def _awaits_lost(self, group: int, word: DesiredMembers) -> bool:
-        """A disk is wanted that was wiped before it was a member.  It offers itself no more, and
-        nobody here has the node replaced: its leader changes nothing, and nobody may leave."""
+        """A disk is wanted that was wiped before it was a member; an earlier one of its node may be
+        one.  It offers itself no more, and nobody here has the node replaced: the leader changes
+        nothing, and nobody may leave."""
         hosts = self._simulation.hosts
-        members = {each.node for each in self._simulation.checkers[group].configuration.members}
+        members = self._simulation.checkers[group].configuration.members
         return any(
-            hosts[disk.node].me != disk and disk.node not in members
+            hosts[disk.node].me != disk
+            and not any(life_of(each, disk, group) is not None for each in members)
             for disk in word.voters | word.learners
         )
 
