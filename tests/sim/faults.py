@@ -349,6 +349,7 @@ def _log_decay(simulation: Simulation, rng: random.Random) -> None:
     slot.is_flipped = True
     slot.die("killed")
     files = slot.files
+    files.repair()  # what is done here is no operation of the process that is to fail
     paths = [f"{DIRECTORY}/{it}" for it in files.listdir(DIRECTORY) if it.endswith(".wal")]
     contents = {path: files.content(path).rstrip(b"\0") for path in paths}
     *older, newest = [path for path in paths if contents[path]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tests.sim.running import Options, Outcome, Processes, run_seed
 
-SEEDS_MAX = 2_000  # of which one has to find it
+SEEDS_MAX = 3_000  # of which one has to find it
 
 
 @dataclass(slots=True, frozen=True)
