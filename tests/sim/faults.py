@@ -598,6 +598,10 @@ def _desire(simulation: Simulation, rng: random.Random) -> None:
     if simulation.disaster is not None or not simulation.desire.may_want(group):
         return
     voters, learners = _draw_members(simulation, rng, group)
+    if any(slot.is_flipped for host in simulation.hosts.values() for slot in host.slots):
+        # Whoever has that damage will be lost when it is read: with fewer members, so might the
+        # majority be, and nobody here knows.
+        return
     if voters and simulation.desire.has_wanted(group) and rng.random() < 0.6:
         command = rng.choice(("changePeers", "changePeers", "removePeers", "addLearner"))
         named = voters if command == "changePeers" else voters[:1]
