@@ -27,7 +27,6 @@ from actors.restores import save_beginning
 from actors.runtime import Scheduler
 from actors.settings import GROUP_MAILBOX_MESSAGES_MAX
 from actors.snapshot_traffic import SnapshotTraffic
-from raft.messages import Replica
 from raft.store.placement import LEFT, PlacedGroup, Placement
 from raft.store.snapshots import SnapshotStore
 from raft.store.wal import RecoveredGroup, Wal
@@ -66,18 +65,12 @@ class Ways(Protocol):
 
 
 class Hosting:
-    """``disk``: the node's name with its disk's own incarnation."""
+    """See the top of this file."""
 
     def __init__(
-        self,
-        slot: int,
-        disk: Replica,
-        scheduler: Scheduler,
-        traffic: SnapshotTraffic,
-        ways: Ways,
+        self, slot: int, scheduler: Scheduler, traffic: SnapshotTraffic, ways: Ways
     ) -> None:
         self._slot = slot
-        self._disk = disk
         self._scheduler = scheduler
         self._traffic = traffic
         self._ways = ways

@@ -27,9 +27,6 @@ from raft.store.space import is_full_error
 
 log = logging.getLogger("polyraft.node")
 
-FILE: Final = NODES
-WHAT: Final = NODES
-FORMAT: Final = NODES_FORMAT
 ADDRESSES: Final = ("client", "peer", "events")
 NUMBER: Final = "incarnation"  # of 64 bits: as hexadecimal text in JSON
 
@@ -50,8 +47,8 @@ class KnownNodes:
     @classmethod
     def load(cls, files: Files, data_dir: str, on_full: OnFull) -> KnownNodes:
         """Raises DamagedDocument and UnknownFormat; a missing file knows nobody."""
-        path = os.path.join(data_dir, FILE)
-        rows = read_table(files, path, WHAT, FORMAT, "nodes", str, _decode)
+        path = os.path.join(data_dir, NODES)
+        rows = read_table(files, path, NODES, NODES_FORMAT, "nodes", str, _decode)
         return cls(files, path, rows, on_full)
 
     def seed(self, founders: Iterable[tuple[str, int]]) -> None:
@@ -75,7 +72,7 @@ class KnownNodes:
     def _write(self) -> None:
         body = {"nodes": {node: _encode(row) for node, row in self.rows.items()}}
         try:
-            write_document(self._files, self._path, WHAT, FORMAT, body)
+            write_document(self._files, self._path, NODES, NODES_FORMAT, body)
         except OSError as error:
             if not is_full_error(error):
                 raise

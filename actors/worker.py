@@ -174,7 +174,7 @@ class Worker:
             self._scheduler.carry(effect, lambda effect, _: self._traffic.carry(effect))
         self._scheduler.carry(ReadLog, lambda effect, _: self._log_reads.carry(effect))
         self._scheduler.carry(RunRestore, self._carry_restore)
-        self._hosting = Hosting(arguments.slot, self._me, self._scheduler, self._traffic, self)
+        self._hosting = Hosting(arguments.slot, self._scheduler, self._traffic, self)
         self._groups = self._hosting.groups
         self._scheduler.on_turn_end(self._flush)
         self._frames = self._frame_table()
@@ -254,6 +254,9 @@ class Worker:
         """
         placement = Placement.load(self._files, self._arguments.data)
         self._files.fsync_dir(self._arguments.data)
+        self._take_placement(placement)
+
+    def _take_placement(self, placement: Placement) -> None:
         self._hosting.load(placement)
         self._log_reads.share()
 
@@ -599,7 +602,7 @@ class Worker:
 
     def _on_reload(self, frame: list[Any]) -> None:
         # No sync: this is the loop, and what RELOAD is about was durable before it was sent.
-        self._hosting.load(Placement.load(self._files, self._arguments.data))
+        self._take_placement(Placement.load(self._files, self._arguments.data))
         self._tell_replicas()
         self._ask_for_turn()
 

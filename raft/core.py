@@ -16,9 +16,9 @@ between two of them:
 3. ``restore``, if there is one: the machine becomes this snapshot, of which file and WAL know.
 4. ``apply`` is committed *and* on this disk, each run once, in order. A restart begins anew behind
    the newest snapshot (or what the machine has of its own).
-5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again.
-   ``read_runs`` are to be sent as well; another leadership asks for them again.
-   So is ``take_snapshot`` of one that is to travel; it is said again.
+5. ``send_chunks`` and ``received`` are about snapshots that travel; what is lost is sent again. So
+   is ``take_snapshot`` of one that is to travel; it is said again. ``read_runs`` are to be sent,
+   too; another leadership asks for them again.
 6. ``reads`` may be served once everything up to their index is applied (pitfall 31).
 7. ``decisions`` answer who asked for a change of members or of the leader.
 

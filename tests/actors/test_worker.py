@@ -18,7 +18,7 @@ from actors.catalog import SYSTEM_GROUP, SYSTEM_GROUP_ID
 from actors.group_messages import SendPeers, actor_name
 from actors.hosting import WHY_LEFT, WHY_OVER
 from actors.runtime import VirtualClock
-from actors.settings import DiskSettings
+from actors.settings import DiskSettings, SnapshotSettings
 from actors.worker import Worker
 from actors.worker_arguments import WorkerArguments
 from raft.configuration import Configuration
@@ -399,6 +399,20 @@ def test_what_changes_between_hello_and_welcome_is_told_after_welcome() -> None:
     bench.welcome()
     ((rows,),) = link.of(kinds.SUMMARIES)
     assert [(group, summary["role"]) for group, summary in rows] == [(KV, "leader")]
+
+
+def test_groups_share_the_memory_of_their_logs_also_with_those_that_come_later() -> None:
+    def shares(bench: Bench) -> set[int]:
+        return {actor.log_memory._bytes_max for actor in bench.worker._groups.values()}
+
+    settings = SnapshotSettings()
+    bench = Bench(*range(10, 20))
+    assert shares(bench) == {settings.log_memory_worker_bytes // 10}
+    bench.join()
+    bench.place(*range(20, 30))
+    bench.frame(kinds.RELOAD)
+    bench.sync()
+    assert shares(bench) == {settings.log_memory_worker_bytes // 20}
 
 
 def test_a_group_placed_later_is_opened_by_reload_and_told_when_born() -> None:

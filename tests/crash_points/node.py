@@ -30,6 +30,7 @@ from actors.worker import Worker
 from actors.worker_arguments import WorkerArguments
 from raft.store import documents, identity, locks, placement
 from raft.store.backup_file import meta_values
+from raft.store.documents import NODES, NODES_FORMAT
 from raft.store.files import make_directory
 from raft.store.identity import Child as ChildRow
 from raft.store.memory import MemoryFiles
@@ -62,7 +63,7 @@ CONFIG: Final = NodeConfig(
 DOCUMENTS: Final = {
     identity.FILE: (identity.WHAT, identity.FORMAT),
     placement.FILE: (placement.WHAT, placement.FORMAT),
-    known_nodes.FILE: (known_nodes.WHAT, known_nodes.FORMAT),
+    NODES: (NODES, NODES_FORMAT),
 }
 Later = Callable[[], object]
 
@@ -486,7 +487,7 @@ class NodeStory(Story):
     def end(self) -> Found:
         """Not the numbers that were drawn, nor how often somebody was elected."""
         who = cast(dict[str, Any], self.found.get(identity.FILE, {}))
-        known = cast(dict[str, Any], self.found.get(known_nodes.FILE, {"nodes": {}}))
+        known = cast(dict[str, Any], self.found.get(NODES, {"nodes": {}}))
         groups = self.node._placement.groups
         logs = {
             (name, group): values[:2]

@@ -205,7 +205,7 @@ class Slot:
         self.scheduler.on_turn_end(self._flush)
         self._digested = {}
         self.making = SlotGroups(self)
-        self.hosting = Hosting(self.number, self.host.me, self.scheduler, self.traffic, self.making)
+        self.hosting = Hosting(self.number, self.scheduler, self.traffic, self.making)
         self._talk = CatalogTalk(self.number, self.scheduler, self._ask_catalog)
         self.log_reads = LogReads(
             self.host.plan.snapshots,
